@@ -1,0 +1,106 @@
+"""The table of benchmark cases: to add one, add an entry to ``CASES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+P = 0.1  # the drop probability of every case
+SMALL_SHAPE = (8, 64)  # what is timed here is the overhead of a call
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation, written fused and as the unfused chain of PyTorch operators.
+
+    Attributes:
+        inputs: ``inputs(new, rows, cols)`` returns the tensors by name, "x" among them;
+            ``new(*shape)`` makes one with normal values, of the dtype and device measured.
+        fused: ``fused(FF, p, **tensors)``, where ``FF`` is ``fused_dropout.functional``.
+        eager: ``eager(p, **tensors)``; ``torch.compile`` gets the same function.
+        grads: names of the tensors whose gradients backward computes.
+        moved: for "fwd" and "bwd" the least bytes that must be read and written, as a multiple
+            of the bytes of ``x``: 2.0 is one read and one write per element, as in a copy.
+            Whatever is as small as a bias is left out.
+        small: also timed at ``SMALL_SHAPE``, where the overhead of a call is all there is.
+    """
+
+    inputs: Callable
+    fused: Callable
+    eager: Callable
+    grads: tuple[str, ...]
+    moved: dict[str, float]
+    small: bool = False
+
+    def passes(self, direction: str) -> float:
+        """Least bytes moved in "fwd", "bwd" or "fwd+bwd", as a multiple of the bytes of x."""
+        return sum(self.moved[part] for part in direction.split("+"))
+
+
+def _x(new, rows, cols):
+    return {"x": new(rows, cols)}
+
+
+def _x_bias(new, rows, cols):
+    return {"x": new(rows, cols), "bias": new(cols)}
+
+
+def _x_bias_residual(new, rows, cols):
+    return {"x": new(rows, cols), "bias": new(cols), "residual": new(rows, cols)}
+
+
+def _images(new, rows, cols):
+    """The same elements as (batch, channel, height, width): a row is one image plane."""
+    channels = _power_of_two_divisor(rows, 64)
+    height = _power_of_two_divisor(cols, int(cols**0.5))
+    return {"x": new(rows // channels, channels, height, cols // height)}
+
+
+def _power_of_two_divisor(n: int, limit: int) -> int:
+    divisor = 1
+    while n % (2 * divisor) == 0 and 2 * divisor <= limit:
+        divisor *= 2
+    return divisor
+
+
+CASES = {
+    "dropout": Case(
+        inputs=_x,
+        fused=lambda FF, p, x: FF.dropout(x, p),
+        eager=lambda p, x: F.dropout(x, p),
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},  # x → y; dy → dx
+        small=True,
+    ),
+    "bias_relu_dropout": Case(
+        inputs=_x_bias,
+        fused=lambda FF, p, x, bias: FF.bias_act_dropout(x, bias, p, "relu"),
+        eager=lambda p, x, bias: F.dropout(F.relu(x + bias), p),
+        grads=("x", "bias"),
+        moved={"fwd": 2, "bwd": 3},  # x → y; dy, y → dx
+    ),
+    "bias_gelu_dropout": Case(
+        inputs=_x_bias,
+        fused=lambda FF, p, x, bias: FF.bias_act_dropout(x, bias, p, "gelu"),
+        eager=lambda p, x, bias: F.dropout(F.gelu(x + bias), p),
+        grads=("x", "bias"),
+        moved={"fwd": 2, "bwd": 3},  # x → y; dy, x → dx
+        small=True,
+    ),
+    "bias_dropout_add": Case(
+        inputs=_x_bias_residual,
+        fused=lambda FF, p, x, bias, residual: FF.bias_dropout_add(x, bias, residual, p),
+        eager=lambda p, x, bias, residual: residual + F.dropout(x + bias, p),
+        grads=("x", "bias", "residual"),
+        moved={"fwd": 3, "bwd": 2},  # x, residual → y; dy → dx, and dy is dresidual
+    ),
+    "dropout2d": Case(
+        inputs=_images,
+        fused=lambda FF, p, x: FF.dropout(x, p, shared_dims=(2, 3)),
+        eager=lambda p, x: F.dropout2d(x, p),
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
+    ),
+}

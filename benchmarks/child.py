@@ -1,0 +1,48 @@
+"""The process that measures: ``python -m benchmarks.child PLAN.json ROWS.jsonl``.
+
+Started by ``allocator.run_child``. A row is written as soon as it is known, so that what was
+measured before a crash is not lost.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tqdm import tqdm
+
+from .allocator import fill_heap
+from .devices import DEVICES
+from .runner import Runner, Unit
+from .timing import Effort
+
+_HEAP_TENSORS = 12  # of the largest size, at eight bytes per element
+
+
+def main(plan_file: str, rows_file: str) -> None:
+    """Measures the units of the plan."""
+    with open(plan_file) as file:
+        plan = json.load(file)
+    memory = plan["memory"]
+    if memory == "recycled":
+        fill_heap(_HEAP_TENSORS * max(8 * unit["rows"] * unit["cols"] for unit in plan["units"]))
+    runner = Runner(
+        DEVICES[plan["device"]](),
+        plan["providers"],
+        memory,
+        Effort(**plan["effort"]),
+        plan["compile_s"],
+    )
+    tty = sys.stderr.isatty()  # redraw at every note only where a line can be drawn over
+    with open(rows_file, "w") as out, tqdm(plan["units"], desc=f"{memory} memory") as bar:
+        for unit in (Unit(**fields) for fields in bar):
+
+            def note(text, unit=unit):
+                bar.set_postfix_str(f"{unit.case} {unit.shape} {unit.dtype}: {text}", tty)
+
+            for row in runner.run(unit, note):
+                print(json.dumps(row), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,88 @@
+"""All that differs between devices: time stamps and the tracking of allocations."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+_SLEEP_CYCLES = 2_000_000  # about a millisecond
+
+
+class Cpu:
+    """Wall clock; allocations from the memory events of torch's profiler."""
+
+    name = "cpu"
+    default_shape = (8192, 4096)
+
+    def synchronize(self):
+        """Operators on the CPU have finished when they return."""
+
+    def settle(self):
+        """Nothing to wait for before a time is taken."""
+
+    def mark(self):
+        """A point in time."""
+        return time.perf_counter_ns()
+
+    def elapsed_ms(self, start, end) -> float:
+        """Milliseconds between two marks."""
+        return (end - start) * 1e-6
+
+    def track(self, function):
+        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+            result = function()
+        now = peak = 0
+        events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            peak = max(peak, now)
+        return result, peak, now
+
+
+class Cuda:
+    """CUDA events on the current stream; allocations from the caching allocator's counters."""
+
+    name = "cuda"
+    default_shape = (32768, 4096)
+
+    def __init__(self):
+        self._flush = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
+
+    def synchronize(self):
+        """Waits for the device."""
+        torch.cuda.synchronize()
+
+    def settle(self):
+        """Empties the cache, and keeps the device busy while the work to be timed is queued.
+
+        So the time of a kernel does not contain the wait for its own launch.
+        """
+        torch.cuda.synchronize()
+        self._flush.zero_()
+        torch.cuda._sleep(_SLEEP_CYCLES)
+
+    def mark(self):
+        """A point in time on the stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_ms(self, start, end) -> float:
+        """Milliseconds between two marks; waits for the second."""
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def track(self, function):
+        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = function()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        return result, peak, torch.cuda.memory_allocated() - before
+
+
+DEVICES = {"cpu": Cpu, "cuda": Cuda}

@@ -1,0 +1,59 @@
+"""The ways to compute a case: fused, eager, compiled, and the copy they are all compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from .cases import Case, P
+
+PROVIDERS = ("fused", "eager", "compile", "copy")
+
+
+@dataclass
+class Provider:
+    """A call without arguments, and the tensors it differentiates (none: forward only)."""
+
+    name: str
+    forward: Callable[[], torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+    wrt: list[torch.Tensor] = field(default_factory=list)
+
+    def backward(self, y: torch.Tensor, dy: torch.Tensor):
+        """Gradients of ``y``, returned and not accumulated; frees the graph."""
+        return torch.autograd.grad(y, self.wrt, dy)
+
+
+def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, torch.Tensor]:
+    """The inputs by name, those in ``case.grads`` requiring grad, and an upstream gradient."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def new(*size):
+        return torch.randn(size, dtype=dtype, device=device, generator=generator)
+
+    def shape_only(*size):
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    tensors = case.inputs(new, *shape)
+    dy = new(*case.eager(P, **case.inputs(shape_only, *shape)).shape)
+    for name in case.grads:
+        tensors[name].requires_grad_()
+    return tensors, dy
+
+
+def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Provider:
+    """The provider ``name`` of a case on these inputs; raises where it cannot be had."""
+    if name == "copy":
+        x = tensors["x"].detach()
+        return Provider(name, partial(torch.empty_like(x).copy_, x), tensors)
+    if name == "fused":
+        import fused_dropout.functional as FF
+
+        call = partial(case.fused, FF, P, **tensors)
+    else:
+        chain = torch.compile(case.eager) if name == "compile" else case.eager
+        call = partial(chain, P, **tensors)
+    return Provider(name, call, tensors, [tensors[g] for g in case.grads])

@@ -1,0 +1,186 @@
+// Autograd: what is saved for backward, and which cases the composition takes over.
+#include <ATen/core/grad_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include "activations.h"
+#include "ops.h"
+
+namespace fused_dropout {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+bool has_tangent(const OptionalTensor& tensor) { return tensor && has_tangent(*tensor); }
+
+// Each level of torch.func's transforms hands its operators on through this key.
+bool inside_transform() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
+}
+
+// C++ autograd functions have no forward mode and refuse the transforms of torch.func.
+bool needs_composition(const Tensor& x, const OptionalTensor& bias,
+                       const OptionalTensor& residual) {
+  return inside_transform() || has_tangent(x) || has_tangent(bias) || has_tangent(residual);
+}
+
+bool requires_grad(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
+
+struct SavedCall : torch::CustomClassHolder {
+  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+  Resolved call;
+  bool from_output = false;
+  std::vector<c10::SymInt> strides;
+  at::ScalarType dtype = at::kFloat;
+  std::optional<at::ScalarType> bias_dtype;
+  std::optional<at::ScalarType> residual_dtype;
+};
+
+// The gradients of x, bias and residual (undefined where not needed), shared by the functions
+// below. Gradients are asked for by position among the tensors that were given.
+variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
+  const auto saved = ctx->saved_data["call"].toCapsule();
+  const auto& state = *static_cast<const SavedCall*>(saved.get());
+  size_t edge = 0;
+  const bool needs_x = ctx->needs_input_grad(edge++);
+  const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(edge++);
+  const bool needs_residual = state.residual_dtype && ctx->needs_input_grad(edge++);
+
+  Tensor dx, dbias, dresidual;
+  if (dy.defined()) {
+    if (needs_x || needs_bias) {
+      const auto tensors = ctx->get_saved_variables();
+      const auto optional = [](const Tensor& tensor) {
+        return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+      };
+      const Gradient gradient{state.from_output, state.strides, state.dtype, state.bias_dtype,
+                              {needs_x, needs_bias}};
+      // With create_graph the gradient itself must be differentiable.
+      const auto backward = at::GradMode::is_enabled() ? compose_backward : call_backward;
+      std::tie(dx, dbias) = backward(dy, optional(tensors[0]), optional(tensors[1]),
+                                     optional(tensors[2]), state.call.options(), gradient);
+    }
+    if (needs_residual) dresidual = dy.to(*state.residual_dtype);
+  }
+  return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), dresidual};
+}
+
+c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
+  auto state = c10::make_intrusive<SavedCall>(std::move(call));
+  ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+  return state;
+}
+
+struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& residual, const OptionalTensor& rng_state,
+                        const Options& options) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const auto state = save_call(
+        ctx, check_arguments("bias_act_dropout", x, bias, residual, rng_state, options));
+    const Tensor y = call_forward(x, bias, residual, rng_state, options);
+    const Resolved& call = state->call;
+    state->from_output = backward_uses_output(call, residual.has_value());
+    state->strides = y.sym_strides().vec();
+    state->dtype = x.scalar_type();
+    if (bias) state->bias_dtype = bias->scalar_type();
+    if (residual) state->residual_dtype = residual->scalar_type();
+
+    // The mask is drawn again from rng_state, so that only what the derivative reads is kept.
+    Tensor input, kept_bias;
+    if (x.requires_grad() || requires_grad(bias)) {
+      if (state->from_output) {
+        input = y;
+      } else if (!kActivations[call.activation].identity) {
+        input = x;
+        if (bias) kept_bias = *bias;
+      }
+    }
+    ctx->save_for_backward({input, kept_bias, rng_state.value_or(Tensor())});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result = gradients(ctx, grads[0]);
+    result.resize(5);  // rng_state and the options have none
+    return result;
+  }
+};
+
+struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& rng_state,
+                        const Options& options) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const auto state =
+        save_call(ctx, check_arguments("dropout_", x, {}, {}, rng_state, options));
+    state->strides = at::empty_like(x).sym_strides().vec();
+    state->dtype = x.scalar_type();
+    call_inplace(x, rng_state, options);
+    ctx->mark_dirty({x});
+    ctx->save_for_backward({Tensor(), Tensor(), rng_state.value_or(Tensor())});
+    return x;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    return {gradients(ctx, grads[0])[0], Tensor(), Tensor()};
+  }
+};
+
+Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                        const OptionalTensor& rng_state, const Options& options) {
+  if (needs_composition(x, bias, residual)) {
+    return compose_forward(x, bias, residual, rng_state, options);
+  }
+  if (at::GradMode::is_enabled() &&
+      (x.requires_grad() || requires_grad(bias) || requires_grad(residual))) {
+    return BiasActDropout::apply(x, bias, residual, rng_state, options);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_forward(x, bias, residual, rng_state, options);
+}
+
+void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
+  torch::autograd::check_inplace(x, differentiable);
+  if (needs_composition(x, {}, {})) {
+    x.copy_(compose_forward(x, {}, {}, rng_state, options));
+  } else if (differentiable) {
+    InplaceDropout::apply(x, rng_state, options);
+  } else {
+    {
+      const at::AutoDispatchBelowADInplaceOrView guard;
+      call_inplace(x, rng_state, options);
+    }
+    torch::autograd::increment_version(x);
+  }
+}
+
+Gradients backward_autograd(const Tensor& dy, const OptionalTensor& input,
+                            const OptionalTensor& bias, const OptionalTensor& rng_state,
+                            const Options& options, const Gradient& gradient) {
+  if (needs_composition(dy, input, bias) ||
+      (at::GradMode::is_enabled() &&
+       (dy.requires_grad() || requires_grad(input) || requires_grad(bias)))) {
+    return compose_backward(dy, input, bias, rng_state, options, gradient);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(dy, input, bias, rng_state, options, gradient);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
+  m.impl("bias_act_dropout", forward_entry<forward_autograd>);
+  m.impl("bias_act_dropout_backward", backward_entry<backward_autograd>);
+  m.impl("dropout_", inplace_entry<inplace_autograd>);
+  // Their results are integers and booleans.
+  m.impl("dropout_mask", torch::CppFunction::makeFallthrough());
+  m.impl("draw_rng_state", torch::CppFunction::makeFallthrough());
+}
+
+}  // namespace fused_dropout

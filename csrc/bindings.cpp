@@ -1,0 +1,88 @@
+// What eager Python calls: arguments are checked, a random state is drawn if one is needed, and the
+// operator is called through its typed dispatcher handle.
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/extension.h>
+
+#include "activations.h"
+#include "cpu/capability.h"
+#include "ops.h"
+
+namespace fused_dropout {
+namespace {
+
+OptionalTensor state_for(const Resolved& call, const Tensor& x, const OptionalTensor& rng_state,
+                         const std::optional<at::Generator>& generator) {
+  if (!call.draws() || x.sym_numel() == 0) return std::nullopt;
+  return rng_state ? rng_state : OptionalTensor(call_draw(x, call.p_tensor, generator));
+}
+
+Tensor bias_act_dropout(const std::string& function, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& residual, double p, std::string_view activation,
+                        bool training, int64_t bias_dim, std::optional<double> negative_slope,
+                        std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
+                        std::string_view mode, const std::optional<at::Generator>& generator,
+                        const OptionalTensor& rng_state) {
+  const Options options{p,        {},   activation, negative_slope, alpha,
+                        bias_dim, mode, training,   shared_dims,    {},    0};
+  const Resolved call =
+      check_arguments(function.c_str(), x, bias, residual, rng_state, options);
+  return call_forward(x, bias, residual, state_for(call, x, rng_state, generator), options);
+}
+
+Tensor dropout_(const std::string& function, const Tensor& x, double p, bool training,
+                const std::vector<int64_t>& shared_dims, std::string_view mode,
+                const std::optional<at::Generator>& generator, const OptionalTensor& rng_state) {
+  Options options;
+  options.p = p;
+  options.mode = mode;
+  options.training = training;
+  options.shared_dims = shared_dims;
+  const Resolved call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
+  torch::autograd::check_inplace(x, at::GradMode::is_enabled() && x.requires_grad());
+  call_inplace(x, state_for(call, x, rng_state, generator), options);
+  return x;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = TORCH_VERSION;
+  info["compiler"] =
+#if defined(__clang__)
+      "clang " __clang_version__;
+#else
+      "gcc " __VERSION__;
+#endif
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["cuda"] = py::none();
+  info["cuda_architectures"] = std::vector<std::string>{};
+  info["cpu_capabilities"] = cpu::available_capabilities();
+  info["cpu_capability"] = cpu::kernels().name;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+  m.def("bias_act_dropout", &bias_act_dropout, ReleaseGil());
+  m.def("dropout_", &dropout_, ReleaseGil());
+  m.def("mask_strides", [](const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                           const std::vector<int64_t>& shared_dims) {
+    const auto result = mask_strides_of(c10::fromIntArrayRefSlow(sizes),
+                                        c10::fromIntArrayRefSlow(strides), shared_dims);
+    return C10_AS_INTARRAYREF_SLOW(result).vec();
+  });
+  m.def("build_info", &build_info);
+  m.def("force_cpu_capability", &cpu::force_capability);
+  std::vector<std::string> names;
+  for (const ActivationInfo& activation : kActivations) names.emplace_back(activation.name);
+  m.attr("ACTIVATIONS") = names;
+  m.attr("RNG_CONTRACT_VERSION") = kRngContractVersion;
+  m.attr("TORCH_VERSION") = TORCH_VERSION;
+}
+
+}  // namespace fused_dropout

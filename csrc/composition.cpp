@@ -1,0 +1,187 @@
+// The operators as compositions of plain torch operators, for every case without a kernel: double
+// backward, forward mode, the transforms of torch.func, and other devices. The formulas are those
+// of the kernels; the mask comes from the same contract.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "dispatch.h"
+#include "ops.h"
+#include "tensor_value.h"
+
+namespace fused_dropout {
+namespace {
+
+using composition::Value;
+using composition::Words;
+
+at::ScalarType arithmetic_of(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// The 16-bit draws of the mask indices in `index`, by `rng_state`, which may be batched.
+Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
+  const Tensor seed = rng_state.select(0, 0);
+  const Tensor block = at::bitwise_right_shift(rng_state.select(0, 1), 2);
+  const Tensor group = at::bitwise_right_shift(index, 3);
+  const auto high = [](const Tensor& tensor) {
+    return composition::word_of(at::bitwise_right_shift(tensor, 32));
+  };
+  using composition::word_of;
+  const auto bits = philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
+                           word_of(seed), high(seed));
+  const Tensor lane = index.bitwise_and(kGroupSize - 1);
+  const Tensor word = at::where(lane < 4, at::where(lane < 2, bits.x.tensor, bits.y.tensor),
+                                at::where(lane < 6, bits.z.tensor, bits.w.tensor));
+  return at::bitwise_right_shift(word, lane.bitwise_and(1) * 16).bitwise_and(0xFFFF);
+}
+
+// The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
+Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
+                    const Resolved& call, uint32_t keep_count) {
+  const auto mask_strides = call.mask_strides
+                                ? *call.mask_strides
+                                : mask_strides_of(sizes, strides, call.shared_dims);
+  Tensor index = at::full_symint({}, call.mask_offset, rng_state.options());
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    std::vector<c10::SymInt> shape(sizes.size(), 1);
+    const bool shared = mask_strides[dim] == 0;
+    if (!shared) shape[dim] = sizes[dim];
+    const Tensor coordinate = at::arange(shared ? c10::SymInt(1) : sizes[dim], rng_state.options());
+    index = index + (coordinate * at::full_symint({}, mask_strides[dim], rng_state.options()))
+                        .reshape_symint(shape);
+  }
+  return compose_draws(rng_state, index) < static_cast<int64_t>(keep_count);
+}
+
+Tensor mask_for(const Resolved& call, const DropConstants& constants,
+                const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
+  if (constants.keep_count == 0) return at::zeros({}, x.options().dtype(at::kBool));
+  TORCH_CHECK_VALUE(rng_state, call.function,
+                    ": rng_state is None, but a probability between 0 and 1 needs one");
+  return compose_mask(*rng_state, x.sym_sizes(), strides, call, constants.keep_count);
+}
+
+Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim) {
+  if (!bias) return x;
+  std::vector<int64_t> shape(x.dim(), 1);
+  shape[bias_dim] = -1;
+  return x + bias->to(x.scalar_type()).reshape(shape);
+}
+
+Tensor value_of(const Resolved& call, const Tensor& z) {
+  return with_activation(call.activation, [&](auto function) {
+    return decltype(function)::value(Value(z), Value(call.parameter)).tensor;
+  });
+}
+
+Tensor derivative_of(const Resolved& call, const Tensor& z) {
+  return with_activation(call.activation, [&](auto function) {
+    const Value result = decltype(function)::derivative(Value(z), Value(call.parameter));
+    return result.is_constant() ? at::full({}, result.constant, z.options()) : result.tensor;
+  });
+}
+
+}  // namespace
+
+Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                       const OptionalTensor& rng_state, const Options& options) {
+  const Resolved call =
+      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const DropConstants constants = call.constants();
+  const Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
+  Tensor y = value_of(call, z);
+  if (constants.scale != 1) y = y * constants.scale;
+  if (constants.keep_count < 65536) {
+    if (constants.shift != 0) y = y + constants.shift;
+    const Tensor kept =
+        mask_for(call, constants, rng_state, x, at::empty_like(x).sym_strides());
+    y = at::where(kept, y, constants.fill);
+  }
+  if (residual) y = *residual + y;
+  return y.to(output_dtype(x, residual));
+}
+
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
+                           const OptionalTensor& rng_state, const Options& options,
+                           const Gradient& gradient) {
+  const Resolved call =
+      check_arguments("bias_act_dropout_backward", dy, {}, {}, rng_state, options);
+  const DropConstants constants = call.constants();
+  const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
+  const int64_t bias_dim =
+      gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy.dim()) : 0;
+
+  Tensor dz = dy.to(arithmetic) * constants.scale;
+  if (gradient.from_output) {
+    dz = at::where(*input <= 0, 0., dz);
+  } else {
+    if (!kActivations[call.activation].identity) {
+      const Tensor z = add_bias(input->to(arithmetic), bias, bias_dim);
+      dz = dz * derivative_of(call, z);
+    }
+    if (constants.keep_count < 65536) {
+      dz = at::where(mask_for(call, constants, rng_state, dy, gradient.strides), dz, 0.);
+    }
+  }
+  Tensor dx = at::empty({0}, dy.options().dtype(gradient.dtype));
+  Tensor dbias = at::empty({0}, dy.options().dtype(gradient.bias_dtype.value_or(at::kFloat)));
+  if (gradient.output_mask[0]) dx = dz.to(gradient.dtype);
+  if (gradient.output_mask[1]) {
+    std::vector<int64_t> others;
+    for (int64_t dim = 0; dim < dz.dim(); ++dim) {
+      if (dim != bias_dim) others.push_back(dim);
+    }
+    dbias = (others.empty() ? dz : dz.sum(others)).to(*gradient.bias_dtype);
+  }
+  return {dx, dbias};
+}
+
+namespace {
+
+void compose_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  x.copy_(compose_forward(x, {}, {}, rng_state, options));
+}
+
+Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
+                            at::SymIntArrayRef strides, double p, at::SymIntArrayRef mask_strides,
+                            c10::SymInt mask_offset) {
+  check_probability("dropout_mask", p);
+  check_rng_state("dropout_mask", rng_state, rng_state.device());
+  Resolved call;
+  call.mask_strides = mask_strides.vec();
+  call.mask_offset = std::move(mask_offset);
+  const Tensor kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+  return kept.copy_(compose_mask(rng_state, size, strides, call, keep_count_of(p)));
+}
+
+// Under vmap the random number has to follow the transform's `randomness`: the operators used here
+// do. The same 64 bits as the CPU operator draws, but for one value in 2^64.
+Tensor compose_draw(const Tensor& token, const OptionalTensor& p_tensor,
+                    const std::optional<at::Generator>& generator) {
+  constexpr auto kLowest = std::numeric_limits<int64_t>::min();
+  constexpr auto kHighest = std::numeric_limits<int64_t>::max();
+  const auto options = token.options().dtype(at::kLong).requires_grad(false);
+  const Tensor seed =
+      at::randint(kLowest, kHighest, {1}, generator, options).bitwise_xor(kLowest);
+  return at::cat({seed, at::zeros({1}, options)});
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
+  m.impl("bias_act_dropout", forward_entry<compose_forward>);
+  m.impl("bias_act_dropout_backward", backward_entry<compose_backward>);
+  m.impl("dropout_", inplace_entry<compose_inplace>);
+  m.impl("dropout_mask", compose_dropout_mask);
+  m.impl("draw_rng_state", compose_draw);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
+  m.impl("bias_act_dropout", forward_entry<compose_forward>);
+  m.impl("bias_act_dropout_backward", backward_entry<compose_backward>);
+  m.impl("dropout_", inplace_entry<compose_inplace>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) { m.impl("draw_rng_state", compose_draw); }
+
+}  // namespace fused_dropout

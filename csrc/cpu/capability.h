@@ -1,0 +1,21 @@
+// The run-time choice of instruction set.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace fused_dropout::cpu {
+
+// The kernels in use: the best set that the machine has and torch's own choice
+// (ATEN_CPU_CAPABILITY) allows, or the one named by FUSED_DROPOUT_CPU_CAPABILITY.
+const KernelTable& kernels();
+
+// Names of the sets that this build has and this machine runs, best first.
+std::vector<std::string> available_capabilities();
+
+// Takes the named set for all further calls; an error if it is not available.
+void force_capability(const std::string& name);
+
+}  // namespace fused_dropout::cpu

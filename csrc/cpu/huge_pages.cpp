@@ -1,0 +1,40 @@
+#include "huge_pages.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fused_dropout::cpu {
+namespace {
+
+at::Tensor advise(at::Tensor tensor) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHugePage = 2 << 20;
+  constexpr size_t kWorthwhile = 4 << 20;
+  if (tensor.nbytes() >= kWorthwhile) {
+    // Only whole huge pages: the neighbours on the first and last one are not ours.
+    const auto address = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+    const uintptr_t first = (address + kHugePage - 1) / kHugePage * kHugePage;
+    const uintptr_t last = (address + tensor.nbytes()) / kHugePage * kHugePage;
+    // Advice only: where it is refused, pages stay small and nothing else changes.
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return tensor;
+}
+
+}  // namespace
+
+at::Tensor empty_large(at::IntArrayRef sizes, at::IntArrayRef strides,
+                       const at::TensorOptions& options) {
+  return advise(at::empty_strided(sizes, strides, options));
+}
+
+at::Tensor empty_large(const at::Tensor& like, at::ScalarType dtype) {
+  return advise(at::empty_like(like, like.options().dtype(dtype)));
+}
+
+}  // namespace fused_dropout::cpu

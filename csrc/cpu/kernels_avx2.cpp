@@ -1,0 +1,39 @@
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <type_traits>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+// A target for the rest of this file only: the standard headers above keep the baseline's, so that
+// no shared inline function is compiled for a machine that may not be there.
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#define FD_ISA avx2
+#define FD_LANES 8
+
+#include "simd_avx2.h"
+#include "table.h"
+
+namespace fused_dropout::cpu {
+
+const KernelTable* avx2_kernels() {
+  static constexpr KernelTable kTable{"avx2", avx2::forward, avx2::backward, avx2::mask_kernel};
+  return &kTable;
+}
+
+}  // namespace fused_dropout::cpu
+
+#else
+
+#include "kernels.h"
+
+namespace fused_dropout::cpu {
+
+const KernelTable* avx2_kernels() { return nullptr; }
+
+}  // namespace fused_dropout::cpu
+
+#endif

@@ -1,0 +1,25 @@
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define FD_ISA baseline
+#define FD_LANES 4
+
+#include "simd_baseline.h"
+#include "table.h"
+
+namespace fused_dropout::cpu {
+
+const KernelTable* baseline_kernels() {
+  static constexpr KernelTable kTable{"baseline", baseline::forward, baseline::backward,
+                                      baseline::mask_kernel};
+  return &kTable;
+}
+
+}  // namespace fused_dropout::cpu

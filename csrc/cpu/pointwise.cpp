@@ -1,0 +1,212 @@
+// The CPU operators: memory, layouts and threads around the kernels.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "../ops.h"
+#include "bias_gradient.h"
+#include "capability.h"
+#include "huge_pages.h"
+#include "kernels.h"
+#include "layout.h"
+
+namespace fused_dropout::cpu {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
+
+// x itself where it fills its memory without gaps or overlaps, else what empty_like makes of it.
+Tensor dense(const Tensor& x) {
+  return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
+}
+
+bool has_layout(const Tensor& tensor, at::IntArrayRef strides) {
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    if (tensor.size(dim) != 1 && tensor.stride(dim) != strides[dim]) return false;
+  }
+  return true;
+}
+
+Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype) {
+  if (tensor.scalar_type() == dtype && has_layout(tensor, strides)) return tensor;
+  return at::empty_strided(tensor.sizes(), strides, tensor.options().dtype(dtype)).copy_(tensor);
+}
+
+at::ScalarType arithmetic_of(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
+                      const DropConstants& constants) {
+  if (constants.keep_count == 65536) return {};
+  TORCH_CHECK_VALUE(rng_state, call.function,
+                    ": rng_state is None, but a probability between 0 and 1 needs one");
+  return read_rng_state(*rng_state);
+}
+
+void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
+  at::parallel_for(0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
+                   [&](int64_t begin, int64_t end) {
+                     range(begin * kBlock, std::min(end * kBlock, numel));
+                   });
+}
+
+// Writes into `out` where it is given (it may be x), else into a new tensor.
+Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& bias,
+               const OptionalTensor& residual_any, const OptionalTensor& rng_state,
+               OptionalTensor out) {
+  const DropConstants constants = call.constants();
+  const PhiloxState state = state_for(call, rng_state, constants);
+  const Tensor x = dense(x_any);
+  const at::ScalarType dtype = output_dtype(x, residual_any);
+  const Tensor y = out ? *out : empty_large(x, dtype);
+  if (x.numel() == 0) return y;
+  if (constants.keep_count == 0) {
+    residual_any ? y.copy_(*residual_any) : y.zero_();
+    return y;
+  }
+  // A residual wider than 32 bits, or than a 32-bit x, widens x: kernels know fp32 beside 16 bits.
+  if (dtype != x.scalar_type() && dtype != at::kFloat) {
+    return forward(call, x.to(dtype), bias, residual_any, rng_state, y);
+  }
+  Tensor residual;
+  if (residual_any) residual = in_layout(*residual_any, x.strides(), dtype);
+  Tensor values;
+  BiasRule bias_rule;
+  if (bias) {
+    const BiasLayout layout(x.sizes(), x.strides(), call.bias_dim);
+    values = layout.expand(*bias, arithmetic_of(x.scalar_type()));
+    bias_rule = layout.rule(values);
+  }
+  const MaskLayout mask(call, x.sizes(), x.strides());
+  const ForwardArgs args{x.const_data_ptr(),
+                         residual.defined() ? residual.const_data_ptr() : nullptr,
+                         y.mutable_data_ptr(),
+                         bias_rule,
+                         mask.rule(constants.keep_count, state),
+                         constants.scale,
+                         constants.shift,
+                         constants.fill,
+                         call.parameter,
+                         /*stream=*/false};
+  const Residual kind = !residual.defined()        ? Residual::kNone
+                        : dtype == x.scalar_type() ? Residual::kSame
+                                                   : Residual::kFloat32;
+  const ForwardKernel kernel =
+      kernels().forward(storage_of(x.scalar_type()), kind, call.activation);
+  for_each_block(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  return y;
+}
+
+Tensor forward_cpu(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                   const OptionalTensor& rng_state, const Options& options) {
+  const Resolved call =
+      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  return forward(call, x, bias, residual, rng_state, std::nullopt);
+}
+
+void inplace_cpu(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  const Resolved call = check_arguments("dropout_", x, {}, {}, rng_state, options);
+  if (x.is_non_overlapping_and_dense()) {
+    forward(call, x, {}, {}, rng_state, x);
+  } else {
+    x.copy_(forward(call, x, {}, {}, rng_state, std::nullopt));
+  }
+}
+
+Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
+                       const OptionalTensor& bias, const OptionalTensor& rng_state,
+                       const Options& options, const Gradient& gradient) {
+  const Resolved call =
+      check_arguments("bias_act_dropout_backward", dy_any, {}, {}, rng_state, options);
+  const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
+  const auto sizes = dy_any.sizes();
+  const auto tensor_options = dy_any.options();
+  const int64_t bias_dim =
+      gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy_any.dim()) : 0;
+
+  DropConstants constants = call.constants();
+  if (gradient.from_output && constants.keep_count > 0) {
+    constants.keep_count = 65536;  // the output is zero wherever it was dropped
+  }
+  const PhiloxState state = state_for(call, rng_state, constants);
+  Tensor dx = at::empty({0}, tensor_options.dtype(gradient.dtype));
+  Tensor dbias = at::empty({0}, tensor_options.dtype(gradient.bias_dtype.value_or(at::kFloat)));
+  if (gradient.output_mask[0]) {
+    dx = empty_large(sizes, strides, tensor_options.dtype(gradient.dtype));
+  }
+  const bool sum_bias = gradient.output_mask[1];
+  if (dy_any.numel() == 0 || constants.keep_count == 0) {
+    if (gradient.output_mask[0]) dx.zero_();
+    if (sum_bias) dbias = at::zeros({sizes[bias_dim]}, dbias.options());
+    return {dx, dbias};
+  }
+
+  const bool wide = dy_any.scalar_type() == at::kFloat && gradient.dtype != at::kFloat &&
+                    gradient.dtype != at::kDouble;
+  const Tensor dy = in_layout(dy_any, strides, wide ? at::kFloat : gradient.dtype);
+  Tensor input;
+  if (input_any) input = in_layout(*input_any, strides, gradient.dtype);
+  Tensor values;
+  BiasRule bias_rule;
+  std::optional<BiasLayout> layout;
+  if (gradient.bias_dtype) {
+    layout.emplace(sizes, strides, bias_dim);
+    if (bias) values = layout->expand(*bias, arithmetic_of(gradient.dtype));
+    bias_rule = layout->rule(values);
+  }
+  const MaskLayout mask(call, sizes, strides);
+  const BackwardArgs args{dy.const_data_ptr(),
+                          input.defined() ? input.const_data_ptr() : nullptr,
+                          gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
+                          bias_rule,
+                          mask.rule(constants.keep_count, state),
+                          constants.scale,
+                          call.parameter,
+                          /*stream=*/false};
+  const BackwardKernel kernel = kernels().backward(
+      storage_of(gradient.dtype), wide, sum_bias,
+      call.activation);
+  if (sum_bias) {
+    const auto arithmetic = arithmetic_of(gradient.dtype);
+    dbias = sum_bias_gradient(kernel, args, *layout, dy.numel(), arithmetic)
+                .to(*gradient.bias_dtype);
+  } else {
+    for_each_block(dy.numel(), [&](int64_t begin, int64_t end) {
+      kernel(args, nullptr, begin, end);
+    });
+  }
+  return {dx, dbias};
+}
+
+Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                double p, at::SymIntArrayRef mask_strides, c10::SymInt mask_offset) {
+  check_probability("dropout_mask", p);
+  check_rng_state("dropout_mask", rng_state, at::kCPU);
+  const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
+  const auto memory = C10_AS_INTARRAYREF_SLOW(strides);
+  const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
+  if (kept.numel() == 0) return kept;
+  const MaskLayout layout(sizes, memory, C10_AS_INTARRAYREF_SLOW(mask_strides).vec(),
+                          mask_offset.expect_int());
+  const MaskRule rule = layout.rule(keep_count_of(p), read_rng_state(rng_state));
+  bool* values = kept.mutable_data_ptr<bool>();
+  for_each_block(kept.numel(), [&](int64_t begin, int64_t end) {
+    kernels().mask(rule, values, begin, end);
+  });
+  return kept;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
+  m.impl("bias_act_dropout", forward_entry<forward_cpu>);
+  m.impl("bias_act_dropout_backward", backward_entry<backward_cpu>);
+  m.impl("dropout_", inplace_entry<inplace_cpu>);
+  m.impl("dropout_mask", mask_cpu);
+}
+
+}  // namespace fused_dropout::cpu

@@ -1,0 +1,159 @@
+// The pointwise kernels: y = residual + drop(act(x + bias)), and its gradient.
+#pragma once
+
+#include "../activations.h"
+#include "../fused_math.h"
+#include "bias.h"
+#include "draws.h"
+#include "kernels.h"
+
+namespace fused_dropout::cpu::FD_ISA {
+
+// How a storage type is computed with: in which register and to which precision.
+template <class T>
+struct Arithmetic {
+  using Scalar = float;
+  using Register = F32;
+  using Precision = Reduced;
+  static constexpr int kWidth = kLanes;
+};
+template <>
+struct Arithmetic<float> : Arithmetic<Half> {
+  using Precision = Full;
+};
+template <>
+struct Arithmetic<double> {
+  using Scalar = double;
+  using Register = double;
+  using Precision = Full;
+  static constexpr int kWidth = 1;
+};
+
+FD_HD double load(const double* source) { return *source; }
+FD_HD void store(double* target, double value) { *target = value; }
+FD_HD void stream(double* target, double value) { *target = value; }
+
+template <class V>
+FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
+  if constexpr (std::is_same_v<V, double>) {
+    return is_kept(*draws, keep_count);
+  } else {
+    return keep_mask(draws, keep_count);
+  }
+}
+
+// A register of which only the first `count` values are in memory.
+template <class T>
+FD_HD auto load_part(const T* source, int count) {
+  T values[Arithmetic<T>::kWidth] = {};
+  memcpy(values, source, count * sizeof(T));
+  return load(values);
+}
+
+template <class T, class V>
+FD_HD void store_part(T* target, V value, int count) {
+  T values[Arithmetic<T>::kWidth];
+  store(values, value);
+  memcpy(target, values, count * sizeof(T));
+}
+
+// R is the residual's type, or void. The result has the wider of the two.
+template <class T, class R, template <class> class Functor>
+void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
+  using A = Arithmetic<T>;
+  using V = typename A::Register;
+  using C = typename A::Scalar;
+  using Y = std::conditional_t<std::is_void_v<R>, T, R>;
+  using Function = Functor<typename A::Precision>;
+  constexpr int kWidth = A::kWidth;
+
+  const T* x = static_cast<const T*>(args.x);
+  const Y* residual = static_cast<const Y*>(args.residual);
+  Y* y = static_cast<Y*>(args.y);
+  DrawSource source(args.mask);
+  BiasReader<C> bias_reader(args.bias, begin);
+  const uint32_t keep_count = args.mask.keep_count;
+  const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
+      fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
+
+  for (int64_t position = begin; position < end; position += kBlock) {
+    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+    const uint16_t* draws = source.at(position, count);
+    const C* bias = bias_reader.next(position, count);
+    const auto element = [&](V value, int i) {
+      return forward_element<Function>(value + load(bias + i), keep_of<V>(draws + i, keep_count),
+                                       scale, shift, fill, parameter);
+    };
+    int i = 0;
+    for (; i + kWidth <= count; i += kWidth) {
+      V result = element(load(x + position + i), i);
+      if constexpr (!std::is_void_v<R>) result = load(residual + position + i) + result;
+      store(y + position + i, result);
+    }
+    if (i < count) {
+      V result = element(load_part(x + position + i, count - i), i);
+      if constexpr (!std::is_void_v<R>) {
+        result = load_part(residual + position + i, count - i) + result;
+      }
+      store_part(y + position + i, result, count - i);
+    }
+  }
+}
+
+template <class T, class DY, template <class> class Functor, bool kSumBias>
+void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int64_t end) {
+  using A = Arithmetic<T>;
+  using V = typename A::Register;
+  using C = typename A::Scalar;
+  using Function = Functor<typename A::Precision>;
+  constexpr int kWidth = A::kWidth;
+
+  const DY* dy = static_cast<const DY*>(args.dy);
+  const T* x = static_cast<const T*>(args.x);
+  T* dx = static_cast<T*>(args.dx);
+  DrawSource source(args.mask);
+  BiasReader<C> bias_reader(args.bias, begin);
+  BiasGradient<C> bias_gradient(args.bias, partial, begin);
+  const uint32_t keep_count = args.mask.keep_count;
+  const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
+
+  for (int64_t position = begin; position < end; position += kBlock) {
+    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+    const uint16_t* draws = source.at(position, count);
+    const C* bias = bias_reader.next(position, count);
+    C* sums = nullptr;
+    if constexpr (kSumBias) sums = bias_gradient.next(count);
+    const auto element = [&](V upstream, V value, int i) {
+      return backward_element<Function>(upstream, value + load(bias + i),
+                                        keep_of<V>(draws + i, keep_count), scale, parameter);
+    };
+    int i = 0;
+    for (; i + kWidth <= count; i += kWidth) {
+      V value(C(0));
+      if constexpr (!Function::kIdentity) value = load(x + position + i);
+      const V result = element(load(dy + position + i), value, i);
+      if constexpr (kSumBias) store(sums + i, load(sums + i) + result);
+      if (dx) store(dx + position + i, result);
+    }
+    if (i < count) {
+      const int rest = count - i;
+      V value(C(0));
+      if constexpr (!Function::kIdentity) value = load_part(x + position + i, rest);
+      const V result = element(load_part(dy + position + i, rest), value, i);
+      if constexpr (kSumBias) store_part(sums + i, load(sums + i) + result, rest);
+      if (dx) store_part(dx + position + i, result, rest);
+    }
+    if constexpr (kSumBias) bias_gradient.add(position, count);
+  }
+}
+
+inline void mask_kernel(const MaskRule& rule, bool* kept, int64_t begin, int64_t end) {
+  DrawSource source(rule);
+  for (int64_t position = begin; position < end; position += kBlock) {
+    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+    const uint16_t* draws = source.at(position, count);
+    for (int i = 0; i < count; ++i) kept[position + i] = is_kept(draws[i], rule.keep_count);
+  }
+}
+
+}  // namespace fused_dropout::cpu::FD_ISA

@@ -1,0 +1,92 @@
+// One SIMD register of fp32 values, and the words of one register of Philox counters, for the
+// instruction set named by FD_ISA with FD_LANES fp32 lanes. Written with the vector extensions of
+// GCC and Clang; what they express badly is in simd_{baseline,avx2,avx512}.h.
+#pragma once
+
+#include "../lanes.h"
+#include "../philox.h"
+
+namespace fused_dropout::cpu::FD_ISA {
+
+constexpr int kLanes = FD_LANES;
+
+// Vector types cannot be template arguments under their own name (GCC drops their attributes),
+// hence the wrapper structs, which also give argument-dependent lookup a namespace to find.
+typedef float FloatVector __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVector __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t UIntVector __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t ShortVector __attribute__((vector_size(2 * kLanes)));
+typedef uint64_t WordVector __attribute__((vector_size(4 * kLanes)));
+
+struct F32 {
+  FloatVector v;
+  F32() = default;
+  FD_HD F32(FloatVector vector) : v(vector) {}
+  FD_HD explicit F32(float scalar) : v(scalar - FloatVector{}) {}  // keeps the sign of -0
+};
+
+struct LaneMask {
+  IntVector v;
+};
+
+template <class To, class From>
+FD_HD To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  memcpy(&result, &value, sizeof(result));
+  return result;
+}
+
+template <class Vector>
+FD_HD Vector load_vector(const void* source) {
+  Vector vector;
+  memcpy(&vector, source, sizeof(vector));
+  return vector;
+}
+
+template <class Vector>
+FD_HD void store_vector(void* target, Vector vector) {
+  memcpy(target, &vector, sizeof(vector));
+}
+
+FD_HD F32 operator+(F32 a, F32 b) { return a.v + b.v; }
+FD_HD F32 operator-(F32 a, F32 b) { return a.v - b.v; }
+FD_HD F32 operator*(F32 a, F32 b) { return a.v * b.v; }
+FD_HD F32 operator/(F32 a, F32 b) { return a.v / b.v; }
+FD_HD F32 operator-(F32 a) { return -a.v; }
+FD_HD LaneMask operator<(F32 a, F32 b) { return {a.v < b.v}; }
+FD_HD LaneMask operator<=(F32 a, F32 b) { return {a.v <= b.v}; }
+FD_HD LaneMask operator>(F32 a, F32 b) { return {a.v > b.v}; }
+FD_HD LaneMask operator>=(F32 a, F32 b) { return {a.v >= b.v}; }
+
+FD_HD F32 fmadd(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
+FD_HD F32 select(LaneMask mask, F32 a, F32 b) { return mask.v ? a.v : b.v; }
+FD_HD F32 minimum(F32 a, F32 bound) { return a.v > bound.v ? bound.v : a.v; }
+FD_HD F32 maximum(F32 a, F32 bound) { return a.v < bound.v ? bound.v : a.v; }
+
+FD_HD F32 absolute(F32 a) {
+  return bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu);
+}
+
+FD_HD F32 copy_sign(F32 a, F32 b) {
+  return bit_cast<FloatVector>((bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu) |
+                               (bit_cast<UIntVector>(b.v) & 0x80000000u));
+}
+
+FD_HD F32 load(const float* source) { return load_vector<FloatVector>(source); }
+FD_HD void store(float* target, F32 value) { store_vector(target, value.v); }
+
+// The 64-bit lanes of a register, each holding one 32-bit word of one Philox counter. Only the low
+// half of a lane counts; the high half may hold anything.
+struct Words {
+  WordVector v;
+};
+FD_HD Words operator^(Words a, Words b) { return {a.v ^ b.v}; }
+FD_HD Words operator^(Words a, uint32_t b) { return {a.v ^ static_cast<uint64_t>(b)}; }
+FD_HD Words high_word(Words product) { return {product.v >> 32}; }
+FD_HD Words low_word(Words product) { return product; }
+
+constexpr int kGroupsPerRegister = kLanes / 2;
+constexpr int kDrawsPerStep = kGroupsPerRegister * kGroupSize;
+
+}  // namespace fused_dropout::cpu::FD_ISA

@@ -1,0 +1,40 @@
+// The AVX2 (with FMA and F16C) pieces of simd.h.
+#pragma once
+
+#include "simd.h"
+#include "storage.h"
+
+namespace fused_dropout::cpu::FD_ISA {
+
+FD_HD F32 round_even(F32 a) {
+  return (FloatVector)_mm256_round_ps((__m256)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+FD_HD F32 load(const Half* source) {
+  return (FloatVector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
+}
+
+FD_HD void store(Half* target, F32 value) {
+  _mm_storeu_si128((__m128i*)target,
+                   _mm256_cvtps_ph((__m256)value.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+FD_HD void stream(float* target, F32 value) { _mm256_stream_ps(target, (__m256)value.v); }
+
+FD_HD Words multiply_wide(Words a, uint32_t b) {
+  return {(WordVector)_mm256_mul_epu32((__m256i)a.v, _mm256_set1_epi64x(b))};
+}
+
+// The order of the counters within a register that lets store_draws unpack without a permutation.
+FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 2, 1, 3} + first}; }
+
+FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
+  const __m256i low = _mm256_blend_epi32((__m256i)block.x.v, (__m256i)(block.y.v << 32), 0xAA);
+  const __m256i high = _mm256_blend_epi32((__m256i)block.z.v, (__m256i)(block.w.v << 32), 0xAA);
+  _mm256_storeu_si256((__m256i*)target, _mm256_unpacklo_epi64(low, high));
+  _mm256_storeu_si256((__m256i*)(target + 16), _mm256_unpackhi_epi64(low, high));
+}
+
+}  // namespace fused_dropout::cpu::FD_ISA
+
+#include "simd_integer.h"

@@ -1,0 +1,51 @@
+// The element formulas of the operators and their gradients, for every value type of lanes.h.
+#pragma once
+
+#include "lanes.h"
+#include "philox.h"
+
+namespace fused_dropout {
+
+enum class Mode : int { kInverted, kClassic, kAlpha };
+
+// drop(v) = kept ? scale * v + shift : fill
+struct DropConstants {
+  uint32_t keep_count;
+  double scale;
+  double shift;
+  double fill;
+};
+
+// Written with q = keep_count / 65536, the probability that is really applied, so that the
+// expectation is exact. Without dropout (`training` false) everything is kept, and classic mode
+// multiplies by q.
+inline DropConstants drop_constants(double p, Mode mode, bool training) {
+  constexpr uint32_t kAll = 65536;
+  // Adding -0 changes no value; adding +0 would change the sign of -0.
+  constexpr double kNoShift = -0.0;
+  const uint32_t keep_count = keep_count_of(p);
+  const double q = keep_count / 65536.0;
+  if (!training) return {kAll, mode == Mode::kClassic ? q : 1.0, kNoShift, 0.0};
+  if (keep_count == kAll || mode == Mode::kClassic) return {keep_count, 1.0, kNoShift, 0.0};
+  if (keep_count == 0) return {0, 0.0, kNoShift, 0.0};
+  if (mode == Mode::kInverted) return {keep_count, 65536.0 / keep_count, kNoShift, 0.0};
+  // Klambauer et al., "Self-normalizing neural networks", 2017: dropped units take the negative
+  // saturation value of SELU, then an affine map restores mean and variance.
+  constexpr double kSaturation = -1.7580993408473766;
+  const double scale = 1.0 / std::sqrt(q * (1.0 + (1.0 - q) * kSaturation * kSaturation));
+  const double shift = -scale * kSaturation * (1.0 - q);
+  return {keep_count, scale, shift, scale * kSaturation + shift};
+}
+
+template <class Activation, class V, class Keep>
+FD_HD V forward_element(V z, Keep keep, V scale, V shift, V fill, V parameter) {
+  return select(keep, fmadd(scale, Activation::value(z, parameter), shift), fill);
+}
+
+// The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.
+template <class Activation, class V, class Keep>
+FD_HD V backward_element(V dy, V z, Keep keep, V scale, V parameter) {
+  return select(keep, dy * scale * Activation::derivative(z, parameter), V(0.0));
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,64 @@
+// The vocabulary in which every element formula is written.
+//
+// A formula is a template over a value type T. T is `float` or `double` in CUDA kernels and for
+// fp64 on the host, a SIMD register in the CPU kernels (cpu/simd_*.h), and a tensor in the
+// differentiable composition (composition.cpp). Each of them provides, found by argument-dependent
+// lookup, the operators + - * / < <= > >= and the functions below. A constant is spelled T(0.5f).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define FD_HD __host__ __device__ __forceinline__
+#else
+// Inlined always, so that no out-of-line copy compiled for one instruction set can be picked by the
+// linker for code that must run without it.
+#define FD_HD inline __attribute__((always_inline))
+#endif
+
+namespace fused_dropout {
+
+// a * b + c, with one rounding where the hardware has it.
+FD_HD float fmadd(float a, float b, float c) { return a * b + c; }
+FD_HD double fmadd(double a, double b, double c) { return a * b + c; }
+
+FD_HD float select(bool condition, float a, float b) { return condition ? a : b; }
+FD_HD double select(bool condition, double a, double b) { return condition ? a : b; }
+
+FD_HD float absolute(float a) { return fabsf(a); }
+FD_HD double absolute(double a) { return fabs(a); }
+
+// NaN in the first argument is returned; the second is a constant bound.
+FD_HD float minimum(float a, float bound) { return a > bound ? bound : a; }
+FD_HD double minimum(double a, double bound) { return a > bound ? bound : a; }
+FD_HD float maximum(float a, float bound) { return a < bound ? bound : a; }
+FD_HD double maximum(double a, double bound) { return a < bound ? bound : a; }
+
+// The magnitude of a with the sign of b.
+FD_HD float copy_sign(float a, float b) { return copysignf(a, b); }
+FD_HD double copy_sign(double a, double b) { return copysign(a, b); }
+
+// Nearest integer, ties to even; |a| < 2^22. Only fp32 formulas need it.
+FD_HD float round_even(float a) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's last bit is worth one
+  return (a + kMagic) - kMagic;
+}
+
+FD_HD float float_from_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// a * 2^n for a in [0.5, 2] and integral |n| <= 250, exact where the result is a normal number,
+// rounded once where it is subnormal, infinite where it overflows.
+FD_HD float scale_by_pow2(float a, float n) {
+  const int32_t exponent = static_cast<int32_t>(n);
+  const int32_t half = exponent >> 1;
+  return a * float_from_bits(static_cast<uint32_t>(half + 127) << 23) *
+         float_from_bits(static_cast<uint32_t>(exponent - half + 127) << 23);
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,286 @@
+// The schemas, the checks of arguments, and the calls through the dispatcher.
+#include "ops.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <numeric>
+#include <sstream>
+
+#include "activations.h"
+
+namespace fused_dropout {
+namespace {
+
+bool is_supported(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+         dtype == at::kBFloat16;
+}
+
+void check_operand(const char* function, const char* argument, const Tensor& operand,
+                   const Tensor& x) {
+  TORCH_CHECK(is_supported(operand.scalar_type()), function, ": ", argument, " has dtype ",
+              operand.scalar_type(), ", but expected float32, float64, float16 or bfloat16");
+  TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ",
+              operand.device(), ", but x is on ", x.device());
+}
+
+int resolve_activation(const char* function, std::string_view name) {
+  const int activation = activation_from_name(name);
+  if (activation < 0) {
+    std::ostringstream known;
+    for (int i = 0; i < kActivationCount; ++i) {
+      known << (i ? ", " : "") << kActivations[i].name;
+    }
+    TORCH_CHECK_VALUE(false, function, ": activation is '", name, "', but expected one of ",
+                      known.str());
+  }
+  return activation;
+}
+
+double resolve_parameter(const char* function, int activation, std::optional<double> negative_slope,
+                         std::optional<double> alpha) {
+  const ActivationInfo& info = kActivations[activation];
+  const auto resolve = [&](Parameter kind, std::optional<double> given) {
+    TORCH_CHECK_VALUE(!given || info.parameter == kind, function, ": ", parameter_name(kind),
+                      " is ", given.value_or(0), ", but activation '", info.name,
+                      "' takes none");
+    return given;
+  };
+  const auto slope = resolve(Parameter::kNegativeSlope, negative_slope);
+  return resolve(Parameter::kAlpha, alpha).value_or(
+      slope.value_or(parameter_default(info.parameter)));
+}
+
+constexpr std::string_view kModeNames[] = {"inverted", "classic", "alpha"};
+
+Mode resolve_mode(const char* function, std::string_view name) {
+  const auto* found = std::find(std::begin(kModeNames), std::end(kModeNames), name);
+  TORCH_CHECK_VALUE(found != std::end(kModeNames), function, ": mode is '", name,
+                    "', but expected one of inverted, classic, alpha");
+  return static_cast<Mode>(found - std::begin(kModeNames));
+}
+
+int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int64_t ndim) {
+  TORCH_CHECK_INDEX(dim >= -ndim && dim < ndim, function, ": ", argument, " has ", dim,
+                    ", but x has ", ndim, " dimensions");
+  return dim < 0 ? dim + ndim : dim;
+}
+
+}  // namespace
+
+double check_probability(const char* function, double p) {
+  TORCH_CHECK_VALUE(p >= 0 && p <= 1,
+                    "dropout probability has to be between 0 and 1, but got ", p, " (", function,
+                    ")");
+  return p;
+}
+
+void check_rng_state(const char* function, const Tensor& rng_state, at::Device device) {
+  TORCH_CHECK_TYPE(rng_state.scalar_type() == at::kLong, function, ": rng_state has dtype ",
+                   rng_state.scalar_type(), ", but expected int64");
+  TORCH_CHECK(rng_state.dim() == 1, function, ": rng_state has ", rng_state.dim(),
+              " dimensions, but expected one of size 2 (seed and offset)");
+  TORCH_SYM_CHECK(rng_state.sym_size(0).sym_eq(2), function, ": rng_state has ",
+                  rng_state.sym_size(0), " elements, but expected 2 (seed and offset)");
+  TORCH_CHECK(rng_state.device() == device, function, ": rng_state is on ", rng_state.device(),
+              ", but x is on ", device);
+}
+
+PhiloxState read_rng_state(const Tensor& rng_state) {
+  const auto values = rng_state.accessor<int64_t, 1>();
+  TORCH_CHECK_VALUE(values[1] >= 0 && values[1] % kOffsetUnit == 0,
+                    "rng_state has offset ", values[1],
+                    ", but expected a multiple of 4 that is not negative");
+  return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
+}
+
+Resolved check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
+                         const OptionalTensor& residual, const OptionalTensor& rng_state,
+                         const Options& options) {
+  Resolved call;
+  call.function = function;
+  call.p = options.p;
+  call.p_tensor = options.p_tensor;
+  if (call.p_tensor) {
+    const Tensor& p = *call.p_tensor;
+    TORCH_CHECK_TYPE(p.dim() == 0 && p.scalar_type() == at::kDouble && p.device().is_cpu(),
+                     function, ": p has dtype ", p.scalar_type(), ", ", p.dim(),
+                     " dimensions and is on ", p.device(),
+                     ", but expected a 0-d float64 tensor on the CPU");
+  } else {
+    check_probability(function, call.p);
+  }
+  TORCH_CHECK(is_supported(x.scalar_type()), function, ": x has dtype ", x.scalar_type(),
+              ", but expected float32, float64, float16 or bfloat16");
+  call.activation = resolve_activation(function, options.activation);
+  call.parameter =
+      resolve_parameter(function, call.activation, options.negative_slope, options.alpha);
+  call.negative_slope = options.negative_slope;
+  call.alpha = options.alpha;
+  call.mode = resolve_mode(function, options.mode);
+  call.training = options.training;
+
+  call.bias_dim = 0;
+  if (bias) {
+    check_operand(function, "bias", *bias, x);
+    call.bias_dim = resolve_dim(function, "bias_dim", options.bias_dim, x.dim());
+    TORCH_CHECK(bias->dim() == 1, function, ": bias has ", bias->dim(),
+                " dimensions, but expected 1");
+    TORCH_SYM_CHECK(bias->sym_size(0).sym_eq(x.sym_size(call.bias_dim)), function, ": bias has ",
+                    bias->sym_size(0), " elements, but x has ", x.sym_size(call.bias_dim),
+                    " along dimension ", options.bias_dim);
+  }
+  if (residual) {
+    check_operand(function, "residual", *residual, x);
+    TORCH_CHECK(residual->dim() == x.dim(), function, ": residual has ", residual->dim(),
+                " dimensions, but x has ", x.dim());
+    for (int64_t dim = 0; dim < x.dim(); ++dim) {
+      TORCH_SYM_CHECK(residual->sym_size(dim).sym_eq(x.sym_size(dim)), function,
+                      ": residual has shape ", residual->sym_sizes(), ", but x has ",
+                      x.sym_sizes());
+    }
+  }
+  if (rng_state) check_rng_state(function, *rng_state, x.device());
+
+  call.shared_dims.reserve(options.shared_dims.size());
+  for (const int64_t dim : options.shared_dims) {
+    const int64_t shared = resolve_dim(function, "shared_dims", dim, x.dim());
+    TORCH_CHECK_VALUE(std::find(call.shared_dims.begin(), call.shared_dims.end(), shared) ==
+                          call.shared_dims.end(),
+                      function, ": shared_dims has dimension ", dim, " twice");
+    call.shared_dims.push_back(shared);
+  }
+  if (options.mask_strides) {
+    TORCH_CHECK_VALUE(static_cast<int64_t>(options.mask_strides->size()) == x.dim(), function,
+                      ": mask_strides has ", options.mask_strides->size(),
+                      " entries, but x has ", x.dim(), " dimensions");
+    call.mask_strides = options.mask_strides->vec();
+  }
+  call.mask_offset = options.mask_offset;
+  return call;
+}
+
+Options Resolved::options() const {
+  Options options;
+  options.p = p;
+  options.p_tensor = p_tensor;
+  options.activation = kActivations[activation].name;
+  options.negative_slope = negative_slope;
+  options.alpha = alpha;
+  options.bias_dim = bias_dim;
+  options.mode = kModeNames[static_cast<int>(mode)];
+  options.training = training;
+  options.shared_dims = shared_dims;
+  if (mask_strides) options.mask_strides = at::OptionalSymIntArrayRef(*mask_strides);
+  options.mask_offset = mask_offset;
+  return options;
+}
+
+double Resolved::probability() const {
+  return p_tensor ? check_probability(function, p_tensor->item<double>()) : p;
+}
+
+bool Resolved::draws() const {
+  if (!training) return false;
+  const double probability = this->probability();
+  return probability > 0 && probability < 1;
+}
+
+at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual) {
+  return residual ? c10::promoteTypes(x.scalar_type(), residual->scalar_type()) : x.scalar_type();
+}
+
+std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
+                                         at::IntArrayRef shared_dims) {
+  std::vector<int64_t> order(sizes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+  std::vector<c10::SymInt> result(sizes.size(), 0);
+  c10::SymInt stride = 1;
+  for (auto dim = order.rbegin(); dim != order.rend(); ++dim) {
+    if (std::find(shared_dims.begin(), shared_dims.end(), *dim) != shared_dims.end()) continue;
+    result[*dim] = stride;
+    stride *= sizes[*dim];
+  }
+  return result;
+}
+
+bool backward_uses_output(const Resolved& call, bool has_residual) {
+  return kActivations[call.activation].from_output && !has_residual && call.mode != Mode::kAlpha;
+}
+
+Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                    const OptionalTensor& rng_state, const Options& o) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::bias_act_dropout", "")
+                             .typed<decltype(forward_entry<compose_forward>)>();
+  return op.call(x, bias, residual, rng_state, o.p, o.p_tensor, o.activation, o.negative_slope,
+                 o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
+                 o.mask_offset);
+}
+
+Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, const Options& o,
+                        const Gradient& gradient) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::bias_act_dropout_backward", "")
+                             .typed<decltype(backward_entry<compose_backward>)>();
+  return op.call(dy, input, bias, rng_state, o.p, o.p_tensor, o.activation, o.negative_slope,
+                 o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
+                 o.mask_offset, gradient.from_output, gradient.strides, gradient.dtype,
+                 gradient.bias_dtype, gradient.output_mask);
+}
+
+void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::dropout_", "")
+                             .typed<void(Tensor, const OptionalTensor&, double,
+                                         const OptionalTensor&, std::string_view, bool,
+                                         at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
+  op.call(std::move(x), rng_state, o.p, o.p_tensor, o.mode, o.training, o.shared_dims,
+          o.mask_strides, o.mask_offset);
+}
+
+Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
+                 const std::optional<at::Generator>& generator) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
+          .typed<Tensor(const Tensor&, const OptionalTensor&, const std::optional<at::Generator>&)>();
+  return op.call(token, p_tensor, generator);
+}
+
+// p, p_tensor, mode, training, shared_dims, mask_strides and mask_offset mean the same everywhere.
+TORCH_LIBRARY(fused_dropout, m) {
+  constexpr auto kOptions =
+      "float p, Tensor? p_tensor, str activation, float? negative_slope, float? alpha, "
+      "int bias_dim, str mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
+      "SymInt mask_offset";
+  m.def(c10::str("bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, Tensor? rng_state, ",
+                 kOptions, ") -> Tensor").c_str(),
+        {at::Tag::pt2_compliant_tag});
+  m.def(c10::str("bias_act_dropout_backward(Tensor dy, Tensor? input, Tensor? bias, "
+                 "Tensor? rng_state, ",
+                 kOptions,
+                 ", bool from_output, SymInt[] strides, ScalarType dtype, "
+                 "ScalarType? bias_dtype, bool[2] output_mask) -> (Tensor, Tensor)").c_str(),
+        {at::Tag::pt2_compliant_tag});
+  m.def(
+      "dropout_(Tensor(a!) x, Tensor? rng_state, float p, Tensor? p_tensor, str mode, "
+      "bool training, int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset) -> ()",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "dropout_mask(Tensor rng_state, SymInt[] size, SymInt[] strides, float p, "
+      "SymInt[] mask_strides, SymInt mask_offset) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  // The only operator that draws from a generator. `token` gives the device, and, under
+  // torch.compile, a fresh one for each call keeps two calls from being merged into one.
+  m.def(
+      "draw_rng_state(Tensor token, Tensor? p_tensor=None, *, Generator? generator=None) -> Tensor",
+      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+}
+
+}  // namespace fused_dropout

@@ -1,0 +1,155 @@
+// The operators of the `fused_dropout` library: their arguments, checked and resolved in one place.
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
+
+#include <array>
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "fused_math.h"
+
+namespace fused_dropout {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// What the operators take besides the tensors they compute with. The operators' schemas list these
+// one by one, in this order (FD_OPTIONS_SCHEMA in ops.cpp).
+struct Options {
+  double p = 0.5;
+  OptionalTensor p_tensor;  // takes the place of p where given: 0-d, on the CPU
+  std::string_view activation = "identity";
+  std::optional<double> negative_slope;
+  std::optional<double> alpha;
+  int64_t bias_dim = -1;
+  std::string_view mode = "inverted";
+  bool training = true;
+  at::IntArrayRef shared_dims;
+  at::OptionalSymIntArrayRef mask_strides;  // takes the place of shared_dims where given
+  c10::SymInt mask_offset = 0;
+};
+
+// Options whose names are resolved; owns what it points to.
+struct Resolved {
+  const char* function;  // the name that errors carry
+  double p;
+  OptionalTensor p_tensor;
+  int activation;
+  double parameter;
+  std::optional<double> negative_slope;
+  std::optional<double> alpha;
+  int64_t bias_dim;  // not negative
+  Mode mode;
+  bool training;
+  std::vector<int64_t> shared_dims;  // not negative
+  std::optional<std::vector<c10::SymInt>> mask_strides;
+  c10::SymInt mask_offset;
+
+  Options options() const;  // views into this object
+
+  // Reads p_tensor where there is one.
+  double probability() const;
+  DropConstants constants() const { return drop_constants(probability(), mode, training); }
+  // False where every element has the same fate, so that no random number is needed.
+  bool draws() const;
+};
+
+// Checks everything that can be checked without computing, for any device, symbolic sizes included.
+Resolved check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
+                         const OptionalTensor& residual, const OptionalTensor& rng_state,
+                         const Options& options);
+void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
+double check_probability(const char* function, double p);
+
+at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
+
+// The stride of the mask index along each dimension of a dense tensor: row-major over the
+// dimensions by descending stride, the shared ones left out.
+std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
+                                         at::IntArrayRef shared_dims);
+
+PhiloxState read_rng_state(const Tensor& rng_state);
+
+// Whether backward needs nothing but the sign of the output: dx = (y > 0) * scale * dy.
+bool backward_uses_output(const Resolved& call, bool has_residual);
+
+// The gradient's arguments beyond the forward ones.
+struct Gradient {
+  bool from_output;  // `input` is y rather than x
+  at::SymIntArrayRef strides;  // of dx
+  at::ScalarType dtype;        // of dx
+  std::optional<at::ScalarType> bias_dtype;
+  std::array<bool, 2> output_mask;
+};
+using Gradients = std::tuple<Tensor, Tensor>;  // dx and dbias; of no elements where not asked for
+
+// Calls through the dispatcher.
+Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                    const OptionalTensor& rng_state, const Options& options);
+Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, const Options& options,
+                        const Gradient& gradient);
+void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options);
+Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
+                 const std::optional<at::Generator>& generator);
+
+// The composition of plain torch operators (composition.cpp): differentiable any number of times.
+Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                       const OptionalTensor& rng_state, const Options& options);
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
+                           const OptionalTensor& rng_state, const Options& options,
+                           const Gradient& gradient);
+
+// Turns the flat argument list of a schema into Options.
+template <Tensor (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                              const OptionalTensor&, const Options&)>
+Tensor forward_entry(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                     const OptionalTensor& rng_state, double p, const OptionalTensor& p_tensor,
+                     std::string_view activation, std::optional<double> negative_slope,
+                     std::optional<double> alpha, int64_t bias_dim, std::string_view mode,
+                     bool training, at::IntArrayRef shared_dims,
+                     at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset) {
+  return kFunction(x, bias, residual, rng_state,
+                   {p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training,
+                    shared_dims, mask_strides, std::move(mask_offset)});
+}
+
+template <Gradients (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                 const OptionalTensor&, const Options&, const Gradient&)>
+Gradients backward_entry(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
+                         const OptionalTensor& rng_state, double p, const OptionalTensor& p_tensor,
+                         std::string_view activation, std::optional<double> negative_slope,
+                         std::optional<double> alpha, int64_t bias_dim, std::string_view mode,
+                         bool training, at::IntArrayRef shared_dims,
+                         at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset,
+                         bool from_output, at::SymIntArrayRef strides, at::ScalarType dtype,
+                         std::optional<at::ScalarType> bias_dtype,
+                         std::array<bool, 2> output_mask) {
+  return kFunction(dy, input, bias, rng_state,
+                   {p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training,
+                    shared_dims, mask_strides, std::move(mask_offset)},
+                   {from_output, strides, dtype, bias_dtype, output_mask});
+}
+
+template <void (*kFunction)(Tensor, const OptionalTensor&, const Options&)>
+void inplace_entry(Tensor x, const OptionalTensor& rng_state, double p,
+                   const OptionalTensor& p_tensor, std::string_view mode, bool training,
+                   at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                   c10::SymInt mask_offset) {
+  Options options;
+  options.p = p;
+  options.p_tensor = p_tensor;
+  options.mode = mode;
+  options.training = training;
+  options.shared_dims = shared_dims;
+  options.mask_strides = mask_strides;
+  options.mask_offset = std::move(mask_offset);
+  kFunction(std::move(x), rng_state, options);
+}
+
+}  // namespace fused_dropout

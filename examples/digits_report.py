@@ -1,0 +1,196 @@
+"""Statistics and tables of :mod:`examples.digits`."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from examples.digits_timing import SETTINGS
+from examples.digits_training import BATCH, TRAINING_IMAGES
+
+CONFIDENCE = 0.95
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def paired_difference(before, after):
+    """Mean of ``after - before`` over the seeds, its standard error, and what it amounts to.
+
+    ``verdict`` is "up" or "down" if the 95 % Student t interval of the mean leaves out zero, else
+    "within noise", or "equal" where no seed differs.
+    """
+    difference = np.asarray(after) - np.asarray(before)
+    mean = difference.mean()
+    error = difference.std(ddof=1) / math.sqrt(len(difference))
+    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(difference) - 1) * error
+    if not difference.any():
+        verdict = "equal"
+    elif abs(mean) <= margin:
+        verdict = "within noise"
+    else:
+        verdict = "up" if mean > 0 else "down"
+    return {"mean": mean, "standard_error": error, "verdict": verdict}
+
+
+def final_scores(histories):
+    """Scores after the last epoch, one entry per seed; accuracies and their gap in percent."""
+    last = {
+        key: np.array([history[key][-1] for history in histories])
+        for key in ("train_acc", "val_acc", "val_loss")
+    }
+    train, val = 100 * last["train_acc"], 100 * last["val_acc"]
+    return {"train_acc": train, "val_acc": val, "gap": train - val, "val_loss": last["val_loss"]}
+
+
+def did_dropout_help(without, with_dropout):
+    """Compare two cases that differ in ``p``: paired differences and "yes", "no", "within noise".
+
+    "yes" needs a validation accuracy that rises and a gap between training and validation that
+    shrinks, each beyond the noise; "no" a validation accuracy that falls beyond the noise.
+    """
+    change = {key: paired_difference(without[key], with_dropout[key]) for key in without}
+    val, gap = change["val_acc"]["verdict"], change["gap"]["verdict"]
+    if val == "down":
+        helped = "no"
+    elif val == "up" and gap == "down":
+        helped = "yes"
+    else:
+        helped = "within noise"
+    return {"helped": helped, "change": change}
+
+
+# ---------------------------------------------------------------- tables
+
+
+def spread(values, digits=1):
+    """Mean and standard deviation over the seeds."""
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def signed(difference, digits=2):
+    """Mean and standard error of a paired difference."""
+    return f"{difference['mean']:+.{digits}f} ± {difference['standard_error']:.{digits}f}"
+
+
+def draw_table(header, rows, left):
+    """Text columns, the first ``left`` of them flush left; a None among the rows is a rule."""
+    widths = [max(map(len, column)) for column in zip(header, *filter(None, rows), strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+
+    def line(cells):
+        padded = (
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), rule, *(line(row) if row else rule for row in rows)])
+
+
+def accuracy_table(scores, timings):
+    """One row per case: final scores over the seeds and the time of a training step."""
+    step_times = {
+        (setting.hidden, *variant): quantiles["median"]
+        for setting in SETTINGS
+        for variant, quantiles in timings[setting.key].items()
+    }
+    header = ["network", "p", "code", "train acc %", "val acc %", "gap", "val loss", "ms/step"]
+    rows, task = [], None
+    for case, score in scores.items():
+        if task not in (None, case.task):
+            rows.append(None)
+        title = "" if task == case.task else case.task.title
+        task = case.task
+        rows.append(
+            [
+                title,
+                f"{case.p:g}",
+                case.code,
+                spread(score["train_acc"]),
+                spread(score["val_acc"]),
+                spread(score["gap"]),
+                spread(score["val_loss"], 3),
+                f"{1e3 * step_times[task.hidden, case.p, case.fused]:.2f}",
+            ]
+        )
+    return draw_table(header, rows, left=3)
+
+
+def verdict_table(verdicts):
+    """Whether dropout helped, per task and code: change of validation accuracy, gap and loss."""
+    header = ["network", "code", "dropout helped", "val acc, points", "gap, points", "val loss"]
+    rows = []
+    for case, verdict in verdicts.items():
+        change = verdict["change"]
+        rows.append(
+            [
+                case.task.title,
+                case.code,
+                verdict["helped"],
+                signed(change["val_acc"]),
+                signed(change["gap"]),
+                signed(change["val_loss"], 3),
+            ]
+        )
+    return draw_table(header, rows, left=3)
+
+
+def agreement_table(differences):
+    """Fused minus unfused validation accuracy, per task and p."""
+    header = ["network", "p", "val acc, points", "fused minus unfused"]
+    rows = [
+        [case.task.title, f"{case.p:g}", signed(difference), difference["verdict"]]
+        for case, difference in differences.items()
+    ]
+    return draw_table(header, rows, left=1)
+
+
+def timing_table(timings):
+    """Milliseconds per training step, what dropout adds to them and what fusion gains."""
+    p = SETTINGS[0].p
+    variants = [(0.0, False), (p, False), (0.0, True), (p, True)]
+    header = ["training step, ms"]
+    header += [f"{'fused' if fused else 'unfused'} p={q:g}" for q, fused in variants]
+    header += ["cost unfused", "cost fused", "speed-up"]
+    rows = []
+    for setting in SETTINGS:
+        floor, unfused, _, fused = times = [timings[setting.key][v]["median"] for v in variants]
+        rows.append(
+            [
+                setting.title,
+                *(f"{1e3 * seconds:.2f}" for seconds in times),
+                *(f"{100 * (seconds / floor - 1):+.0f} %" for seconds in (unfused, fused)),
+                f"{unfused / fused:.2f} x",
+            ]
+        )
+    return draw_table(header, rows, left=1)
+
+
+def full_report(scores, verdicts, agreement, timings, seeds):
+    """All tables with the words needed to read them."""
+    return "\n".join(
+        [
+            f"Handwritten digits: {TRAINING_IMAGES} training images, scores after the last epoch,",
+            f"mean ± standard deviation over {seeds} seeds; ms/step: median at batch {BATCH}.",
+            "",
+            accuracy_table(scores, timings),
+            "",
+            "Training accuracy counts against the labels trained on. Of wrong ones a network that",
+            "has learnt the digits and nothing else gets 80 %, one that memorises them 100 %.",
+            "",
+            'What dropout changed: paired differences, mean ± standard error; "yes" if validation',
+            "accuracy rose and the gap shrank, both outside a 95 % t interval.",
+            "",
+            verdict_table(verdicts),
+            "",
+            "Fused against unfused modules: same weights and batches, other masks.",
+            "",
+            agreement_table(agreement),
+            "",
+            "What dropout costs: medians of forward, loss, backward and optimiser step together.",
+            "Costs are against unfused at p = 0; speed-up: unfused / fused, both at p.",
+            "",
+            timing_table(timings),
+        ]
+    )

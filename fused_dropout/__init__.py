@@ -1,0 +1,58 @@
+"""Fused dropout + bias + activation (+ residual) kernels and drop-in modules for PyTorch."""
+
+from fused_dropout import functional
+from fused_dropout._extension import _C
+from fused_dropout._state import new_rng_state
+from fused_dropout.modules import (
+    MLP,
+    AlphaDropout,
+    BiasActDropout,
+    BiasDropoutAdd,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
+    LinearActDropout,
+)
+
+__version__ = "0.1.0"
+
+#: The version of the random-number contract: equal versions give equal masks for equal states.
+RNG_CONTRACT_VERSION = _C.RNG_CONTRACT_VERSION
+
+
+def build_info():
+    """What this build was made of and what it uses.
+
+    Returns:
+        dict: ``version``, ``rng_contract``, ``torch`` (built against), ``torch_running``,
+        ``compiler``, ``openmp``, ``cuda`` (toolkit, or None), ``cuda_architectures``,
+        ``cpu_capabilities`` (found on this machine, best first) and ``cpu_capability`` (in use).
+    """
+    import torch
+
+    return {
+        "version": __version__,
+        "rng_contract": RNG_CONTRACT_VERSION,
+        "torch_running": torch.__version__,
+        **_C.build_info(),
+    }
+
+
+__all__ = [
+    "MLP",
+    "RNG_CONTRACT_VERSION",
+    "AlphaDropout",
+    "BiasActDropout",
+    "BiasDropoutAdd",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "LinearActDropout",
+    "build_info",
+    "functional",
+    "new_rng_state",
+]

@@ -1,0 +1,157 @@
+"""Drop-in replacements of torch.nn's dropout layers: subclasses, with their signatures and errors."""
+
+import warnings
+
+from torch import nn
+
+from fused_dropout import functional as FF
+
+
+class _ModeMixin:
+    """The keyword-only ``mode`` of the layers that can drop without rescaling."""
+
+    def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
+        if mode not in ("inverted", "classic"):
+            raise ValueError(
+                f"{type(self).__name__}: mode is {mode!r}, but expected 'inverted' or 'classic'"
+            )
+        super().__init__(p, inplace)
+        self.mode = mode
+
+    def extra_repr(self):
+        mode = "" if self.mode == "inverted" else f", mode={self.mode!r}"
+        return super().extra_repr() + mode
+
+    def __setstate__(self, state):
+        # Pickles of torch.nn's own layers have no mode.
+        state.setdefault("mode", "inverted")
+        super().__setstate__(state)
+
+    def _drop(self, x, shared_dims=()):
+        return FF.dropout(
+            x, self.p, self.training, self.inplace, shared_dims=shared_dims, mode=self.mode
+        )
+
+
+class Dropout(_ModeMixin, nn.Dropout):
+    """Dropout of single elements, without a mask in memory.
+
+    Args:
+        p: probability to drop an element, in steps of 2^-16.
+        inplace: write the result into the input.
+        mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
+            evaluation instead.
+
+    Shape: any; the output has the input's.
+
+    Equivalent: ``torch.nn.Dropout(p, inplace)``.
+    Source: Srivastava et al., JMLR 2014.
+    """
+
+    def forward(self, input):
+        return self._drop(input)
+
+
+class Dropout1d(_ModeMixin, nn.Dropout1d):
+    """Dropout of whole channels of shape (L,), for input (N, C, L) or (C, L).
+
+    Arguments are those of :class:`Dropout`. Equivalent: ``torch.nn.Dropout1d(p, inplace)``.
+    Source: Tompson et al., "Efficient object localization using convolutional networks", 2015.
+    """
+
+    def forward(self, input):
+        FF._probability(self.p)
+        if input.dim() not in (2, 3):
+            raise RuntimeError(
+                f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. Note "
+                "that dropout1d exists to provide channel-wise dropout on inputs with 1 spatial "
+                "dimension, a channel dimension, and an optional batch dimension (i.e. 2D or 3D "
+                "inputs)."
+            )
+        return self._drop(input, (-1,))
+
+
+class Dropout2d(_ModeMixin, nn.Dropout2d):
+    """Dropout of whole channels of shape (H, W), for input (N, C, H, W).
+
+    As in torch, a 3-D input is taken as (N, C, L), with a warning. Arguments are those of
+    :class:`Dropout`. Equivalent: ``torch.nn.Dropout2d(p, inplace)``.
+    Source: Tompson et al., 2015.
+    """
+
+    def forward(self, input):
+        FF._probability(self.p)
+        if input.dim() not in (3, 4):
+            _warn_dimensions("dropout2d", input.dim(), 2, "3D or 4D")
+        if input.dim() == 3:
+            warnings.warn(
+                "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D "
+                "dropout behavior is desired - input is interpreted as shape (N, C, L), where C is "
+                "the channel dim. For an input without a batch dimension use x.unsqueeze(0); to "
+                "silence this warning use dropout1d instead.",
+                stacklevel=2,
+            )
+        return self._drop(input, _feature_dims(input))
+
+
+class Dropout3d(_ModeMixin, nn.Dropout3d):
+    """Dropout of whole channels of shape (D, H, W), for input (N, C, D, H, W) or (C, D, H, W).
+
+    Arguments are those of :class:`Dropout`. Equivalent: ``torch.nn.Dropout3d(p, inplace)``.
+    Source: Tompson et al., 2015.
+    """
+
+    def forward(self, input):
+        FF._probability(self.p)
+        if input.dim() not in (4, 5):
+            _warn_dimensions("dropout3d", input.dim(), 3, "4D or 5D")
+        # Any input but a batched one is a single example, as in torch.
+        return self._drop(input, _feature_dims(input, batched=input.dim() == 5))
+
+
+class AlphaDropout(nn.AlphaDropout):
+    """Dropout that keeps mean and variance, for networks of SELU units.
+
+    As in torch, ``inplace`` is accepted and has no effect.
+
+    Shape: any. Equivalent: ``torch.nn.AlphaDropout(p)``.
+    Source: Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+    """
+
+    def forward(self, input):
+        return FF.dropout(input, self.p, self.training, mode="alpha")
+
+
+class FeatureAlphaDropout(nn.FeatureAlphaDropout):
+    """:class:`AlphaDropout` of whole channels, for input (N, C, ...).
+
+    As in torch, ``inplace`` is accepted and has no effect.
+    Equivalent: ``torch.nn.FeatureAlphaDropout(p)``.
+    """
+
+    def forward(self, input):
+        FF._probability(self.p)
+        return FF.dropout(
+            input, self.p, self.training, shared_dims=_feature_dims(input), mode="alpha"
+        )
+
+
+def _feature_dims(x, batched=True):
+    """The dimensions behind (N, C), or behind (C) alone."""
+    first = 2 if batched else 1
+    if x.dim() < 2:
+        raise RuntimeError(
+            f"Feature dropout requires at least 2 dimensions in the input, but got {x.dim()}"
+        )
+    return tuple(range(first, x.dim()))
+
+
+def _warn_dimensions(function, ndim, spatial, expected):
+    warnings.warn(
+        f"{function}: Received a {ndim}-D input to {function}, which is deprecated and will result "
+        "in an error in a future release. To retain the behavior and silence this warning, please "
+        f"use dropout instead. Note that {function} exists to provide channel-wise dropout on "
+        f"inputs with {spatial} spatial dimensions, a channel dimension, and an optional batch "
+        f"dimension (i.e. {expected} inputs).",
+        stacklevel=3,
+    )
