@@ -9,7 +9,6 @@ thresholds are read when a process starts, hence the child.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -28,11 +27,6 @@ def run_child(mode: str, *arguments: str) -> int:
     env.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes a line per use otherwise
     command = [sys.executable, "-m", "benchmarks.child", *arguments]
     return subprocess.run(command, env=env, check=False).returncode
-
-
-def page_faults() -> int:
-    """Pages that this process has been given by the system so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def fill_heap(nbytes: int) -> None:

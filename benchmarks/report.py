@@ -9,15 +9,20 @@ from .timing import DIRECTIONS
 
 _COLUMNS = (
     *("case", "dtype", "direction", "fused", "p20", "p80", "copy", "eager", "compile"),
-    *("x copy", "x least", "GB/s", "vs eager", "vs compile", "saved B/el", "peak B/el"),
+    *("x copy", "x least", "GB/s", "vs eager", "vs compile"),
+    *("saved B/el", "peak B/el", "preempted"),
 )
 _PROVIDERS = ("fused", "eager", "compile")
+_SLICE_MS = 50  # longer samples are preempted now and then on a quiet machine too
+_BUSY = """\
+WARNING: other processes were using the CPU where "preempted" is not 0. Times then come in multiples
+of the scheduler's time slice: ratios look alike whatever they are. Measure again."""
 
 
 def table(rows: list[dict]) -> str:
     """One block per memory mode and shape, one line per case, dtype and direction.
 
-    The last two columns are for fused/eager/compile.
+    The bytes are those of fused/eager/compile, the preemptions per sample those of fused/copy.
     """
     blocks = []
     measured = [row for row in rows if "error" not in row]
@@ -26,6 +31,8 @@ def table(rows: list[dict]) -> str:
         unit, scale = ("µs", 1e3) if min(r["median_ms"] for r in block) < 0.5 else ("ms", 1)
         head = f"{memory} memory, {shape}, times in {unit}"
         blocks.append(f"{head}\n{_align([_COLUMNS, *_lines(block, scale)], 3)}")
+    if any(row.get("preemptions") and row["median_ms"] < _SLICE_MS for row in measured):
+        blocks.append(_BUSY)
     failures = [row for row in rows if "error" in row]
     if failures:
         blocks.append("Not measured\n" + _align([_failure(row) for row in failures], 6))
@@ -68,6 +75,7 @@ def _line(key, by: dict[str, dict], scale: float) -> tuple[str, ...]:
         *(_number(speed_up(name)) for name in ("eager", "compile")),
         per_element("saved_bytes_total"),
         per_element("peak_bytes"),
+        "/".join(_number((by.get(name) or {}).get("preemptions")) for name in ("fused", "copy")),
     )
 
 
@@ -84,7 +92,7 @@ def _number(value: float | None, scale: float = 1) -> str:
     if value is None:
         return "-"
     value *= scale
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.2f}" if 0 < value < 100 else f"{value:.0f}"
 
 
 def _align(lines, words: int) -> str:

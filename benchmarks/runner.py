@@ -94,6 +94,7 @@ class Runner:
             "samples": len(sampler.page_faults),
             "calls": sampler.calls,
             "page_faults": statistics.median(sampler.page_faults),
+            "preemptions": statistics.median(sampler.preemptions),
         }
         peaks = {}
         if provider.wrt:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import resource
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from .allocator import page_faults
 from .providers import Provider
 
 DIRECTIONS = ("fwd", "bwd", "fwd+bwd")
@@ -36,7 +36,8 @@ class Sampler:
         self.provider, self.dy, self.device = provider, dy, device
         self.calls = 1
         self.times: dict[str, list[float]] = {}
-        self.page_faults: list[int] = []
+        self.page_faults: list[int] = []  # per sample, as the next
+        self.preemptions: list[int] = []
 
     def prepare(self, effort: Effort) -> int:
         """Warms up (compilation included) and returns the number of samples to take."""
@@ -52,9 +53,11 @@ class Sampler:
 
     def sample(self):
         """Takes one sample of every direction."""
-        before = page_faults()
+        before = resource.getrusage(resource.RUSAGE_SELF)
         times = self._once() if self.calls == 1 else self._many()
-        self.page_faults.append(page_faults() - before)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        self.page_faults.append(after.ru_minflt - before.ru_minflt)
+        self.preemptions.append(after.ru_nivcsw - before.ru_nivcsw)
         for direction, ms in times.items():
             self.times.setdefault(direction, []).append(ms)
 

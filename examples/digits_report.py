@@ -9,6 +9,7 @@ from examples.digits_timing import SETTINGS
 from examples.digits_training import BATCH, TRAINING_IMAGES
 
 CONFIDENCE = 0.95
+BUSY = "The times scatter widely: something else used the processor. Run again on an idle machine."
 
 
 # ---------------------------------------------------------------- statistics
@@ -167,6 +168,15 @@ def timing_table(timings):
     return draw_table(header, rows, left=1)
 
 
+def is_noisy(timings):
+    """Whether a fifth of some variant's steps took half as long again as its median, or more."""
+    return any(
+        quantiles["p80"] > 1.5 * quantiles["median"]
+        for variants in timings.values()
+        for quantiles in variants.values()
+    )
+
+
 def full_report(scores, verdicts, agreement, timings, seeds):
     """All tables with the words needed to read them."""
     return "\n".join(
@@ -192,5 +202,6 @@ def full_report(scores, verdicts, agreement, timings, seeds):
             "Costs are against unfused at p = 0; speed-up: unfused / fused, both at p.",
             "",
             timing_table(timings),
+            *([BUSY] if is_noisy(timings) else []),
         ]
     )

@@ -239,7 +239,13 @@ def _probability(p):
     """A number, or, under torch.compile, a tensor whose value is read when the graph runs."""
     if isinstance(p, torch.Tensor):
         if p.requires_grad:
-            raise TypeError("dropout probability p is a constant, but got a tensor that requires grad")
+            raise TypeError(
+                "dropout probability p is a constant, but got a tensor that requires grad"
+            )
+        if p.dim() != 0:
+            raise TypeError(
+                f"dropout probability p is a scalar, but got a tensor of shape {tuple(p.shape)}"
+            )
         if torch.compiler.is_compiling():
             return p.to(torch.float64)
         p = p.item()

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "pair.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
@@ -32,10 +33,14 @@ class DrawSource {
     const uint32_t key1 = static_cast<uint32_t>(rule_.state.seed >> 32);
     const Words low{WordVector{} + (block & 0xFFFFFFFFu)};
     const Words high{WordVector{} + (block >> 32)};
-    for (int done = 0; done < count; done += kDrawsPerStep, group += kGroupsPerRegister) {
-      const Words lanes = group_counters(group);
-      store_draws(target + done, philox(PhiloxBlock<Words>{low, high, lanes, high_word(lanes)},
-                                        key0, key1));
+    for (int done = 0; done < count; done += kStep) {
+      const Pair<Words> groups{group_counters(group), group_counters(group + kGroupsPerRegister)};
+      const auto bits = philox(
+          PhiloxBlock<Pair<Words>>{{low, low}, {high, high}, groups, high_word(groups)}, key0, key1);
+      store_draws(target + done, {bits.x.first, bits.y.first, bits.z.first, bits.w.first});
+      store_draws(target + done + kStep / 2,
+                  {bits.x.second, bits.y.second, bits.z.second, bits.w.second});
+      group += 2 * kGroupsPerRegister;
     }
   }
 
@@ -87,8 +92,9 @@ class DrawSource {
     return cached_[index % kGroupSize];
   }
 
-  // Room for a first lane that is not zero and for the whole last register.
-  static constexpr int kCapacity = kBlock + kGroupSize + kDrawsPerStep + kPadding;
+  static constexpr int kStep = 2 * kGroupsPerRegister * kGroupSize;
+  // Room for a first lane that is not zero and for the whole last step.
+  static constexpr int kCapacity = kBlock + kGroupSize + kStep + kPadding;
 
   const MaskRule& rule_;
   int64_t cached_group_ = -1;

@@ -12,7 +12,7 @@ namespace fused_dropout::cpu {
 enum class Storage : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
 // Elements handled at a time: random draws and broadcast biases of one block live in the L1 cache.
-constexpr int kBlock = 256;
+constexpr int kBlock = 512;
 // Buffers read in whole registers are this much longer than their contents.
 constexpr int kPadding = 64;
 

@@ -9,7 +9,7 @@
 #include "../ops.h"
 #include "bias_gradient.h"
 #include "capability.h"
-#include "huge_pages.h"
+#include "large_memory.h"
 #include "kernels.h"
 #include "layout.h"
 
@@ -91,7 +91,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
                          constants.shift,
                          constants.fill,
                          call.parameter,
-                         /*stream=*/false};
+                         exceeds_cache(y.nbytes())};
   const Residual kind = !residual.defined()        ? Residual::kNone
                         : dtype == x.scalar_type() ? Residual::kSame
                                                    : Residual::kFloat32;
@@ -166,7 +166,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                           mask.rule(constants.keep_count, state),
                           constants.scale,
                           call.parameter,
-                          /*stream=*/false};
+                          gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
   const BackwardKernel kernel = kernels().backward(
       storage_of(gradient.dtype), wide, sum_bias,
       call.activation);

@@ -6,16 +6,17 @@
 #include "bias.h"
 #include "draws.h"
 #include "kernels.h"
+#include "pair.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// How a storage type is computed with: in which register and to which precision.
+// How a storage type is computed with: in which registers and to which precision.
 template <class T>
 struct Arithmetic {
   using Scalar = float;
-  using Register = F32;
+  using Register = Pair<F32>;
   using Precision = Reduced;
-  static constexpr int kWidth = kLanes;
+  static constexpr int kWidth = 2 * kLanes;
 };
 template <>
 struct Arithmetic<float> : Arithmetic<Half> {
@@ -29,25 +30,20 @@ struct Arithmetic<double> {
   static constexpr int kWidth = 1;
 };
 
-FD_HD double load(const double* source) { return *source; }
+template <class T>
+FD_HD Pair<F32> load_register(const T* source) {
+  return {load(source), load(source + kLanes)};
+}
+FD_HD double load_register(const double* source) { return *source; }
 FD_HD void store(double* target, double value) { *target = value; }
 FD_HD void stream(double* target, double value) { *target = value; }
-
-template <class V>
-FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
-  if constexpr (std::is_same_v<V, double>) {
-    return is_kept(*draws, keep_count);
-  } else {
-    return keep_mask(draws, keep_count);
-  }
-}
 
 // A register of which only the first `count` values are in memory.
 template <class T>
 FD_HD auto load_part(const T* source, int count) {
   T values[Arithmetic<T>::kWidth] = {};
   memcpy(values, source, count * sizeof(T));
-  return load(values);
+  return load_register(values);
 }
 
 template <class T, class V>
@@ -55,6 +51,20 @@ FD_HD void store_part(T* target, V value, int count) {
   T values[Arithmetic<T>::kWidth];
   store(values, value);
   memcpy(target, values, count * sizeof(T));
+}
+
+template <class V>
+FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
+  if constexpr (std::is_same_v<V, double>) {
+    return is_kept(*draws, keep_count);
+  } else {
+    return MaskPair<KeepMask>{keep_mask(draws, keep_count), keep_mask(draws + kLanes, keep_count)};
+  }
+}
+
+template <class T>
+FD_HD bool is_register_aligned(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
 }
 
 // R is the residual's type, or void. The result has the wider of the two.
@@ -75,27 +85,32 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
+  const bool streaming = args.stream && is_register_aligned(y + begin);
 
   for (int64_t position = begin; position < end; position += kBlock) {
     const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
     const uint16_t* draws = source.at(position, count);
     const C* bias = bias_reader.next(position, count);
     const auto element = [&](V value, int i) {
-      return forward_element<Function>(value + load(bias + i), keep_of<V>(draws + i, keep_count),
-                                       scale, shift, fill, parameter);
+      return forward_element<Function>(value + load_register(bias + i),
+                                       keep_of<V>(draws + i, keep_count), scale, shift, fill,
+                                       parameter);
     };
     int i = 0;
     for (; i + kWidth <= count; i += kWidth) {
-      V result = element(load(x + position + i), i);
-      if constexpr (!std::is_void_v<R>) result = load(residual + position + i) + result;
-      store(y + position + i, result);
+      V result = element(load_register(x + position + i), i);
+      if constexpr (!std::is_void_v<R>) result = load_register(residual + position + i) + result;
+      if (streaming) {
+        stream(y + position + i, result);
+      } else {
+        store(y + position + i, result);
+      }
     }
     if (i < count) {
-      V result = element(load_part(x + position + i, count - i), i);
-      if constexpr (!std::is_void_v<R>) {
-        result = load_part(residual + position + i, count - i) + result;
-      }
-      store_part(y + position + i, result, count - i);
+      const int rest = count - i;
+      V result = element(load_part(x + position + i, rest), i);
+      if constexpr (!std::is_void_v<R>) result = load_part(residual + position + i, rest) + result;
+      store_part(y + position + i, result, rest);
     }
   }
 }
@@ -116,6 +131,7 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   BiasGradient<C> bias_gradient(args.bias, partial, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
+  const bool streaming = args.stream && is_register_aligned(dx + begin);
 
   for (int64_t position = begin; position < end; position += kBlock) {
     const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
@@ -124,23 +140,27 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
     C* sums = nullptr;
     if constexpr (kSumBias) sums = bias_gradient.next(count);
     const auto element = [&](V upstream, V value, int i) {
-      return backward_element<Function>(upstream, value + load(bias + i),
+      return backward_element<Function>(upstream, value + load_register(bias + i),
                                         keep_of<V>(draws + i, keep_count), scale, parameter);
     };
     int i = 0;
     for (; i + kWidth <= count; i += kWidth) {
       V value(C(0));
-      if constexpr (!Function::kIdentity) value = load(x + position + i);
-      const V result = element(load(dy + position + i), value, i);
-      if constexpr (kSumBias) store(sums + i, load(sums + i) + result);
-      if (dx) store(dx + position + i, result);
+      if constexpr (!Function::kIdentity) value = load_register(x + position + i);
+      const V result = element(load_register(dy + position + i), value, i);
+      if constexpr (kSumBias) store(sums + i, load_register(sums + i) + result);
+      if (streaming) {
+        stream(dx + position + i, result);
+      } else if (dx) {
+        store(dx + position + i, result);
+      }
     }
     if (i < count) {
       const int rest = count - i;
       V value(C(0));
       if constexpr (!Function::kIdentity) value = load_part(x + position + i, rest);
       const V result = element(load_part(dy + position + i, rest), value, i);
-      if constexpr (kSumBias) store_part(sums + i, load(sums + i) + result, rest);
+      if constexpr (kSumBias) store_part(sums + i, load_register(sums + i) + result, rest);
       if (dx) store_part(dx + position + i, result, rest);
     }
     if constexpr (kSumBias) bias_gradient.add(position, count);

@@ -61,8 +61,6 @@ FD_HD LaneMask operator>=(F32 a, F32 b) { return {a.v >= b.v}; }
 
 FD_HD F32 fmadd(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
 FD_HD F32 select(LaneMask mask, F32 a, F32 b) { return mask.v ? a.v : b.v; }
-FD_HD F32 minimum(F32 a, F32 bound) { return a.v > bound.v ? bound.v : a.v; }
-FD_HD F32 maximum(F32 a, F32 bound) { return a.v < bound.v ? bound.v : a.v; }
 
 FD_HD F32 absolute(F32 a) {
   return bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu);
@@ -74,7 +72,6 @@ FD_HD F32 copy_sign(F32 a, F32 b) {
 }
 
 FD_HD F32 load(const float* source) { return load_vector<FloatVector>(source); }
-FD_HD void store(float* target, F32 value) { store_vector(target, value.v); }
 
 // The 64-bit lanes of a register, each holding one 32-bit word of one Philox counter. Only the low
 // half of a lane counts; the high half may hold anything.
@@ -87,6 +84,5 @@ FD_HD Words high_word(Words product) { return {product.v >> 32}; }
 FD_HD Words low_word(Words product) { return product; }
 
 constexpr int kGroupsPerRegister = kLanes / 2;
-constexpr int kDrawsPerStep = kGroupsPerRegister * kGroupSize;
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -1,10 +1,17 @@
 // The AVX2 (with FMA and F16C) pieces of simd.h.
 #pragma once
 
-#include "simd.h"
-#include "storage.h"
+#include "simd_integer.h"
 
 namespace fused_dropout::cpu::FD_ISA {
+
+// Where either operand is NaN, the instructions return the second one.
+FD_HD F32 minimum(F32 a, F32 bound) {
+  return (FloatVector)_mm256_min_ps((__m256)bound.v, (__m256)a.v);
+}
+FD_HD F32 maximum(F32 a, F32 bound) {
+  return (FloatVector)_mm256_max_ps((__m256)bound.v, (__m256)a.v);
+}
 
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm256_round_ps((__m256)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -14,12 +21,33 @@ FD_HD F32 load(const Half* source) {
   return (FloatVector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)source));
 }
 
-FD_HD void store(Half* target, F32 value) {
-  _mm_storeu_si128((__m128i*)target,
-                   _mm256_cvtps_ph((__m256)value.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+FD_HD __m256i pack(const Half*, Pair<F32> value) {
+  constexpr int kRound = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return _mm256_set_m128i(_mm256_cvtps_ph((__m256)value.second.v, kRound),
+                          _mm256_cvtps_ph((__m256)value.first.v, kRound));
 }
 
-FD_HD void stream(float* target, F32 value) { _mm256_stream_ps(target, (__m256)value.v); }
+FD_HD __m256i pack(const BFloat16*, Pair<F32> value) {
+  // Packing goes by halves of a register; the permutation puts them in order.
+  const __m256i mixed = _mm256_packus_epi32((__m256i)round_to_bfloat16(value.first),
+                                            (__m256i)round_to_bfloat16(value.second));
+  return _mm256_permute4x64_epi64(mixed, 0xD8);
+}
+
+template <class T>
+FD_HD void store(T* target, Pair<F32> value) {
+  _mm256_storeu_si256((__m256i*)target, pack(target, value));
+}
+
+// Past the cache; the target is aligned to a register.
+template <class T>
+FD_HD void stream(T* target, Pair<F32> value) {
+  _mm256_stream_si256((__m256i*)target, pack(target, value));
+}
+FD_HD void stream(float* target, Pair<F32> value) {
+  _mm256_stream_ps(target, (__m256)value.first.v);
+  _mm256_stream_ps(target + kLanes, (__m256)value.second.v);
+}
 
 FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(WordVector)_mm256_mul_epu32((__m256i)a.v, _mm256_set1_epi64x(b))};
@@ -36,5 +64,3 @@ FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA
-
-#include "simd_integer.h"

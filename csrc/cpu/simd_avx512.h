@@ -1,10 +1,19 @@
 // The AVX-512 pieces of simd.h.
 #pragma once
 
+#include "pair.h"
 #include "simd.h"
 #include "storage.h"
 
 namespace fused_dropout::cpu::FD_ISA {
+
+// Where either operand is NaN, the instructions return the second one.
+FD_HD F32 minimum(F32 a, F32 bound) {
+  return (FloatVector)_mm512_min_ps((__m512)bound.v, (__m512)a.v);
+}
+FD_HD F32 maximum(F32 a, F32 bound) {
+  return (FloatVector)_mm512_max_ps((__m512)bound.v, (__m512)a.v);
+}
 
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm512_roundscale_ps((__m512)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -31,28 +40,53 @@ FD_HD F32 load(const Half* source) {
   return (FloatVector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));
 }
 
-FD_HD void store(Half* target, F32 value) {
-  _mm256_storeu_si256((__m256i*)target,
-                      _mm512_cvtps_ph((__m512)value.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-
 FD_HD F32 load(const BFloat16* source) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)source));
   return (FloatVector)_mm512_slli_epi32(wide, 16);
 }
 
-// Not the conversion instruction of AVX512_BF16, which flushes subnormal numbers.
-FD_HD void store(BFloat16* target, F32 value) {
-  const __m512i bits = (__m512i)value.v;
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i carried =
-      _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)value.v, (__m512)value.v, _CMP_UNORD_Q);
-  const __m512i rounded = _mm512_mask_blend_epi32(nan, carried, _mm512_set1_epi32(0x7FC00000));
-  _mm256_storeu_si256((__m256i*)target, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+// A bf16 in the upper half of each lane, rounded to nearest even. Not by the conversion instruction
+// of AVX512_BF16, which flushes subnormal numbers.
+FD_HD __m512i round_to_bfloat16(F32 value) {
+  // Four bits for each class of number, NaNs first: they become the one whose bits do not carry,
+  // anything else stays.
+  const __m512i fate = _mm512_set1_epi32(0x11111133);
+  const __m512i bits =
+      (__m512i)_mm512_fixupimm_ps((__m512)value.v, (__m512)value.v, fate, 0);
+  // Just below half a unit, and exactly half where the unit is odd.
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i carried = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
+  return _mm512_mask_sub_epi32(carried, odd, carried, _mm512_set1_epi32(-1));
 }
 
-FD_HD void stream(float* target, F32 value) { _mm512_stream_ps(target, (__m512)value.v); }
+FD_HD __m512i pack(const BFloat16*, Pair<F32> value) {
+  // The upper halves of all 32 lanes.
+  constexpr __v32hi kUpper = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                              33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return _mm512_permutex2var_epi16(round_to_bfloat16(value.first), (__m512i)kUpper,
+                                   round_to_bfloat16(value.second));
+}
+
+FD_HD __m512i pack(const Half*, Pair<F32> value) {
+  constexpr int kRound = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m512i first = _mm512_castsi256_si512(_mm512_cvtps_ph((__m512)value.first.v, kRound));
+  return _mm512_inserti64x4(first, _mm512_cvtps_ph((__m512)value.second.v, kRound), 1);
+}
+
+template <class T>
+FD_HD void store(T* target, Pair<F32> value) {
+  _mm512_storeu_si512(target, pack(target, value));
+}
+
+// Past the cache; the target is aligned to a register.
+template <class T>
+FD_HD void stream(T* target, Pair<F32> value) {
+  _mm512_stream_si512((__m512i*)target, pack(target, value));
+}
+FD_HD void stream(float* target, Pair<F32> value) {
+  _mm512_stream_ps(target, (__m512)value.first.v);
+  _mm512_stream_ps(target + kLanes, (__m512)value.second.v);
+}
 
 FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(WordVector)_mm512_mul_epu32((__m512i)a.v, _mm512_set1_epi64(b))};

@@ -2,10 +2,12 @@
 // target whose compiler knows vector extensions.
 #pragma once
 
-#include "simd.h"
-#include "storage.h"
+#include "simd_integer.h"
 
 namespace fused_dropout::cpu::FD_ISA {
+
+FD_HD F32 minimum(F32 a, F32 bound) { return a.v > bound.v ? bound.v : a.v; }
+FD_HD F32 maximum(F32 a, F32 bound) { return a.v < bound.v ? bound.v : a.v; }
 
 FD_HD F32 round_even(F32 a) {
   const F32 magic(12582912.0f);  // 1.5 * 2^23: the sum's last bit is worth one
@@ -22,7 +24,11 @@ FD_HD F32 load(const Half* source) {
                                ((half & 0x8000u) << 16));
 }
 
-FD_HD void store(Half* target, F32 value) {
+FD_HD ShortVector pack(const BFloat16*, F32 value) {
+  return __builtin_convertvector(round_to_bfloat16(value), ShortVector);
+}
+
+FD_HD ShortVector pack(const Half*, F32 value) {
   const UIntVector bits = bit_cast<UIntVector>(value.v);
   const UIntVector magnitude = bits & 0x7FFFFFFFu;
   // Normal results: rebias the exponent and round to nearest even on the 13 bits that go.
@@ -35,18 +41,26 @@ FD_HD void store(Half* target, F32 value) {
                                                                 : UIntVector{} + 0x7C00u;
   // 65520 and above round to infinity.
   const UIntVector half = (IntVector)magnitude >= 0x477FF000 ? infinite : finite;
-  store_vector(target, __builtin_convertvector(half | ((bits >> 16) & 0x8000u), ShortVector));
+  return __builtin_convertvector(half | ((bits >> 16) & 0x8000u), ShortVector);
+}
+
+template <class T>
+FD_HD void store(T* target, Pair<F32> value) {
+  store_vector(target, pack(target, value.first));
+  store_vector(target + kLanes, pack(target, value.second));
+}
+
+// No stores past the cache here: they are for machines that also have wider registers.
+template <class T>
+FD_HD void stream(T* target, Pair<F32> value) {
+  store(target, value);
 }
 
 #if defined(__SSE2__)
-FD_HD void stream(float* target, F32 value) { _mm_stream_ps(target, (__m128)value.v); }
-
 FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(WordVector)_mm_mul_epu32((__m128i)a.v, _mm_set1_epi64x(b))};
 }
 #else
-FD_HD void stream(float* target, F32 value) { store(target, value); }
-
 FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(a.v & 0xFFFFFFFFu) * static_cast<uint64_t>(b)};
 }
@@ -62,5 +76,3 @@ FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA
-
-#include "simd_integer.h"

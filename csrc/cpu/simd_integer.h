@@ -1,6 +1,7 @@
 // Pieces of simd.h in plain integer vector arithmetic, for instruction sets without masks.
 #pragma once
 
+#include "pair.h"
 #include "simd.h"
 #include "storage.h"
 
@@ -27,11 +28,12 @@ FD_HD F32 load(const BFloat16* source) {
   return bit_cast<FloatVector>(wide << 16);
 }
 
-FD_HD void store(BFloat16* target, F32 value) {
+// A bf16 in each lane, rounded to nearest even.
+FD_HD UIntVector round_to_bfloat16(F32 value) {
   const UIntVector bits = bit_cast<UIntVector>(value.v);
   const UIntVector carried = bits + 0x7FFFu + ((bits >> 16) & 1u);
   const UIntVector rounded = value.v == value.v ? carried : UIntVector{} + 0x7FC00000u;
-  store_vector(target, __builtin_convertvector(rounded >> 16, ShortVector));
+  return rounded >> 16;
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

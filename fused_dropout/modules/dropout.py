@@ -91,7 +91,7 @@ class Dropout2d(_ModeMixin, nn.Dropout2d):
                 "silence this warning use dropout1d instead.",
                 stacklevel=2,
             )
-        return self._drop(input, _feature_dims(input))
+        return self._drop(input, _feature_dims(self, input))
 
 
 class Dropout3d(_ModeMixin, nn.Dropout3d):
@@ -106,7 +106,7 @@ class Dropout3d(_ModeMixin, nn.Dropout3d):
         if input.dim() not in (4, 5):
             _warn_dimensions("dropout3d", input.dim(), 3, "4D or 5D")
         # Any input but a batched one is a single example, as in torch.
-        return self._drop(input, _feature_dims(input, batched=input.dim() == 5))
+        return self._drop(input, _feature_dims(self, input, first=2 if input.dim() == 5 else 1))
 
 
 class AlphaDropout(nn.AlphaDropout):
@@ -132,14 +132,13 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout):
     def forward(self, input):
         FF._probability(self.p)
         return FF.dropout(
-            input, self.p, self.training, shared_dims=_feature_dims(input), mode="alpha"
+            input, self.p, self.training, shared_dims=_feature_dims(self, input), mode="alpha"
         )
 
 
-def _feature_dims(x, batched=True):
-    """The dimensions behind (N, C), or behind (C) alone."""
-    first = 2 if batched else 1
-    if x.dim() < 2:
+def _feature_dims(layer, x, first=2):
+    """The dimensions behind (N, C), or behind (C) alone; as in torch, checked where it drops."""
+    if x.dim() < first and layer.training and x.numel() > 0 and 0 < layer.p < 1:
         raise RuntimeError(
             f"Feature dropout requires at least 2 dimensions in the input, but got {x.dim()}"
         )

@@ -1,4 +1,5 @@
-// Large outputs on huge pages: the page faults of fresh memory cost more than writing it.
+// What large outputs need: huge pages, as the page faults of fresh memory cost more than writing it,
+// and stores that leave the cache alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,5 +10,8 @@ namespace fused_dropout::cpu {
 at::Tensor empty_large(at::IntArrayRef sizes, at::IntArrayRef strides,
                        const at::TensorOptions& options);
 at::Tensor empty_large(const at::Tensor& like, at::ScalarType dtype);
+
+// Whether an output of this size would push everything else out of the last-level cache.
+bool exceeds_cache(size_t bytes);
 
 }  // namespace fused_dropout::cpu

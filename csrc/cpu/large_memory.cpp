@@ -1,4 +1,4 @@
-#include "huge_pages.h"
+#include "large_memory.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
@@ -35,6 +35,12 @@ at::Tensor empty_large(at::IntArrayRef sizes, at::IntArrayRef strides,
 
 at::Tensor empty_large(const at::Tensor& like, at::ScalarType dtype) {
   return advise(at::empty_like(like, like.options().dtype(dtype)));
+}
+
+bool exceeds_cache(size_t bytes) {
+  // A constant: what machines report, virtual ones above all, may be many times what is there.
+  constexpr size_t kCache = 32 << 20;
+  return bytes >= kCache;
 }
 
 }  // namespace fused_dropout::cpu

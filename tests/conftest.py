@@ -1,0 +1,33 @@
+"""Options and fixtures of all tests."""
+
+import pytest
+import torch
+from helpers import CAPABILITIES, forced
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the long tests, marked full, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    long = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+@pytest.fixture(params=CAPABILITIES)
+def capability(request):
+    """Runs the test on each instruction set that this machine has."""
+    with forced(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[1, 2], ids=["1thread", "2threads"])
+def threads(request):
+    """Runs the test with one thread and with two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -1,0 +1,891 @@
+"""The compiler: torch.compile, torch.export, torch.fx, fake tensors and the operators' schemas.
+
+Most of it runs on the backend `aot_eager`, which traces as Inductor does and generates no code.
+"""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from module_helpers import drawing_nothing, fixed_state, kept, seed_and_state
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
+
+import fused_dropout as fd
+import fused_dropout.functional as FF
+from fused_dropout import reference
+
+OPERATORS = torch.ops.fused_dropout
+STATE = fixed_state()
+every_backend = pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+every_quick_backend = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(function, backend="aot_eager", **options):
+    return torch.compile(function, backend=backend, fullgraph=True, **options)
+
+
+def with_gradient(x):
+    return x.detach().clone().requires_grad_()
+
+
+def results_of(function, *inputs, seed=0):
+    """The output and the gradients of the floating inputs, from a seed."""
+    inputs = [with_gradient(one) for one in inputs]
+    torch.manual_seed(seed)
+    y = function(*inputs)
+    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    y.backward(weight)
+    return [y.detach(), *(one.grad for one in inputs)]
+
+
+def assert_equal(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+
+
+# ---------------------------------------------------------------- operators
+
+
+def options(p=0.4, p_tensor=None, activation="gelu", negative_slope=None, alpha=None, bias_dim=-1,
+            mode="inverted", training=True, shared_dims=(), mask_strides=None, mask_offset=0):  # fmt: skip
+    return (p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training,
+            list(shared_dims), mask_strides, mask_offset)  # fmt: skip
+
+
+def tensor(*shape, grad=False, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_(grad)
+
+
+FORWARD = {
+    "dropout": (tensor(4, 6, grad=True), None, None, STATE, *options(activation="identity")),
+    "no gradient": (tensor(4, 6), None, None, STATE, *options()),
+    "bias": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE, *options()),
+    "residual": (
+        tensor(4, 6, grad=True), tensor(6), tensor(4, 6, grad=True), STATE,
+        *options(activation="relu"),
+    ),
+    "relu": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE,
+             *options(activation="relu")),
+    "leaky_relu": (tensor(5, grad=True), None, None, STATE,
+                   *options(activation="leaky_relu", negative_slope=0.3)),
+    "elu": (tensor(5, grad=True), None, None, STATE, *options(activation="elu", alpha=0.5)),
+    "evaluation": (tensor(4, 6, grad=True), tensor(6), None, None, *options(training=False)),
+    "classic evaluation": (tensor(4, 6), None, None, None, *options(training=False, mode="classic")),
+    "all dropped": (tensor(4, 6, grad=True), None, None, None, *options(p=1.0)),
+    "alpha": (tensor(4, 6, grad=True), None, None, STATE, *options(mode="alpha")),
+    "shared": (tensor(2, 3, 4, grad=True), None, None, STATE, *options(shared_dims=(1, 2))),
+    "strides": (tensor(3, 4), None, None, STATE, *options(mask_strides=[8, 1], mask_offset=5)),
+    "tensor p": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE,
+                 *options(p_tensor=torch.tensor(0.25, dtype=torch.float64))),
+    "channels last": (
+        tensor(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_(),
+        tensor(3, grad=True), None, STATE, *options(bias_dim=1),
+    ),
+    "not dense": (tensor(6, 8)[::2, 1:].requires_grad_(), None, None, STATE, *options()),
+    "expanded": (tensor(6, 1).expand(6, 4), None, None, STATE, *options()),
+    "empty": (tensor(0, 4, grad=True), tensor(4, grad=True), None, STATE, *options()),
+    "scalar": (torch.tensor(1.5, requires_grad=True), None, None, STATE, *options()),
+    "bf16": (
+        tensor(4, 6, grad=True, dtype=torch.bfloat16), tensor(6, grad=True),
+        tensor(4, 6, grad=True), STATE, *options(),
+    ),
+    "fp64": (tensor(4, 6, grad=True, dtype=torch.float64), None, None, STATE, *options()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORWARD)
+def test_opcheck_forward(case):
+    opcheck(OPERATORS.bias_act_dropout.default, FORWARD[case])
+
+
+def gradient(shape=(4, 6), from_output=False, dtype=torch.float32, bias_dtype=None,
+             mask=(True, False)):  # fmt: skip
+    return from_output, list(torch.empty(shape).stride()), dtype, bias_dtype, list(mask)
+
+
+BACKWARD = {
+    "dropout": (tensor(4, 6), None, None, STATE, *options(activation="identity"), *gradient()),
+    "gelu": (tensor(4, 6), tensor(4, 6), None, STATE, *options(), *gradient()),
+    "bias": (
+        tensor(4, 6), tensor(4, 6), tensor(6), STATE, *options(),
+        *gradient(bias_dtype=torch.float32, mask=(True, True)),
+    ),
+    "bias only": (
+        tensor(4, 6), tensor(4, 6), tensor(6), STATE, *options(),
+        *gradient(bias_dtype=torch.float64, mask=(False, True)),
+    ),
+    "output": (
+        tensor(4, 6), tensor(4, 6), None, STATE, *options(activation="relu"),
+        *gradient(from_output=True, bias_dtype=torch.float32, mask=(True, True)),
+    ),
+    "differentiable": (
+        tensor(4, 6, grad=True), tensor(4, 6, grad=True), tensor(6, grad=True), STATE, *options(),
+        *gradient(bias_dtype=torch.float32, mask=(True, True)),
+    ),
+    "wide": (
+        tensor(4, 6), tensor(4, 6, dtype=torch.bfloat16), None, STATE, *options(),
+        *gradient(dtype=torch.bfloat16),
+    ),
+    "expanded": (tensor(6).expand(4, 6), tensor(4, 6), None, STATE, *options(), *gradient()),
+    "all dropped": (tensor(4, 6), None, None, None, *options(p=1.0, activation="identity"),
+                    *gradient()),
+    "empty": (tensor(0, 6), tensor(0, 6), None, STATE, *options(),
+              *gradient((0, 6), bias_dtype=torch.float32, mask=(True, True))),
+    "transposed": (
+        tensor(4, 6), None, None, STATE, *options(activation="identity"),
+        False, [1, 4], torch.float32, None, [True, False],
+    ),
+    "tensor p": (
+        tensor(4, 6), None, None, STATE,
+        *options(activation="identity", p_tensor=torch.tensor(0.25, dtype=torch.float64)),
+        *gradient(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BACKWARD)
+def test_opcheck_backward(case):
+    opcheck(OPERATORS.bias_act_dropout_backward.default, BACKWARD[case])
+
+
+INPLACE = {
+    "dense": (tensor(4, 6), STATE, 0.4, None, "inverted", True, [], None, 0),
+    "differentiable": (tensor(4, 6, grad=True), STATE, 0.4, None, "inverted", True, [], None, 0),
+    "classic evaluation": (tensor(4, 6), None, 0.4, None, "classic", False, [], None, 0),
+    "all dropped": (tensor(4, 6), None, 1.0, None, "alpha", True, [], None, 0),
+    "shared": (tensor(4, 6), STATE, 0.4, None, "alpha", True, [-1], None, 0),
+    "strides": (tensor(4, 6), STATE, 0.4, None, "inverted", True, [], [12, 2], 3),
+    "not dense": (tensor(6, 8)[::2, 1:], STATE, 0.4, None, "inverted", True, [], None, 0),
+    "tensor p": (tensor(4, 6), STATE, 0.5, torch.tensor(0.25, dtype=torch.float64), "inverted",
+                 True, [], None, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INPLACE)
+def test_opcheck_inplace(case):
+    x, *rest = INPLACE[case]
+    # Autograd forbids what is tested where x is a leaf.
+    x = (with_gradient(x) * 1) if x.requires_grad else x.clone()
+    opcheck(OPERATORS.dropout_.default, (x, *rest))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (STATE, [4, 6], [6, 1], 0.4, [6, 1], 0),
+        (STATE, [4, 6], [1, 4], 0.4, [0, 1], 7),
+        (STATE, [0, 6], [6, 1], 0.4, [6, 1], 0),
+        (STATE, [], [], 0.4, [], 0),
+    ],
+)
+def test_opcheck_mask(arguments):
+    opcheck(OPERATORS.dropout_mask.default, arguments)
+
+
+def test_opcheck_draw():
+    opcheck(OPERATORS.draw_rng_state.default, (torch.empty(2, dtype=torch.int64),))
+    opcheck(OPERATORS.draw_rng_state.default, (tensor(3), torch.tensor(0.5, dtype=torch.float64)))
+
+
+def test_only_the_drawing_operator_is_random():
+    def tagged(name):
+        return torch.Tag.nondeterministic_seeded in getattr(OPERATORS, name).default.tags
+
+    names = ["bias_act_dropout", "bias_act_dropout_backward", "dropout_", "dropout_mask"]
+    assert [name for name in [*names, "draw_rng_state"] if tagged(name)] == ["draw_rng_state"]
+
+
+@pytest.mark.parametrize("case", [name for name in FORWARD if name != "tensor p"])
+def test_fake_tensors_have_shape_strides_and_dtype(case):
+    arguments = FORWARD[case]
+    real = OPERATORS.bias_act_dropout(*arguments)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(one) if isinstance(one, torch.Tensor) else one
+                 for one in arguments]  # fmt: skip
+        fake = OPERATORS.bias_act_dropout(*fakes)
+    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    assert fake.requires_grad == real.requires_grad
+    if fake.requires_grad:
+        with mode:
+            fake.backward(torch.empty_like(fake))
+        for one in fakes[:3]:
+            if one is not None and one.requires_grad:
+                assert one.grad.shape == one.shape
+
+
+LAYOUTS = {
+    "contiguous": tensor(3, 4, 5),
+    "channels last": tensor(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "permuted": tensor(3, 4, 5).permute(2, 0, 1),
+    "sliced": tensor(3, 4, 5)[:, 1:],
+    "permuted slice": tensor(3, 4, 5).permute(2, 0, 1)[1:, :, ::2],
+    "channels last slice": tensor(2, 3, 4, 5).to(memory_format=torch.channels_last)[:, :, 1:],
+    "expanded": tensor(3, 1, 5).expand(3, 4, 5),
+    "size one": tensor(3, 1, 5).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("residual", [False, True])
+def test_fake_public_functions(layout, residual):
+    x = LAYOUTS[layout]
+
+    def calls(x):
+        other = torch.zeros_like(x, dtype=torch.float64) if residual else None
+        bias = torch.zeros(x.shape[1], dtype=x.dtype)
+        yield FF.dropout(x)
+        yield FF.dropout(x, shared_dims=(0,), mode="alpha")
+        yield FF.bias_act_dropout(x, bias, bias_dim=1, residual=other)
+        yield FF.bias_act_dropout(x, bias, bias_dim=1, residual=other, training=False)
+        yield FF.bias_act_dropout(x, bias, 1.0, bias_dim=1, residual=other)
+
+    wanted = list(calls(x))
+    with FakeTensorMode() as mode:
+        fakes = list(calls(mode.from_tensor(x)))
+    for fake, real in zip(fakes, wanted, strict=True):
+        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    assert wanted[0].stride() == torch.empty_like(x).stride()
+
+
+def test_fake_draws_nothing():
+    with drawing_nothing(), FakeTensorMode():
+        y = FF.dropout(torch.empty(4, 6))
+        state = fd.new_rng_state()
+    assert y.shape == (4, 6)
+    assert (state.shape, state.dtype) == ((2,), torch.int64)
+
+
+# ---------------------------------------------------------------- the same as eager
+
+CHAIN_BIAS = tensor(6)
+
+
+def several(x):
+    """Four draws in a row, each of another operation."""
+    x = FF.dropout(x, 0.3)
+    x = FF.bias_act_dropout(x, CHAIN_BIAS, 0.2, "silu")
+    x = FF.bias_dropout_add(x, None, x * 2, 0.5)
+    return FF.dropout(x * 1, 0.4, inplace=True, mode="alpha")
+
+
+CALLS = {
+    "several": several,
+    "identity": lambda x: FF.dropout(x, 0.3),
+    "inplace": lambda x: FF.dropout(x * 2, 0.3, inplace=True),
+    "classic": lambda x: FF.dropout(x, 0.3, mode="classic"),
+    "classic evaluation": lambda x: FF.dropout(x, 0.3, False, mode="classic"),
+    "alpha": lambda x: FF.dropout(x, 0.3, mode="alpha"),
+    "shared": lambda x: FF.dropout(x, 0.3, shared_dims=(-1,)),
+    "noise shape": lambda x: FF.dropout(x, 0.3, noise_shape=(1, None)),
+    "p one": lambda x: FF.dropout(x, 1.0),
+    "p one and residual": lambda x: FF.bias_dropout_add(x, None, x * 2, 1.0),
+    "p zero": lambda x: FF.bias_act_dropout(x, None, 0.0, "gelu"),
+    "state": lambda x: FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, "tanh", rng_state=STATE),
+    "leaky_relu": lambda x: FF.bias_act_dropout(x, None, activation="leaky_relu",
+                                                negative_slope=0.2),
+    "mixed": lambda x: F.dropout(FF.dropout(torch.rand_like(x) * x), 0.2) * torch.rand(6),
+    "transposed": lambda x: FF.bias_act_dropout(x.t(), None, 0.3, "gelu").t(),
+    "mask": lambda x: x * FF.dropout_mask(x.shape, 0.3, STATE, like=x, shared_dims=(0,)),
+    "new state": lambda x: FF.dropout(x, rng_state=fd.new_rng_state())
+    + FF.dropout(x, rng_state=fd.new_rng_state()),
+    "views": lambda x: FF.dropout(x[:, ::2], 0.3).sum() + FF.dropout(x[1:], 0.3),
+}  # fmt: skip
+
+
+@every_quick_backend
+@pytest.mark.parametrize("name", CALLS)
+def test_equals_eager(name, backend):
+    """The same masks and values from the same seed, and the generator left where eager leaves it."""
+    x, call = tensor(4, 6), CALLS[name]
+    if name == "mixed" and backend != "eager":
+        pytest.skip("torch's own random operators may be decomposed")
+    wanted = results_of(call, x)
+    after = torch.get_rng_state()
+    function = compiled(call, backend)
+    assert_equal(results_of(function, x), wanted)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert_equal(results_of(function, x), wanted)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        assert torch.equal(function(x), wanted[0])
+
+
+@pytest.mark.parametrize("name", ["several", "new state", "shared"])
+def test_inductor_equals_eager(name):
+    x, call = tensor(4, 6), CALLS[name]
+    function = compiled(call, "inductor")
+    for seed in (0, 1):
+        for ours, theirs in zip(
+            results_of(function, x, seed=seed), results_of(call, x, seed=seed), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+            assert torch.equal(ours == 0, theirs == 0)
+
+
+def test_masks_are_those_of_the_reference():
+    """From the gradient; Inductor and eager could otherwise be wrong alike."""
+    x = tensor(16, 6)
+    state = seed_and_state(2)
+    _, gradient = results_of(compiled(lambda x: FF.bias_act_dropout(x, None, 0.3, "sigmoid")), x,
+                             seed=2)
+    assert torch.equal(gradient != 0, kept(x, 0.3, state))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(6, 8),
+            fd.Dropout(0.2),
+            fd.LinearActDropout(8, 8, p=0.3),
+            fd.MLP(8, 16, 8, p=0.3, activation="relu"),
+            fd.BiasActDropout(8, 0.1, "tanh"),
+            fd.AlphaDropout(0.1),
+            fd.Dropout(0.1, inplace=True),
+        )
+        self.add = fd.BiasDropoutAdd(8, 0.2)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x):
+        y = self.layers(x)
+        return self.head(self.add(y, y))
+
+
+def train(model, steps=4):
+    torch.manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x = tensor(16, 6)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(x).pow(2).sum().backward()
+        optimizer.step()
+    return [one.detach().clone() for one in model.parameters()]
+
+
+@every_backend
+def test_training_loop(backend):
+    torch.manual_seed(4)
+    eager = Net()
+    ours = copy.deepcopy(eager)
+    before = [one.detach().clone() for one in ours.parameters()]
+    trained = train(compiled(ours, backend))
+    for one, other, start in zip(trained, train(eager), before, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(one, start) or (start == 0).all()
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (fd.Dropout(0.3), (4, 6)),
+        (fd.Dropout(0.3, mode="classic"), (4, 6)),
+        (fd.Dropout(torch.tensor(0.3)), (4, 6)),
+        (fd.Dropout1d(0.3), (4, 6, 2)),
+        (fd.Dropout2d(0.3), (4, 6, 2, 2)),
+        (fd.Dropout3d(0.3), (2, 4, 6, 2, 2)),
+        (fd.AlphaDropout(0.3), (4, 6)),
+        (fd.FeatureAlphaDropout(0.3), (4, 6, 2)),
+        (fd.BiasActDropout(6, 0.3), (4, 6)),
+        (fd.LinearActDropout(6, 3, p=0.3), (4, 6)),
+        (fd.MLP(6, 7, 3, p=0.3), (4, 6)),
+    ],
+    ids=str,
+)
+def test_modules(layer, shape):
+    x = tensor(*shape)
+    for training in (True, False):
+        layer.train(training)
+        assert_equal(results_of(compiled(layer), x), results_of(layer, x))
+
+
+def test_evaluation_draws_nothing_and_training_after_it_does():
+    model = Net().eval()
+    call = compiled(model)
+    x = tensor(4, 6)
+    with drawing_nothing(), torch.no_grad():
+        torch.testing.assert_close(call(x), model(x))
+    model.train()
+    assert_equal(results_of(call, x), results_of(model, x))
+    assert not torch.equal(call(x), call(x))
+
+
+# ---------------------------------------------------------------- two calls in one graph
+
+
+@every_backend
+@pytest.mark.parametrize("recording", [True, False])
+def test_two_equal_calls_differ(backend, recording):
+    """The compiler must not merge them, nor reuse one's random numbers."""
+
+    def twice(x):
+        return FF.dropout(x, 0.5), FF.dropout(x, 0.5), FF.dropout(x, 0.5)
+
+    call = compiled(twice, backend)
+    x = torch.ones(64, requires_grad=recording)
+    with torch.set_grad_enabled(recording):
+        torch.manual_seed(5)
+        results = [*call(x), *call(x)]
+        torch.manual_seed(5)
+        wanted = [*twice(x), *twice(x)]
+    for one, other in itertools.combinations(results, 2):
+        assert not torch.equal(one, other)
+    for one, other in zip(results, wanted, strict=True):
+        assert torch.equal(one, other)
+    if recording:
+        gradients = [torch.autograd.grad(one.sum(), x, retain_graph=True)[0] for one in results]
+        for mask, y in zip(gradients, wanted, strict=True):
+            assert torch.equal(mask, y)
+
+
+@every_quick_backend
+@pytest.mark.parametrize("name", ["bias_act_dropout", "state", "inplace", "layer", "residual"])
+def test_two_equal_calls_of_each_function_differ(backend, name):
+    layer = fd.Dropout(0.5)
+    one = {
+        "bias_act_dropout": lambda x: FF.bias_act_dropout(x, None, 0.5, "relu"),
+        "state": lambda x: FF.dropout(x, rng_state=fd.new_rng_state()),
+        "inplace": lambda x: FF.dropout(x * 1, inplace=True),
+        "layer": layer,
+        "residual": lambda x: FF.bias_dropout_add(x, None, x),
+    }[name]
+    call = compiled(lambda x: (one(x), one(x)), backend)
+    x = torch.ones(64, requires_grad=True)
+    first, second = call(x)
+    assert not torch.equal(first, second)
+    gradients = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (first, second)]
+    assert not torch.equal(*gradients)
+    with torch.no_grad():
+        assert not torch.equal(*call(x))
+
+
+def test_layers_in_a_loop_differ():
+    layer = fd.Dropout(0.5)
+    call = compiled(lambda x: torch.stack([layer(x) for _ in range(8)]))
+    masks = {tuple(row) for row in call(torch.ones(64)).tolist()}
+    assert len(masks) == 8
+
+
+# ---------------------------------------------------------------- recompilation
+
+
+def counted(function, backend="aot_eager", **options):
+    counter = CompileCounterWithBackend(backend)
+    return compiled(function, counter, **options), counter
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dynamic_shapes(training):
+    """Two graphs at most: of the first shape, and of all others."""
+
+    def call(x):
+        x = FF.dropout(x, 0.3, training)
+        x = FF.bias_act_dropout(x, None, 0.3, "gelu", training, shared_dims=(0,))
+        return FF.bias_dropout_add(x, None, x, 0.3, training)
+
+    function, counter = counted(call)
+    for rows, columns in [(4, 6), (5, 7), (8, 9), (3, 11), (64, 33)]:
+        x = tensor(rows, columns)
+        assert_equal(results_of(function, x), results_of(call, x))
+    assert counter.frame_count <= 2
+
+    function, counter = counted(call, dynamic=True)
+    for rows, columns in [(4, 6), (5, 7), (8, 9)]:
+        assert_equal(results_of(function, tensor(rows, columns)),
+                     results_of(call, tensor(rows, columns)))  # fmt: skip
+    assert counter.frame_count == 1
+
+
+def test_dynamic_shapes_of_modules():
+    model = Net()
+    function, counter = counted(model, dynamic=True)
+    for rows in (4, 5, 9):
+        assert_equal(results_of(function, tensor(rows, 6)), results_of(model, tensor(rows, 6)))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skip
+def test_dynamic_shapes_in_channels_last():
+    bias = tensor(3)
+
+    def call(x):
+        return FF.bias_act_dropout(FF.dropout(x, shared_dims=(2, 3)), bias, bias_dim=1)
+
+    function, counter = counted(call, dynamic=True)
+    for size in (4, 5, 7):
+        x = tensor(2, 3, size, size + 1).to(memory_format=torch.channels_last)
+        assert_equal(results_of(function, x), results_of(call, x))
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@every_backend
+def test_tensor_p_takes_new_values(dtype, backend):
+    """Without a new graph; all of p in the range, its ends included."""
+    if backend == "inductor" and dtype == torch.float32:
+        pytest.skip("one is enough")
+    function, counter = counted(lambda x, p: FF.dropout(x, p), backend)
+    x = tensor(32, 8)
+    for p in (0.5, 0.1, 0.75, 0.33, 1.0, 0.0, 0.999):
+        p = torch.tensor(p, dtype=dtype)
+        leaf = with_gradient(x)
+        state = seed_and_state(6)
+        y = function(leaf, p)
+        y.sum().backward()
+        wanted = reference.dropout(x, p.item(), state)
+        torch.testing.assert_close(y, wanted)
+        assert torch.equal(leaf.grad != 0, kept(x, p.item(), state))
+    assert counter.frame_count == 1
+
+
+def test_tensor_p_draws_what_eager_draws():
+    function = compiled(lambda x, p: FF.dropout(FF.dropout(x, p), 0.5))
+    for p in (0.0, 0.3, 1.0):
+        p = torch.tensor(p, dtype=torch.float64)
+        x = tensor(16, 16)
+        torch.manual_seed(7)
+        wanted = FF.dropout(FF.dropout(x, p), 0.5)
+        after = torch.get_rng_state()
+        torch.manual_seed(7)
+        assert torch.equal(function(x, p), wanted)
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_tensor_p_out_of_range_when_the_graph_runs():
+    function = compiled(lambda x, p: FF.dropout(x, p))
+    x = tensor(8)
+    function(x, torch.tensor(0.5))
+    for p in (1.5, -0.5, torch.nan):
+        with pytest.raises(ValueError, match=f"between 0 and 1, but got {p}"):
+            function(x, torch.tensor(p))
+
+
+def test_tensor_p_of_a_module():
+    layer = fd.Dropout(torch.tensor(0.5, dtype=torch.float64))
+    function, counter = counted(layer)
+    x = tensor(32, 8)
+    for p in (0.5, 0.2, 0.9):
+        layer.p.fill_(p)
+        assert_equal(results_of(function, x), results_of(layer, x))
+    assert counter.frame_count == 1
+
+
+def test_float_p_compiles_again():
+    function, counter = counted(lambda x, p: FF.dropout(x, p))
+    x = tensor(8, 8)
+    for p in (0.5, 0.25, 0.75, 0.5):
+        assert_equal(results_of(lambda x, p=p: function(x, p), x),
+                     results_of(lambda x, p=p: FF.dropout(x, p), x))  # fmt: skip
+    assert 2 <= counter.frame_count <= 3
+
+
+def test_p_of_a_module_compiles_again():
+    layer = fd.Dropout(0.5)
+    function, _ = counted(layer)
+    x = tensor(32, 8)
+    for p in (0.5, 0.2, 0.9, 0.0, 1.0):
+        layer.p = p
+        assert_equal(results_of(function, x), results_of(layer, x))
+
+
+def test_changed_requires_grad():
+    """As with torch's dropout: one more graph at most for each change, and the right result."""
+    counts = []
+    for drop in (FF.dropout, F.dropout):
+        function, counter = counted(lambda x, b, drop=drop: drop(x + b, 0.5))
+        for x_grad, b_grad in [(0, 0), (1, 0), (0, 1), (1, 1), (0, 0), (1, 0), (1, 1)]:
+            x, b = tensor(4, 6, grad=bool(x_grad)), tensor(6, grad=bool(b_grad))
+            y = function(x, b)
+            assert y.requires_grad == bool(x_grad or b_grad)
+            if y.requires_grad:
+                y.sum().backward()
+                assert (x.grad is not None, b.grad is not None) == (bool(x_grad), bool(b_grad))
+        counts.append(counter.frame_count)
+    assert counts[0] <= counts[1]
+
+
+def test_seed_and_state_do_not_compile_again():
+    function, counter = counted(lambda x, state: FF.dropout(x, rng_state=state) + FF.dropout(x))
+    x = tensor(16, 16)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        state = fixed_state(seed, 4 * seed)
+        y = function(x, state)
+        fresh = seed_and_state(seed)
+        assert torch.equal(y, reference.dropout(x, 0.5, state) + reference.dropout(x, 0.5, fresh))
+    assert counter.frame_count == 1
+
+
+# ---------------------------------------------------------------- checkpointing, CUDA graphs, modes
+
+
+@every_quick_backend
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_checkpoint(backend, where):
+    """Recomputed masks are those of the forward pass."""
+
+    def block(x):
+        return FF.bias_act_dropout(FF.dropout(x.sin(), 0.5), None, 0.4, "gelu").cos()
+
+    def inside(x):
+        return checkpoint(block, checkpoint(block, x, use_reentrant=False), use_reentrant=False)
+
+    if where == "inside":
+        call = compiled(inside, backend)
+    else:
+        inner = compiled(block, backend)
+
+        def call(x):
+            return checkpoint(inner, checkpoint(inner, x, use_reentrant=False), use_reentrant=False)
+
+    x = tensor(32, 32)
+    assert_equal(results_of(call, x), results_of(lambda x: block(block(x)), x))
+
+
+def test_checkpoint_on_inductor():
+    def block(x):
+        return FF.bias_act_dropout(x.sin(), None, 0.4, "gelu").cos()
+
+    call = compiled(lambda x: checkpoint(block, x, use_reentrant=False), "inductor")
+    x = tensor(32, 32)
+    for ours, theirs in zip(results_of(call, x), results_of(block, x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_recomputation_under_a_memory_budget():
+    """The partitioner may compute again in backward, but not draw again."""
+
+    def call(x):
+        for _ in range(3):
+            x = FF.bias_act_dropout(x.sin(), None, 0.4, "gelu")
+        return x
+
+    x = tensor(32, 32)
+    with torch._functorch.config.patch(activation_memory_budget=0.0):
+        assert_equal(results_of(compiled(call), x), results_of(call, x))
+
+
+def test_reduce_overhead_on_the_cpu():
+    """CUDA graphs are no matter there: it just runs."""
+    call = torch.compile(several, mode="reduce-overhead", fullgraph=True)
+    x = tensor(4, 6)
+    for seed in (0, 1):
+        for ours, theirs in zip(
+            results_of(call, x, seed=seed), results_of(several, x, seed=seed), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_autocast():
+    """The dtype and the values of eager."""
+    model = fd.MLP(6, 16, 3, p=0.3)
+
+    def call(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return FF.dropout(model(x), 0.2)
+
+    x = tensor(8, 6)
+    ours, theirs = results_of(compiled(call), x), results_of(call, x)
+    assert ours[0].dtype == torch.bfloat16
+    assert_equal(ours, theirs)
+
+
+@every_quick_backend
+def test_generator_is_refused(backend):
+    generator = torch.Generator()
+
+    def call(x):
+        return FF.dropout(x, generator=generator)
+
+    with pytest.raises(Exception, match="rng_state="):
+        compiled(call, backend)(tensor(4))
+
+
+def test_transforms_inside_a_compiled_function():
+    def call(x):
+        return torch.func.grad(lambda x: FF.dropout(x, 0.5, rng_state=STATE).pow(2).sum())(x)
+
+    x = tensor(16)
+    torch.testing.assert_close(compiled(call)(x), call(x))
+
+
+def test_double_backward_of_a_compiled_function():
+    """Not supported by AOTAutograd, which says so; on the backend `eager` it works."""
+    x = tensor(16, grad=True)
+    y = compiled(lambda x: FF.bias_act_dropout(x, None, 0.5, "gelu", rng_state=STATE), "eager")(x)
+    (first,) = torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    wanted = reference.bias_act_dropout(x, None, 0.5, "gelu", STATE)
+    (first,) = torch.autograd.grad(wanted.pow(2).sum(), x, create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(first.sum(), x)[0])
+
+
+# ---------------------------------------------------------------- export
+
+DRAWING = {"draw_rng_state", "randint", "bernoulli", "native_dropout", "dropout"}
+
+
+def operators_of(graph):
+    return {
+        node.target.name() if hasattr(node.target, "name") else str(node.target)
+        for node in graph.nodes
+        if node.op == "call_function"
+    }
+
+
+def draws(graph):
+    names = {name.split("::")[-1].split(".")[0].strip("_") for name in operators_of(graph)}
+    return names & DRAWING
+
+
+def test_export_of_an_evaluation_model():
+    model = Net().eval()
+    x = tensor(4, 6)
+    exported = torch.export.export(model, (x,))
+    assert not draws(exported.graph)
+    with drawing_nothing():
+        torch.testing.assert_close(exported.module()(x), model(x))
+
+
+def test_export_of_layers_alone_has_no_operator_of_ours():
+    model = nn.Sequential(fd.Dropout(), fd.AlphaDropout(), fd.Dropout(inplace=True)).eval()
+    exported = torch.export.export(model, (tensor(4, 6),))
+    assert not any("fused_dropout" in name for name in operators_of(exported.graph))
+
+
+def test_export_with_dynamic_shapes():
+    model = Net().eval()
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(model, (tensor(4, 6),), dynamic_shapes=({0: batch},))
+    for rows in (2, 9):
+        x = tensor(rows, 6)
+        torch.testing.assert_close(exported.module()(x), model(x))
+
+
+def test_export_of_training_draws_at_run_time():
+    model = fd.Dropout(0.5)
+    exported = torch.export.export(model, (torch.ones(64),), strict=True)
+    assert draws(exported.graph) == {"draw_rng_state"}
+    call = exported.module()
+    state = seed_and_state(8)
+    assert torch.equal(call(torch.ones(64)), reference.dropout(torch.ones(64), 0.5, state))
+    assert not torch.equal(call(torch.ones(64)), call(torch.ones(64)))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_forbids_a_generator(strict):
+    class Model(nn.Module):
+        def forward(self, x):
+            return FF.dropout(x, generator=generator)
+
+    generator = torch.Generator()
+    with pytest.raises(Exception, match="rng_state="):
+        torch.export.export(Model(), (tensor(4),), strict=strict)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_of_two_calls(strict):
+    class Model(nn.Module):
+        def forward(self, x):
+            return FF.dropout(x), FF.dropout(x)
+
+    call = torch.export.export(Model(), (torch.ones(64),), strict=strict).module()
+    assert not torch.equal(*call(torch.ones(64)))
+
+
+# ---------------------------------------------------------------- torch.fx
+
+
+class Functionals(nn.Module):
+    def forward(self, x, residual):
+        x = FF.bias_act_dropout(x, None, 0.3, "gelu", self.training)
+        x = FF.bias_dropout_add(x, None, residual, p=0.3, training=self.training)
+        return FF.dropout(x, 0.3, self.training)
+
+
+def test_symbolic_trace_of_functionals():
+    model = Functionals()
+    traced = torch.fx.symbolic_trace(model)
+    targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert [target.__name__ for target in targets] == [
+        "bias_act_dropout", "bias_dropout_add", "dropout",
+    ]  # fmt: skip
+    x, residual = tensor(4, 6), tensor(4, 6)
+    for one in (traced, copy.deepcopy(traced)):
+        assert_equal(results_of(one, x, residual), results_of(model, x, residual))
+
+
+def test_symbolic_trace_of_modules():
+    """The layers' own classes stay visible, or the functional does."""
+    model = Net()
+    traced = torch.fx.symbolic_trace(model)
+    traced.graph.lint()
+    x = tensor(4, 6)
+    for one in (traced, copy.deepcopy(traced)):
+        assert_equal(results_of(one, x), results_of(model, x))
+    model.eval()
+    traced = torch.fx.symbolic_trace(model)
+    with drawing_nothing():
+        assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "layer", [fd.Dropout1d(), fd.Dropout2d(), fd.Dropout3d(), fd.FeatureAlphaDropout()], ids=str
+)
+def test_symbolic_trace_of_feature_layers(layer):
+    """Their checks read the number of dimensions, so that a tracer has to take them as leaves."""
+    model = nn.Sequential(nn.Identity(), layer)
+    traced = torch.fx.symbolic_trace(model)
+    shape = {fd.Dropout1d: (2, 3, 4), fd.Dropout3d: (2, 3, 4, 2, 2)}.get(type(layer), (2, 3, 4, 2))
+    assert_equal(results_of(traced, tensor(*shape)), results_of(model, tensor(*shape)))
+
+
+def test_make_fx():
+    """A graph of operators, the draw among them, that runs."""
+    x = tensor(16, 6)
+    graph = make_fx(lambda x: FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, "gelu"))(x)
+    assert "fused_dropout::draw_rng_state" in operators_of(graph.graph)
+    assert "fused_dropout::bias_act_dropout" in operators_of(graph.graph)
+    state = seed_and_state(9)
+    wanted = reference.bias_act_dropout(x, CHAIN_BIAS, 0.4, "gelu", state)
+    torch.testing.assert_close(graph(x), wanted)
+
+
+@pytest.mark.parametrize("tracing", ["fake", "symbolic"])
+def test_make_fx_of_a_gradient(tracing):
+    def step(x):
+        y = FF.bias_act_dropout(x, None, 0.4, "gelu", rng_state=STATE.clone())
+        return torch.autograd.grad(y.sum(), x)[0]
+
+    x = tensor(16, 6, grad=True)
+    graph = make_fx(step, tracing_mode=tracing, _allow_non_fake_inputs=True)(x)
+    assert "fused_dropout::bias_act_dropout_backward" in operators_of(graph.graph)
+    torch.testing.assert_close(graph(x), step(x))
+
+
+def test_functionalization():
+    """The in-place operator becomes one that is not, with its copy back."""
+
+    def call(x):
+        y = x * 1
+        FF.dropout(y[:, 1:], 0.5, inplace=True, rng_state=STATE.clone())
+        return y
+
+    x = tensor(4, 6)
+    graph = make_fx(torch.func.functionalize(call, remove="mutations_and_views"))(x)
+    torch.testing.assert_close(graph(x), call(x))
