@@ -58,8 +58,8 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
       const auto optional = [](const Tensor& tensor) {
         return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
       };
-      const Gradient gradient{state.from_output, state.strides, state.dtype, state.bias_dtype,
-                              {needs_x, needs_bias}};
+      const Gradient gradient{
+          state.from_output, state.strides, state.dtype, state.bias_dtype, {needs_x, needs_bias}};
       // With create_graph the gradient itself must be differentiable.
       const auto backward = at::GradMode::is_enabled() ? compose_backward : call_backward;
       std::tie(dx, dbias) = backward(dy, optional(tensors[0]), optional(tensors[1]),
@@ -81,8 +81,8 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
                         const OptionalTensor& residual, const OptionalTensor& rng_state,
                         const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state = save_call(
-        ctx, check_arguments("bias_act_dropout", x, bias, residual, rng_state, options));
+    const auto state =
+        save_call(ctx, check_arguments("bias_act_dropout", x, bias, residual, rng_state, options));
     const Tensor y = call_forward(x, bias, residual, rng_state, options);
     const Resolved& call = state->call;
     state->from_output = backward_uses_output(call, residual.has_value());
@@ -116,8 +116,7 @@ struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& rng_state,
                         const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state =
-        save_call(ctx, check_arguments("dropout_", x, {}, {}, rng_state, options));
+    const auto state = save_call(ctx, check_arguments("dropout_", x, {}, {}, rng_state, options));
     state->strides = at::empty_like(x).sym_strides().vec();
     state->dtype = x.scalar_type();
     call_inplace(x, rng_state, options);

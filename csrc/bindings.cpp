@@ -22,10 +22,9 @@ Tensor bias_act_dropout(const std::string& function, const Tensor& x, const Opti
                         std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
                         std::string_view mode, const std::optional<at::Generator>& generator,
                         const OptionalTensor& rng_state) {
-  const Options options{p,        {},   activation, negative_slope, alpha,
-                        bias_dim, mode, training,   shared_dims,    {},    0};
-  const Resolved call =
-      check_arguments(function.c_str(), x, bias, residual, rng_state, options);
+  const Options options{
+      p, {}, activation, negative_slope, alpha, bias_dim, mode, training, shared_dims, {}, 0};
+  const Resolved call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
   return call_forward(x, bias, residual, state_for(call, x, rng_state, generator), options);
 }
 

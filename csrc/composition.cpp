@@ -27,8 +27,9 @@ Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
     return composition::word_of(at::bitwise_right_shift(tensor, 32));
   };
   using composition::word_of;
-  const auto bits = philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
-                           word_of(seed), high(seed));
+  const auto bits =
+      philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
+             word_of(seed), high(seed));
   const Tensor lane = index.bitwise_and(kGroupSize - 1);
   const Tensor word = at::where(lane < 4, at::where(lane < 2, bits.x.tensor, bits.y.tensor),
                                 at::where(lane < 6, bits.z.tensor, bits.w.tensor));
@@ -38,9 +39,8 @@ Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
 // The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
 Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
                     const Resolved& call, uint32_t keep_count) {
-  const auto mask_strides = call.mask_strides
-                                ? *call.mask_strides
-                                : mask_strides_of(sizes, strides, call.shared_dims);
+  const auto mask_strides =
+      call.mask_strides ? *call.mask_strides : mask_strides_of(sizes, strides, call.shared_dims);
   Tensor index = at::full_symint({}, call.mask_offset, rng_state.options());
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
     std::vector<c10::SymInt> shape(sizes.size(), 1);
@@ -85,42 +85,46 @@ Tensor derivative_of(const Resolved& call, const Tensor& z) {
 
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                        const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call =
-      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   const DropConstants constants = call.constants();
-  const Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
+  const bool drops = constants.keep_count < 65536;
+  Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
+  Tensor kept;
+  if (drops) {
+    kept = mask_for(call, constants, rng_state, x, at::empty_like(x).sym_strides());
+    // Before the activation too: its derivative at a dropped NaN would be NaN, also times zero.
+    z = at::where(kept, z, 0.);
+  }
   Tensor y = value_of(call, z);
   if (constants.scale != 1) y = y * constants.scale;
-  if (constants.keep_count < 65536) {
-    if (constants.shift != 0) y = y + constants.shift;
-    const Tensor kept =
-        mask_for(call, constants, rng_state, x, at::empty_like(x).sym_strides());
-    y = at::where(kept, y, constants.fill);
-  }
+  if (constants.shift != 0) y = y + constants.shift;
+  if (drops) y = at::where(kept, y, constants.fill);
   if (residual) y = *residual + y;
   return y.to(output_dtype(x, residual));
 }
 
-Gradients compose_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
-                           const OptionalTensor& rng_state, const Options& options,
-                           const Gradient& gradient) {
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
+                           const OptionalTensor& bias, const OptionalTensor& rng_state,
+                           const Options& options, const Gradient& gradient) {
   const Resolved call =
       check_arguments("bias_act_dropout_backward", dy, {}, {}, rng_state, options);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
-  const int64_t bias_dim =
-      gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy.dim()) : 0;
+  const int64_t bias_dim = gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy.dim()) : 0;
 
   Tensor dz = dy.to(arithmetic) * constants.scale;
   if (gradient.from_output) {
     dz = at::where(*input <= 0, 0., dz);
   } else {
-    if (!kActivations[call.activation].identity) {
-      const Tensor z = add_bias(input->to(arithmetic), bias, bias_dim);
-      dz = dz * derivative_of(call, z);
-    }
+    Tensor kept;
     if (constants.keep_count < 65536) {
-      dz = at::where(mask_for(call, constants, rng_state, dy, gradient.strides), dz, 0.);
+      kept = mask_for(call, constants, rng_state, dy, gradient.strides);
+      dz = at::where(kept, dz, 0.);
+    }
+    if (!kActivations[call.activation].identity) {
+      Tensor z = add_bias(input->to(arithmetic), bias, bias_dim);
+      if (kept.defined()) z = at::where(kept, z, 0.);
+      dz = dz * derivative_of(call, z);
     }
   }
   Tensor dx = at::empty({0}, dy.options().dtype(gradient.dtype));
@@ -161,8 +165,7 @@ Tensor compose_draw(const Tensor& token, const OptionalTensor& p_tensor,
   constexpr auto kLowest = std::numeric_limits<int64_t>::min();
   constexpr auto kHighest = std::numeric_limits<int64_t>::max();
   const auto options = token.options().dtype(at::kLong).requires_grad(false);
-  const Tensor seed =
-      at::randint(kLowest, kHighest, {1}, generator, options).bitwise_xor(kLowest);
+  const Tensor seed = at::randint(kLowest, kHighest, {1}, generator, options).bitwise_xor(kLowest);
   return at::cat({seed, at::zeros({1}, options)});
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lanes.h"
+#include "mutation.h"
 #include "philox.h"
 
 namespace fused_dropout {
@@ -25,10 +26,14 @@ inline DropConstants drop_constants(double p, Mode mode, bool training) {
   constexpr double kNoShift = -0.0;
   const uint32_t keep_count = keep_count_of(p);
   const double q = keep_count / 65536.0;
-  if (!training) return {kAll, mode == Mode::kClassic ? q : 1.0, kNoShift, 0.0};
-  if (keep_count == kAll || mode == Mode::kClassic) return {keep_count, 1.0, kNoShift, 0.0};
+  if (!training && mode != Mode::kClassic) return {kAll, 1.0, kNoShift, 0.0};
   if (keep_count == 0) return {0, 0.0, kNoShift, 0.0};
-  if (mode == Mode::kInverted) return {keep_count, 65536.0 / keep_count, kNoShift, 0.0};
+  if (!training) return {kAll, q, kNoShift, 0.0};
+  if (keep_count == kAll || mode == Mode::kClassic) return {keep_count, 1.0, kNoShift, 0.0};
+  if (mode == Mode::kInverted) {
+    const double scale = mutated(Mutation::kNominalScale) ? 1.0 / (1.0 - p) : 1.0 / q;
+    return {keep_count, scale, kNoShift, 0.0};
+  }
   // Klambauer et al., "Self-normalizing neural networks", 2017: dropped units take the negative
   // saturation value of SELU, then an affine map restores mean and variance.
   constexpr double kSaturation = -1.7580993408473766;
@@ -39,7 +44,8 @@ inline DropConstants drop_constants(double p, Mode mode, bool training) {
 
 template <class Activation, class V, class Keep>
 FD_HD V forward_element(V z, Keep keep, V scale, V shift, V fill, V parameter) {
-  return select(keep, fmadd(scale, Activation::value(z, parameter), shift), fill);
+  const V kept = fmadd(scale, Activation::value(z, parameter), shift);
+  return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
 }
 
 // The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.

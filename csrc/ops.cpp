@@ -22,8 +22,8 @@ void check_operand(const char* function, const char* argument, const Tensor& ope
                    const Tensor& x) {
   TORCH_CHECK(is_supported(operand.scalar_type()), function, ": ", argument, " has dtype ",
               operand.scalar_type(), ", but expected float32, float64, float16 or bfloat16");
-  TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ",
-              operand.device(), ", but x is on ", x.device());
+  TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ", operand.device(),
+              ", but x is on ", x.device());
 }
 
 int resolve_activation(const char* function, std::string_view name) {
@@ -44,13 +44,12 @@ double resolve_parameter(const char* function, int activation, std::optional<dou
   const ActivationInfo& info = kActivations[activation];
   const auto resolve = [&](Parameter kind, std::optional<double> given) {
     TORCH_CHECK_VALUE(!given || info.parameter == kind, function, ": ", parameter_name(kind),
-                      " is ", given.value_or(0), ", but activation '", info.name,
-                      "' takes none");
+                      " is ", given.value_or(0), ", but activation '", info.name, "' takes none");
     return given;
   };
   const auto slope = resolve(Parameter::kNegativeSlope, negative_slope);
-  return resolve(Parameter::kAlpha, alpha).value_or(
-      slope.value_or(parameter_default(info.parameter)));
+  return resolve(Parameter::kAlpha, alpha)
+      .value_or(slope.value_or(parameter_default(info.parameter)));
 }
 
 constexpr std::string_view kModeNames[] = {"inverted", "classic", "alpha"};
@@ -71,9 +70,8 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
 }  // namespace
 
 double check_probability(const char* function, double p) {
-  TORCH_CHECK_VALUE(p >= 0 && p <= 1,
-                    "dropout probability has to be between 0 and 1, but got ", p, " (", function,
-                    ")");
+  TORCH_CHECK_VALUE(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p,
+                    " (", function, ")");
   return p;
 }
 
@@ -90,9 +88,8 @@ void check_rng_state(const char* function, const Tensor& rng_state, at::Device d
 
 PhiloxState read_rng_state(const Tensor& rng_state) {
   const auto values = rng_state.accessor<int64_t, 1>();
-  TORCH_CHECK_VALUE(values[1] >= 0 && values[1] % kOffsetUnit == 0,
-                    "rng_state has offset ", values[1],
-                    ", but expected a multiple of 4 that is not negative");
+  TORCH_CHECK_VALUE(values[1] >= 0 && values[1] % kOffsetUnit == 0, "rng_state has offset ",
+                    values[1], ", but expected a multiple of 4 that is not negative");
   return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
 }
 
@@ -154,8 +151,8 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
   }
   if (options.mask_strides) {
     TORCH_CHECK_VALUE(static_cast<int64_t>(options.mask_strides->size()) == x.dim(), function,
-                      ": mask_strides has ", options.mask_strides->size(),
-                      " entries, but x has ", x.dim(), " dimensions");
+                      ": mask_strides has ", options.mask_strides->size(), " entries, but x has ",
+                      x.dim(), " dimensions");
     call.mask_strides = options.mask_strides->vec();
   }
   call.mask_offset = options.mask_offset;
@@ -235,21 +232,22 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const Opt
 }
 
 void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::dropout_", "")
-                             .typed<void(Tensor, const OptionalTensor&, double,
-                                         const OptionalTensor&, std::string_view, bool,
-                                         at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::dropout_", "")
+          .typed<void(Tensor, const OptionalTensor&, double, const OptionalTensor&,
+                      std::string_view, bool, at::IntArrayRef, at::OptionalSymIntArrayRef,
+                      c10::SymInt)>();
   op.call(std::move(x), rng_state, o.p, o.p_tensor, o.mode, o.training, o.shared_dims,
           o.mask_strides, o.mask_offset);
 }
 
 Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
                  const std::optional<at::Generator>& generator) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
-          .typed<Tensor(const Tensor&, const OptionalTensor&, const std::optional<at::Generator>&)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
+                             .typed<Tensor(const Tensor&, const OptionalTensor&,
+                                           const std::optional<at::Generator>&)>();
   return op.call(token, p_tensor, generator);
 }
 
@@ -260,13 +258,15 @@ TORCH_LIBRARY(fused_dropout, m) {
       "int bias_dim, str mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
       "SymInt mask_offset";
   m.def(c10::str("bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, Tensor? rng_state, ",
-                 kOptions, ") -> Tensor").c_str(),
+                 kOptions, ") -> Tensor")
+            .c_str(),
         {at::Tag::pt2_compliant_tag});
   m.def(c10::str("bias_act_dropout_backward(Tensor dy, Tensor? input, Tensor? bias, "
                  "Tensor? rng_state, ",
                  kOptions,
                  ", bool from_output, SymInt[] strides, ScalarType dtype, "
-                 "ScalarType? bias_dtype, bool[2] output_mask) -> (Tensor, Tensor)").c_str(),
+                 "ScalarType? bias_dtype, bool[2] output_mask) -> (Tensor, Tensor)")
+            .c_str(),
         {at::Tag::pt2_compliant_tag});
   m.def(
       "dropout_(Tensor(a!) x, Tensor? rng_state, float p, Tensor? p_tensor, str mode, "

@@ -80,7 +80,7 @@ bool backward_uses_output(const Resolved& call, bool has_residual);
 
 // The gradient's arguments beyond the forward ones.
 struct Gradient {
-  bool from_output;  // `input` is y rather than x
+  bool from_output;            // `input` is y rather than x
   at::SymIntArrayRef strides;  // of dx
   at::ScalarType dtype;        // of dx
   std::optional<at::ScalarType> bias_dtype;
@@ -101,9 +101,9 @@ Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
 // The composition of plain torch operators (composition.cpp): differentiable any number of times.
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                        const OptionalTensor& rng_state, const Options& options);
-Gradients compose_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
-                           const OptionalTensor& rng_state, const Options& options,
-                           const Gradient& gradient);
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
+                           const OptionalTensor& bias, const OptionalTensor& rng_state,
+                           const Options& options, const Gradient& gradient);
 
 // Turns the flat argument list of a schema into Options.
 template <Tensor (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&,

@@ -51,9 +51,10 @@ FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
 // The 128 random bits of one group.
 FD_HD PhiloxBlock<uint32_t> group_bits(PhiloxState state, uint64_t group) {
   const uint64_t block = state.offset / kOffsetUnit;
-  return philox(PhiloxBlock<uint32_t>{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                                      static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)},
-                static_cast<uint32_t>(state.seed), static_cast<uint32_t>(state.seed >> 32));
+  return philox(
+      PhiloxBlock<uint32_t>{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+                            static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)},
+      static_cast<uint32_t>(state.seed), static_cast<uint32_t>(state.seed >> 32));
 }
 
 // The decision about one element. `keep_count` in [0, 65536] stands for the keep probability.

@@ -56,8 +56,12 @@ inline Value select(const at::Tensor& mask, const Value& a, const Value& b) {
 }
 
 inline Value absolute(const Value& a) { return a.tensor.abs(); }
-inline Value minimum(const Value& a, const Value& bound) { return a.tensor.clamp_max(bound.constant); }
-inline Value maximum(const Value& a, const Value& bound) { return a.tensor.clamp_min(bound.constant); }
+inline Value minimum(const Value& a, const Value& bound) {
+  return a.tensor.clamp_max(bound.constant);
+}
+inline Value maximum(const Value& a, const Value& bound) {
+  return a.tensor.clamp_min(bound.constant);
+}
 
 template <class Precision>
 Value exponential(const Value& x) {

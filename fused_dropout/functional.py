@@ -216,13 +216,24 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
         memory.shape,
         memory.stride(),
         p,
-        _C.mask_strides(memory.shape, memory.stride(), shared),
+        _mask_strides(memory.shape, memory.stride(), shared),
         0,
     )
 
 
 def _dense_like(x):
     return torch.empty_like(x, device="meta")
+
+
+def _mask_strides(shape, strides, shared_dims):
+    """`mask_strides_of` of the kernels, for torch.compile, which cannot look into the extension."""
+    result, step = [0] * len(shape), 1
+    # Sorting is stable: of equal strides, the last dimension is the innermost.
+    for dim in reversed(sorted(range(len(shape)), key=lambda dim: -strides[dim])):
+        if dim not in shared_dims:
+            result[dim] = step
+            step *= shape[dim]
+    return result
 
 
 def _normalized_dims(function, dims, ndim):

@@ -1,8 +1,7 @@
 """Options and fixtures of all tests."""
 
 import pytest
-import torch
-from helpers import CAPABILITIES, forced
+from helpers import CAPABILITIES, forced, thread_count
 
 
 def pytest_addoption(parser):
@@ -17,6 +16,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """But where a test says otherwise: on a busy machine, waiting for a second thread is slow."""
+    with thread_count(1):
+        yield
+
+
 @pytest.fixture(params=CAPABILITIES)
 def capability(request):
     """Runs the test on each instruction set that this machine has."""
@@ -27,7 +33,5 @@ def capability(request):
 @pytest.fixture(params=[1, 2], ids=["1thread", "2threads"])
 def threads(request):
     """Runs the test with one thread and with two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with thread_count(request.param):
+        yield request.param

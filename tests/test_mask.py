@@ -20,6 +20,7 @@ from helpers import (
     reference_mask,
     same_bits,
     state,
+    thread_count,
 )
 
 import fused_dropout.functional as FF
@@ -81,6 +82,65 @@ def test_in_place_writes_nothing_beside_its_view(capability, dtype):
         assert torch.equal(view == 4, reference_mask((n,), 0.5))
         assert (buffer[:shift] == 2).all()
         assert (buffer[shift + n :] == 2).all()
+
+
+@pytest.mark.parametrize("layout", [*ORDERS, "sliced"])
+def test_in_place_of_any_layout(capability, layout):
+    shape = (3, 20, 5, 33)
+    if layout == "sliced":
+        buffer = torch.full((4, 21, 5, 40), 2.0)
+        x = buffer[1:, :20, :, 7:]
+    else:
+        buffer = x = in_order(shape, ORDERS[layout]).fill_(2)
+    kept = reference.dropout_mask(shape, 0.5, state(), like=x)
+    assert FF.dropout(x, 0.5, inplace=True, rng_state=state()) is x
+    assert torch.equal(x, kept * 4.0)
+    assert (buffer == 2).sum() == buffer.numel() - x.numel()
+    # The gradient takes the same mask, though the values that it was drawn for are gone.
+    leaf = in_order(shape, ORDERS.get(layout, (0, 1, 2, 3))).fill_(1).requires_grad_()
+    FF.dropout(leaf * 1, 0.5, inplace=True, rng_state=state()).sum().backward()
+    assert torch.equal(leaf.grad, reference.dropout_mask(shape, 0.5, state(), like=leaf) * 2.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_results_larger_than_the_cache(capability, dtype, shift):
+    """They are stored past it, in aligned registers: 32 MiB and an odd rest."""
+    n = (32 << 20) // dtype.itemsize + 259
+    kept = FF.dropout_mask((n,), 0.5, state())
+    for first in (0, n // 2, n - 3000):
+        part = reference.draws(torch.arange(first, first + 3000), state()) < 32768
+        assert torch.equal(kept[first : first + 3000], part)
+    expected = kept.to(dtype) * 2
+    x = torch.ones(n + shift, dtype=dtype)[shift:]
+    with thread_count(2):
+        assert torch.equal(operator(x, rng_state=state()), expected)
+        dx = bias_act_backward(x, [True, False])[0]
+        assert torch.equal(dx, expected)
+        FF.dropout(x, 0.5, inplace=True, rng_state=state())  # unaligned, if shifted
+    assert torch.equal(x, expected)
+
+
+def bias_act_backward(dy, output_mask):
+    """dx and the bias gradient of plain dropout, for a bias along the last dimension."""
+    return torch.ops.fused_dropout.bias_act_dropout_backward(
+        *(dy, None, None, state(), 0.5, None, "identity", None, None, -1, "inverted", True, []),
+        *(None, 0, False, list(dy.stride()), dy.dtype, dy.dtype, output_mask),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_larger_than_the_cache(capability, dtype):
+    """Rows are cut into panels; each starts at another address within a register."""
+    rows, columns = 3, (11 << 20) // dtype.itemsize + 3
+    kept = FF.dropout_mask((rows, columns), 0.5, state())
+    dy = torch.ones(rows, columns, dtype=dtype)
+    dx, dbias = bias_act_backward(dy, [True, True])
+    assert torch.equal(dx, kept.to(dtype) * 2)
+    assert torch.equal(dbias, kept.sum(0).to(dtype) * 2)
+    dx, dbias = bias_act_backward(dy, [False, True])
+    assert dx.numel() == 0
+    assert torch.equal(dbias, kept.sum(0).to(dtype) * 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -36,8 +36,7 @@ Cut cut_work(const BiasLayout& layout, int64_t numel) {
   const int64_t parts = std::clamp<int64_t>(rows / kRowsPerPart, 1, wanted);
   const int64_t length = ceil_div(rows, parts) * layout.period;
   // Panels are cut at rows, and that costs where rows are short.
-  const int64_t panels =
-      parts < 16 ? std::clamp<int64_t>(layout.period / kPanel, 1, wanted) : 1;
+  const int64_t panels = parts < 16 ? std::clamp<int64_t>(layout.period / kPanel, 1, wanted) : 1;
   const int64_t panel = ceil_div(ceil_div(layout.period, panels), kBlock) * kBlock;
   return {ceil_div(numel, length), length, ceil_div(layout.period, panel), panel};
 }

@@ -32,7 +32,8 @@ const KernelTable* find(std::string_view name) {
     if (name == table->name) return table;
   }
   std::string known;
-  for (const KernelTable* table : available()) known += (known.empty() ? "" : ", ") + std::string(table->name);
+  for (const KernelTable* table : available())
+    known += (known.empty() ? "" : ", ") + std::string(table->name);
   TORCH_CHECK_VALUE(false, "fused_dropout: the CPU capability '", name,
                     "' is not available here, but one of ", known, " is");
 }

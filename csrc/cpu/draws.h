@@ -1,10 +1,61 @@
 // Where a kernel gets the random draws of one block of elements from.
 #pragma once
 
+#include "../mutation.h"
 #include "kernels.h"
 #include "pair.h"
 
 namespace fused_dropout::cpu::FD_ISA {
+
+// Four registers of counters go through the rounds together: each round waits for the one before.
+using Counters = Pair<Pair<Words>>;
+constexpr int kGroupsPerStep = 4 * kGroupsPerRegister;
+constexpr int kDrawsPerStep = kGroupsPerStep * kGroupSize;
+
+FD_HD Pair<Words> two_registers(uint64_t group) {
+  return {group_counters(group), group_counters(group + kGroupsPerRegister)};
+}
+FD_HD Counters broadcast(uint64_t word) {
+  const Words words{WordVector{} + word};
+  return {{words, words}, {words, words}};
+}
+FD_HD void store_two(uint16_t* target, Pair<Words> x, Pair<Words> y, Pair<Words> z, Pair<Words> w) {
+  store_draws(target, {x.first, y.first, z.first, w.first});
+  store_draws(target + kDrawsPerStep / 4, {x.second, y.second, z.second, w.second});
+}
+
+// At least `count` draws, from the first lane of `group` on. Not inlined: it is long, and the
+// kernels are many.
+__attribute__((noinline)) inline void generate_draws(const PhiloxState& state, uint64_t group,
+                                                     int count, uint16_t* target) {
+  const uint64_t block = state.offset / kOffsetUnit;
+  const uint32_t key0 = static_cast<uint32_t>(state.seed);
+  const uint32_t key1 = static_cast<uint32_t>(state.seed >> 32);
+  const Counters low = broadcast(block & 0xFFFFFFFFu), high = broadcast(block >> 32);
+  const auto step = [&](const Counters& groups, const Counters& groups_high, uint16_t* draws) {
+    const auto bits = philox(PhiloxBlock<Counters>{low, high, groups, groups_high}, key0, key1);
+    store_two(draws, bits.x.first, bits.y.first, bits.z.first, bits.w.first);
+    store_two(draws + kDrawsPerStep / 2, bits.x.second, bits.y.second, bits.z.second,
+              bits.w.second);
+  };
+  const auto groups_at = [&](int done) {
+    const uint64_t first = group + done / kGroupSize;
+    return Counters{two_registers(first), two_registers(first + 2 * kGroupsPerRegister)};
+  };
+  const uint64_t last = group + (count + kDrawsPerStep) / kGroupSize;
+  if (group >> 32 == last >> 32) {
+    // The usual case: what depends on the high word alone leaves the loop.
+    const Counters groups_high = broadcast(group >> 32);
+    for (int done = 0; done < count; done += kDrawsPerStep) {
+      step(groups_at(done), groups_high, target + done);
+    }
+  } else {
+    for (int done = 0; done < count; done += kDrawsPerStep) {
+      const Counters groups = groups_at(done);
+      step(groups, high_word(groups), target + done);
+    }
+  }
+}
 
 class DrawSource {
  public:
@@ -16,9 +67,10 @@ class DrawSource {
   FD_HD const uint16_t* at(int64_t position, int count) {
     if (!rule_.draws()) return buffer_;
     if (rule_.ndim == 1 && rule_.strides[0] == 1) {
-      const int64_t index = rule_.first + position;
+      int64_t index = rule_.first + position;
+      if (mutated(Mutation::kPeriodicMask)) index %= 4096;
       const int lane = static_cast<int>(index % kGroupSize);
-      generate(index / kGroupSize, lane + count, buffer_);
+      generate_draws(rule_.state, index / kGroupSize, lane + count, buffer_);
       return buffer_ + lane;
     }
     walk(position, count);
@@ -26,24 +78,6 @@ class DrawSource {
   }
 
  private:
-  // At least `count` draws, from the first lane of `group` on.
-  FD_HD void generate(uint64_t group, int count, uint16_t* target) {
-    const uint64_t block = rule_.state.offset / kOffsetUnit;
-    const uint32_t key0 = static_cast<uint32_t>(rule_.state.seed);
-    const uint32_t key1 = static_cast<uint32_t>(rule_.state.seed >> 32);
-    const Words low{WordVector{} + (block & 0xFFFFFFFFu)};
-    const Words high{WordVector{} + (block >> 32)};
-    for (int done = 0; done < count; done += kStep) {
-      const Pair<Words> groups{group_counters(group), group_counters(group + kGroupsPerRegister)};
-      const auto bits = philox(
-          PhiloxBlock<Pair<Words>>{{low, low}, {high, high}, groups, high_word(groups)}, key0, key1);
-      store_draws(target + done, {bits.x.first, bits.y.first, bits.z.first, bits.w.first});
-      store_draws(target + done + kStep / 2,
-                  {bits.x.second, bits.y.second, bits.z.second, bits.w.second});
-      group += 2 * kGroupsPerRegister;
-    }
-  }
-
   // The general rule: runs of the innermost dimension that share a draw or take consecutive ones.
   __attribute__((noinline)) void walk(int64_t position, int count) {
     const int inner = rule_.ndim - 1;
@@ -68,7 +102,7 @@ class DrawSource {
     if (stride == 1 && run >= 4 * kGroupSize) {
       alignas(64) uint16_t consecutive[kCapacity];
       const int lane = static_cast<int>(index % kGroupSize);
-      generate(index / kGroupSize, lane + run, consecutive);
+      generate_draws(rule_.state, index / kGroupSize, lane + run, consecutive);
       memcpy(target, consecutive + lane, run * sizeof(uint16_t));
     } else if (stride == 0) {
       const uint16_t draw = single(index);
@@ -92,9 +126,8 @@ class DrawSource {
     return cached_[index % kGroupSize];
   }
 
-  static constexpr int kStep = 2 * kGroupsPerRegister * kGroupSize;
   // Room for a first lane that is not zero and for the whole last step.
-  static constexpr int kCapacity = kBlock + kGroupSize + kStep + kPadding;
+  static constexpr int kCapacity = kBlock + kGroupSize + kDrawsPerStep + kPadding;
 
   const MaskRule& rule_;
   int64_t cached_group_ = -1;

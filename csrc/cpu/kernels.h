@@ -77,7 +77,7 @@ struct KernelTable {
 };
 
 const KernelTable* baseline_kernels();
-const KernelTable* avx2_kernels();    // null where not compiled for this architecture
+const KernelTable* avx2_kernels();  // null where not compiled for this architecture
 const KernelTable* avx512_kernels();
 
 }  // namespace fused_dropout::cpu

@@ -10,7 +10,11 @@
 
 // A target for the rest of this file only: the standard headers above keep the baseline's, so that
 // no shared inline function is compiled for a machine that may not be there.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c,bmi2")
+#endif
 #define FD_ISA avx2
 #define FD_LANES 8
 
@@ -25,6 +29,10 @@ const KernelTable* avx2_kernels() {
 }
 
 }  // namespace fused_dropout::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 #else
 

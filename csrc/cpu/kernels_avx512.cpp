@@ -10,7 +10,13 @@
 
 // A target for the rest of this file only: the standard headers above keep the baseline's, so that
 // no shared inline function is compiled for a machine that may not be there.
+#if defined(__clang__)
+#pragma clang attribute push(                                                         \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2"))), \
+    apply_to = function)
+#else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")
+#endif
 #define FD_ISA avx512
 #define FD_LANES 16
 
@@ -20,11 +26,16 @@
 namespace fused_dropout::cpu {
 
 const KernelTable* avx512_kernels() {
-  static constexpr KernelTable kTable{"avx512", avx512::forward, avx512::backward, avx512::mask_kernel};
+  static constexpr KernelTable kTable{"avx512", avx512::forward, avx512::backward,
+                                      avx512::mask_kernel};
   return &kTable;
 }
 
 }  // namespace fused_dropout::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 #else
 

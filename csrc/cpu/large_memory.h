@@ -1,5 +1,5 @@
-// What large outputs need: huge pages, as the page faults of fresh memory cost more than writing it,
-// and stores that leave the cache alone.
+// What large outputs need: huge pages, as the page faults of fresh memory cost more than writing
+// it, and stores that leave the cache alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>

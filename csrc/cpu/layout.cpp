@@ -65,7 +65,8 @@ void MaskLayout::collapse(at::IntArrayRef sizes, at::IntArrayRef strides,
 }
 
 MaskRule MaskLayout::rule(uint32_t keep_count, PhiloxState state) const {
-  return {state,           keep_count,    first_, static_cast<int>(sizes_.size()),
+  if (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536) ++keep_count;
+  return {state,         keep_count,     first_, static_cast<int>(sizes_.size()),
           sizes_.data(), strides_.data()};
 }
 
@@ -78,7 +79,8 @@ BiasLayout::BiasLayout(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t d
 Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
   if (!unrolled()) return bias.to(arithmetic).contiguous();
   Tensor values = at::empty({length()}, bias.options().dtype(arithmetic));
-  const Tensor one = (inner == 1 ? bias : bias.repeat_interleave(inner)).to(arithmetic).contiguous();
+  const Tensor one =
+      (inner == 1 ? bias : bias.repeat_interleave(inner)).to(arithmetic).contiguous();
   // One period after another; the last one may be cut.
   const int64_t step = one.numel() * one.element_size();
   auto* target = static_cast<char*>(values.data_ptr());

@@ -1,4 +1,5 @@
 // The CPU operators: memory, layouts and threads around the kernels.
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -9,8 +10,8 @@
 #include "../ops.h"
 #include "bias_gradient.h"
 #include "capability.h"
-#include "large_memory.h"
 #include "kernels.h"
+#include "large_memory.h"
 #include "layout.h"
 
 namespace fused_dropout::cpu {
@@ -48,10 +49,9 @@ PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
 }
 
 void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
-  at::parallel_for(0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
-                   [&](int64_t begin, int64_t end) {
-                     range(begin * kBlock, std::min(end * kBlock, numel));
-                   });
+  at::parallel_for(
+      0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
+      [&](int64_t begin, int64_t end) { range(begin * kBlock, std::min(end * kBlock, numel)); });
 }
 
 // Writes into `out` where it is given (it may be x), else into a new tensor.
@@ -103,8 +103,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
 
 Tensor forward_cpu(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                    const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call =
-      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   return forward(call, x, bias, residual, rng_state, std::nullopt);
 }
 
@@ -132,7 +131,8 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   if (gradient.from_output && constants.keep_count > 0) {
     constants.keep_count = 65536;  // the output is zero wherever it was dropped
   }
-  const PhiloxState state = state_for(call, rng_state, constants);
+  PhiloxState state = state_for(call, rng_state, constants);
+  if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
   Tensor dx = at::empty({0}, tensor_options.dtype(gradient.dtype));
   Tensor dbias = at::empty({0}, tensor_options.dtype(gradient.bias_dtype.value_or(at::kFloat)));
   if (gradient.output_mask[0]) {
@@ -167,17 +167,15 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                           constants.scale,
                           call.parameter,
                           gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
-  const BackwardKernel kernel = kernels().backward(
-      storage_of(gradient.dtype), wide, sum_bias,
-      call.activation);
+  const BackwardKernel kernel =
+      kernels().backward(storage_of(gradient.dtype), wide, sum_bias, call.activation);
   if (sum_bias) {
     const auto arithmetic = arithmetic_of(gradient.dtype);
-    dbias = sum_bias_gradient(kernel, args, *layout, dy.numel(), arithmetic)
-                .to(*gradient.bias_dtype);
+    dbias =
+        sum_bias_gradient(kernel, args, *layout, dy.numel(), arithmetic).to(*gradient.bias_dtype);
   } else {
-    for_each_block(dy.numel(), [&](int64_t begin, int64_t end) {
-      kernel(args, nullptr, begin, end);
-    });
+    for_each_block(dy.numel(),
+                   [&](int64_t begin, int64_t end) { kernel(args, nullptr, begin, end); });
   }
   return {dx, dbias};
 }
@@ -194,15 +192,41 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
                           mask_offset.expect_int());
   const MaskRule rule = layout.rule(keep_count_of(p), read_rng_state(rng_state));
   bool* values = kept.mutable_data_ptr<bool>();
-  for_each_block(kept.numel(), [&](int64_t begin, int64_t end) {
-    kernels().mask(rule, values, begin, end);
-  });
+  for_each_block(kept.numel(),
+                 [&](int64_t begin, int64_t end) { kernels().mask(rule, values, begin, end); });
   return kept;
+}
+
+Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
+                const std::optional<at::Generator>& generator) {
+  const Tensor state = at::empty({2}, at::TensorOptions().dtype(at::kLong));
+  int64_t* values = state.mutable_data_ptr<int64_t>();
+  values[0] = values[1] = 0;
+  if (p_tensor) {
+    const double p = check_probability("dropout", p_tensor->item<double>());
+    if (p == 0 || p == 1) return state;  // nothing will be drawn with it
+  }
+  if (generator) {
+    TORCH_CHECK(generator->device().is_cpu(), "dropout: generator is on ", generator->device(),
+                ", but x is on ", token.device());
+  }
+  auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(
+      generator, at::detail::getDefaultCPUGenerator());
+  const std::lock_guard<std::mutex> lock(source->mutex_);
+  uint64_t seed = source->random64();
+  if (mutated(Mutation::kRepeatedState)) {
+    static uint64_t calls = 0, previous = 0;
+    if (calls++ % 2) seed = previous;
+    previous = seed;
+  }
+  values[0] = static_cast<int64_t>(seed);
+  return state;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
+  m.impl("draw_rng_state", draw_cpu);
   m.impl("bias_act_dropout", forward_entry<forward_cpu>);
   m.impl("bias_act_dropout_backward", backward_entry<backward_cpu>);
   m.impl("dropout_", inplace_entry<inplace_cpu>);

@@ -147,8 +147,12 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
     for (; i + kWidth <= count; i += kWidth) {
       V value(C(0));
       if constexpr (!Function::kIdentity) value = load_register(x + position + i);
-      const V result = element(load_register(dy + position + i), value, i);
-      if constexpr (kSumBias) store(sums + i, load_register(sums + i) + result);
+      const V upstream = load_register(dy + position + i);
+      const V result = element(upstream, value, i);
+      if constexpr (kSumBias) {
+        const V term = mutated(Mutation::kUnmaskedBiasGradient) ? upstream * scale : result;
+        store(sums + i, load_register(sums + i) + term);
+      }
       if (streaming) {
         stream(dx + position + i, result);
       } else if (dx) {

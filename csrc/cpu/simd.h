@@ -62,9 +62,7 @@ FD_HD LaneMask operator>=(F32 a, F32 b) { return {a.v >= b.v}; }
 FD_HD F32 fmadd(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
 FD_HD F32 select(LaneMask mask, F32 a, F32 b) { return mask.v ? a.v : b.v; }
 
-FD_HD F32 absolute(F32 a) {
-  return bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu);
-}
+FD_HD F32 absolute(F32 a) { return bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu); }
 
 FD_HD F32 copy_sign(F32 a, F32 b) {
   return bit_cast<FloatVector>((bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu) |

@@ -16,7 +16,8 @@ FD_HD F32 maximum(F32 a, F32 bound) {
 }
 
 FD_HD F32 round_even(F32 a) {
-  return (FloatVector)_mm512_roundscale_ps((__m512)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (FloatVector)_mm512_roundscale_ps((__m512)a.v,
+                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 FD_HD F32 scale_by_pow2(F32 a, F32 n) {
@@ -51,8 +52,7 @@ FD_HD __m512i round_to_bfloat16(F32 value) {
   // Four bits for each class of number, NaNs first: they become the one whose bits do not carry,
   // anything else stays.
   const __m512i fate = _mm512_set1_epi32(0x11111133);
-  const __m512i bits =
-      (__m512i)_mm512_fixupimm_ps((__m512)value.v, (__m512)value.v, fate, 0);
+  const __m512i bits = (__m512i)_mm512_fixupimm_ps((__m512)value.v, (__m512)value.v, fate, 0);
   // Just below half a unit, and exactly half where the unit is odd.
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
   const __m512i carried = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
@@ -93,9 +93,7 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
 }
 
 // The order of the counters within a register that lets store_draws unpack without a permutation.
-FD_HD Words group_counters(uint64_t first) {
-  return {WordVector{0, 4, 1, 5, 2, 6, 3, 7} + first};
-}
+FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 4, 1, 5, 2, 6, 3, 7} + first}; }
 
 FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
   // Lane k of `low` holds words 0 and 1 of one counter, of `high` words 2 and 3.

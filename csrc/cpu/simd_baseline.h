@@ -15,8 +15,7 @@ FD_HD F32 round_even(F32 a) {
 }
 
 FD_HD F32 load(const Half* source) {
-  const UIntVector half =
-      __builtin_convertvector(load_vector<ShortVector>(source), UIntVector);
+  const UIntVector half = __builtin_convertvector(load_vector<ShortVector>(source), UIntVector);
   // The exponent moves by 112; a multiplication does it for subnormal numbers too.
   const FloatVector magnitude = bit_cast<FloatVector>((half & 0x7FFFu) << 13) * 0x1p112f;
   const UIntVector special = (UIntVector)((half & 0x7C00u) == 0x7C00u) & 0x7F800000u;
@@ -37,8 +36,8 @@ FD_HD ShortVector pack(const Half*, F32 value) {
   const UIntVector subnormal =
       bit_cast<UIntVector>(bit_cast<FloatVector>(magnitude) + 0.5f) - 0x3F000000u;
   const UIntVector finite = (IntVector)magnitude < 0x38800000 ? subnormal : normal;
-  const UIntVector infinite = (IntVector)magnitude > 0x7F800000 ? UIntVector{} + 0x7E00u
-                                                                : UIntVector{} + 0x7C00u;
+  const UIntVector infinite =
+      (IntVector)magnitude > 0x7F800000 ? UIntVector{} + 0x7E00u : UIntVector{} + 0x7C00u;
   // 65520 and above round to infinity.
   const UIntVector half = (IntVector)magnitude >= 0x477FF000 ? infinite : finite;
   return __builtin_convertvector(half | ((bits >> 16) & 0x8000u), ShortVector);

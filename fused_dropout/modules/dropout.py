@@ -2,6 +2,7 @@
 
 import warnings
 
+import torch
 from torch import nn
 
 from fused_dropout import functional as FF
@@ -27,10 +28,8 @@ class _ModeMixin:
         state.setdefault("mode", "inverted")
         super().__setstate__(state)
 
-    def _drop(self, x, shared_dims=()):
-        return FF.dropout(
-            x, self.p, self.training, self.inplace, shared_dims=shared_dims, mode=self.mode
-        )
+    def _arguments(self):
+        return self.p, self.training, self.inplace, self.mode
 
 
 class Dropout(_ModeMixin, nn.Dropout):
@@ -49,7 +48,7 @@ class Dropout(_ModeMixin, nn.Dropout):
     """
 
     def forward(self, input):
-        return self._drop(input)
+        return FF.dropout(input, self.p, self.training, self.inplace, mode=self.mode)
 
 
 class Dropout1d(_ModeMixin, nn.Dropout1d):
@@ -60,15 +59,7 @@ class Dropout1d(_ModeMixin, nn.Dropout1d):
     """
 
     def forward(self, input):
-        FF._probability(self.p)
-        if input.dim() not in (2, 3):
-            raise RuntimeError(
-                f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. Note "
-                "that dropout1d exists to provide channel-wise dropout on inputs with 1 spatial "
-                "dimension, a channel dimension, and an optional batch dimension (i.e. 2D or 3D "
-                "inputs)."
-            )
-        return self._drop(input, (-1,))
+        return _dropout1d(input, *self._arguments())
 
 
 class Dropout2d(_ModeMixin, nn.Dropout2d):
@@ -80,18 +71,7 @@ class Dropout2d(_ModeMixin, nn.Dropout2d):
     """
 
     def forward(self, input):
-        FF._probability(self.p)
-        if input.dim() not in (3, 4):
-            _warn_dimensions("dropout2d", input.dim(), 2, "3D or 4D")
-        if input.dim() == 3:
-            warnings.warn(
-                "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D "
-                "dropout behavior is desired - input is interpreted as shape (N, C, L), where C is "
-                "the channel dim. For an input without a batch dimension use x.unsqueeze(0); to "
-                "silence this warning use dropout1d instead.",
-                stacklevel=2,
-            )
-        return self._drop(input, _feature_dims(self, input))
+        return _dropout2d(input, *self._arguments())
 
 
 class Dropout3d(_ModeMixin, nn.Dropout3d):
@@ -102,11 +82,7 @@ class Dropout3d(_ModeMixin, nn.Dropout3d):
     """
 
     def forward(self, input):
-        FF._probability(self.p)
-        if input.dim() not in (4, 5):
-            _warn_dimensions("dropout3d", input.dim(), 3, "4D or 5D")
-        # Any input but a batched one is a single example, as in torch.
-        return self._drop(input, _feature_dims(self, input, first=2 if input.dim() == 5 else 1))
+        return _dropout3d(input, *self._arguments())
 
 
 class AlphaDropout(nn.AlphaDropout):
@@ -130,15 +106,62 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout):
     """
 
     def forward(self, input):
-        FF._probability(self.p)
-        return FF.dropout(
-            input, self.p, self.training, shared_dims=_feature_dims(self, input), mode="alpha"
+        return _feature_alpha_dropout(input, self.p, self.training)
+
+
+# The functions below look at the number of dimensions. They stand outside of the classes so that
+# torch.fx can record calls of them instead of looking inside.
+
+
+def _dropout1d(x, p, training, inplace, mode):
+    FF._probability(p)
+    if x.dim() not in (2, 3):
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {x.dim()}D input. Note "
+            "that dropout1d exists to provide channel-wise dropout on inputs with 1 spatial "
+            "dimension, a channel dimension, and an optional batch dimension (i.e. 2D or 3D "
+            "inputs)."
         )
+    return FF.dropout(x, p, training, inplace, shared_dims=(-1,), mode=mode)
 
 
-def _feature_dims(layer, x, first=2):
+def _dropout2d(x, p, training, inplace, mode):
+    FF._probability(p)
+    if x.dim() not in (3, 4):
+        _warn_dimensions("dropout2d", x.dim(), 2, "3D or 4D")
+    if x.dim() == 3:
+        warnings.warn(
+            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D "
+            "dropout behavior is desired - input is interpreted as shape (N, C, L), where C is "
+            "the channel dim. For an input without a batch dimension use x.unsqueeze(0); to "
+            "silence this warning use dropout1d instead.",
+            stacklevel=2,
+        )
+    shared_dims = _feature_dims(x, p, training)
+    return FF.dropout(x, p, training, inplace, shared_dims=shared_dims, mode=mode)
+
+
+def _dropout3d(x, p, training, inplace, mode):
+    FF._probability(p)
+    if x.dim() not in (4, 5):
+        _warn_dimensions("dropout3d", x.dim(), 3, "4D or 5D")
+    # Any input but a batched one is a single example, as in torch.
+    shared_dims = _feature_dims(x, p, training, first=2 if x.dim() == 5 else 1)
+    return FF.dropout(x, p, training, inplace, shared_dims=shared_dims, mode=mode)
+
+
+def _feature_alpha_dropout(x, p, training):
+    FF._probability(p)
+    return FF.dropout(x, p, training, shared_dims=_feature_dims(x, p, training), mode="alpha")
+
+
+for _name in ("_dropout1d", "_dropout2d", "_dropout3d", "_feature_alpha_dropout"):
+    torch.fx.wrap(_name)
+
+
+def _feature_dims(x, p, training, first=2):
     """The dimensions behind (N, C), or behind (C) alone; as in torch, checked where it drops."""
-    if x.dim() < first and layer.training and x.numel() > 0 and 0 < layer.p < 1:
+    if x.dim() < first and training and x.numel() > 0 and 0 < p < 1:
         raise RuntimeError(
             f"Feature dropout requires at least 2 dimensions in the input, but got {x.dim()}"
         )

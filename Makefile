@@ -1,0 +1,74 @@
+# Every target sets up what it needs: an environment in .venv and the extension in place.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help demo test test-full bench bench-quick lint format build mutants archive clean
+
+help:
+	@echo "make demo       train on handwritten digits, fused against unfused"
+	@echo "make test       all tests but the longest (make test-full: those too)"
+	@echo "make bench      benchmarks (make bench-quick: in a minute)"
+	@echo "make lint       check style (make format: mend it)"
+	@echo "make build      the extension, in place"
+	@echo "make archive    build the source archive, and the package from it"
+	@echo "make clean      remove everything that was made, the environment included"
+
+$(VENV)/ready: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# Ninja decides what has to be compiled again.
+build: $(VENV)/ready
+	@mkdir -p build
+	@$(RUN) setup.py --quiet build_ext --inplace > build/log 2>&1 \
+	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
+	@grep '^fused_dropout:' build/log
+
+# The same extension with deliberate mistakes that tests/test_mutations.py turns on one by one.
+mutants: $(VENV)/ready
+	@mkdir -p build
+	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
+	    --build-lib build/mutants > build/mutants.log 2>&1 || (cat build/mutants.log; exit 1)
+
+demo: build
+	$(RUN) -m examples.digits --out demo_output
+
+test: build mutants
+	$(RUN) -m pytest
+
+test-full: build mutants
+	$(RUN) -m pytest --full
+	for capability in baseline avx2 avx512; do \
+	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(RUN) -m pytest \
+	        --deselect tests/test_mutations.py || exit 1; \
+	done
+
+bench: build
+	$(RUN) -m benchmarks --device cpu
+
+bench-quick: build
+	$(RUN) -m benchmarks --device cpu --quick
+
+lint: $(VENV)/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/ready
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+archive: $(VENV)/ready
+	rm -rf build/archive
+	$(RUN) -m build --sdist --no-isolation --outdir build/archive . > /dev/null
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --target build/archive/installed \
+	    build/archive/*.tar.gz
+	cd build/archive/installed && $(CURDIR)/$(RUN) -c "import fused_dropout as fd; \
+	    print(fd.build_info()); print(fd.Dropout(0.5)(fd.functional.torch.ones(8)))"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fused_dropout/*.so demo_output

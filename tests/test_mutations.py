@@ -1,0 +1,71 @@
+"""The tests notice mistakes: each deliberate one of csrc/mutation.h makes some of them fail."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "mutants"
+TESTS = ROOT / "tests"
+
+# What notices which mistake. The selections are small, and pass without the mistake.
+NOTICED_BY = {
+    "unmasked_bias_gradient": "test_bias_gradient.py",
+    "periodic_mask": "test_mask.py",
+    "repeated_state": "test_statistics.py",
+    "nominal_scale": "test_statistics.py",
+    "inclusive_threshold": "test_mask.py",
+    "other_backward_mask": "test_mask.py",
+    "leaking_zero": "test_nonfinite.py",
+}
+
+
+@pytest.fixture(scope="module")
+def mutants():
+    """The folder of the build with mutations; `make test` has made it before."""
+    if not list(BUILD.glob("fused_dropout/_C*.so")):
+        subprocess.run(
+            [sys.executable, "setup.py", "--quiet", "build", "--build-lib", BUILD]
+            + ["--build-temp", ROOT / "build" / "mutants-temp"],
+            cwd=ROOT,
+            env={**os.environ, "FUSED_DROPOUT_MUTATIONS": "1"},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    return BUILD
+
+
+def run_tests(folder, files, mutation):
+    """Runs test files with the package in `folder`; returns pytest's exit status and output."""
+    # Run from there, so that the package of that folder is found first.
+    program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = [str(TESTS / name) for name in files]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-x", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=folder,
+        env={**os.environ, "FUSED_DROPOUT_MUTATION": mutation},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_mutation_is_tried():
+    source = (ROOT / "csrc" / "mutation.h").read_text()
+    names = re.findall(r'"(\w+)"', source[source.index("kMutationNames") :])
+    assert set(names) - {"FUSED_DROPOUT_MUTATION"} == set(NOTICED_BY)
+
+
+def test_no_mutation_passes(mutants):
+    status, output = run_tests(mutants, sorted(set(NOTICED_BY.values())), "none")
+    assert status == pytest.ExitCode.OK, output
+
+
+@pytest.mark.parametrize("mutation", NOTICED_BY)
+def test_mutation_fails(mutants, mutation):
+    status, output = run_tests(mutants, [NOTICED_BY[mutation]], mutation)
+    assert status == pytest.ExitCode.TESTS_FAILED, output
