@@ -59,7 +59,14 @@ def extension():
     # Neither -std= (torch's helper picks what torch's headers need) nor -march= (the kernels choose
     # their instruction set at run time) nor fast-math (it breaks NaN and the exactness of masks).
     # The two -fno let compilers vectorise comparisons and rounding; values do not change.
-    cxx = ["-O1" if flag("FUSED_DROPOUT_MUTATIONS") else "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall"]
+    cxx = [
+        "-O1" if flag("FUSED_DROPOUT_MUTATIONS") else "-O3",
+        "-g0",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fvisibility=hidden",
+        "-Wall",
+    ]
     cxx += ["-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     link = []
     if sys.platform.startswith("linux"):

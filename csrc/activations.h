@@ -27,6 +27,9 @@ namespace fused_dropout {
 enum class Parameter : int { kNone, kNegativeSlope, kAlpha };
 
 struct ActivationTraits {
+  // The derivative is exactly zero over whole intervals. There torch selects a zero gradient, so
+  // that an infinity from upstream goes no further, where a product would be NaN.
+  static constexpr bool kCloses = false;
   static constexpr Parameter kParameter = Parameter::kNone;
   // The value is the argument: backward needs no input at all.
   static constexpr bool kIdentity = false;
@@ -50,6 +53,7 @@ struct Identity : ActivationTraits {
 
 template <class Precision>
 struct Relu : ActivationTraits {
+  static constexpr bool kCloses = true;
   static constexpr bool kFromOutput = true;
 
   template <class T>
@@ -64,6 +68,8 @@ struct Relu : ActivationTraits {
 
 template <class Precision>
 struct Relu6 : ActivationTraits {
+  static constexpr bool kCloses = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     return select(x <= T(0.0), T(0.0), select(x >= T(6.0), T(6.0), x));
@@ -250,6 +256,8 @@ struct Mish : ActivationTraits {
 
 template <class Precision>
 struct Hardswish : ActivationTraits {
+  static constexpr bool kCloses = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     const T shifted = x + T(3.0);
@@ -266,6 +274,8 @@ struct Hardswish : ActivationTraits {
 // So et al., "Primer", 2021.
 template <class Precision>
 struct SquaredRelu : ActivationTraits {
+  static constexpr bool kCloses = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     const T positive = maximum(x, T(0.0));

@@ -151,12 +151,17 @@ void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& 
   } else if (differentiable) {
     InplaceDropout::apply(x, rng_state, options);
   } else {
-    {
-      const at::AutoDispatchBelowADInplaceOrView guard;
-      call_inplace(x, rng_state, options);
-    }
-    torch::autograd::increment_version(x);
+    const at::AutoDispatchBelowAutograd guard;
+    call_inplace(x, rng_state, options);
   }
+}
+
+void inplace_version(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    call_inplace(x, rng_state, options);
+  }
+  torch::autograd::increment_version(x);
 }
 
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& input,
@@ -180,6 +185,10 @@ TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   // Their results are integers and booleans.
   m.impl("dropout_mask", torch::CppFunction::makeFallthrough());
   m.impl("draw_rng_state", torch::CppFunction::makeFallthrough());
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, ADInplaceOrView, m) {
+  m.impl("dropout_", inplace_entry<inplace_version>);
 }
 
 }  // namespace fused_dropout

@@ -1,5 +1,6 @@
 // What eager Python calls: arguments are checked, a random state is drawn if one is needed, and the
 // operator is called through its typed dispatcher handle.
+#include <ATen/MemoryOverlap.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/extension.h>
 
@@ -28,6 +29,17 @@ Tensor bias_act_dropout(const std::string& function, const Tensor& x, const Opti
   return call_forward(x, bias, residual, state_for(call, x, rng_state, generator), options);
 }
 
+// The checks alone, for calls that reach the operator through torch.ops.
+void check(const std::string& function, const Tensor& x, const OptionalTensor& bias,
+           const OptionalTensor& residual, double p, std::string_view activation, int64_t bias_dim,
+           std::optional<double> negative_slope, std::optional<double> alpha,
+           const std::vector<int64_t>& shared_dims, std::string_view mode,
+           const OptionalTensor& rng_state) {
+  check_arguments(
+      function.c_str(), x, bias, residual, rng_state,
+      {p, {}, activation, negative_slope, alpha, bias_dim, mode, true, shared_dims, {}, 0});
+}
+
 Tensor dropout_(const std::string& function, const Tensor& x, double p, bool training,
                 const std::vector<int64_t>& shared_dims, std::string_view mode,
                 const std::optional<at::Generator>& generator, const OptionalTensor& rng_state) {
@@ -37,6 +49,7 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
   options.training = training;
   options.shared_dims = shared_dims;
   const Resolved call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
+  at::assert_no_internal_overlap(x);
   torch::autograd::check_inplace(x, at::GradMode::is_enabled() && x.requires_grad());
   call_inplace(x, state_for(call, x, rng_state, generator), options);
   return x;
@@ -69,12 +82,7 @@ PYBIND11_MODULE(_C, m) {
   using ReleaseGil = py::call_guard<py::gil_scoped_release>;
   m.def("bias_act_dropout", &bias_act_dropout, ReleaseGil());
   m.def("dropout_", &dropout_, ReleaseGil());
-  m.def("mask_strides", [](const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                           const std::vector<int64_t>& shared_dims) {
-    const auto result = mask_strides_of(c10::fromIntArrayRefSlow(sizes),
-                                        c10::fromIntArrayRefSlow(strides), shared_dims);
-    return C10_AS_INTARRAYREF_SLOW(result).vec();
-  });
+  m.def("check", &check);
   m.def("build_info", &build_info);
   m.def("force_cpu_capability", &cpu::force_capability);
   std::vector<std::string> names;

@@ -74,10 +74,10 @@ Tensor value_of(const Resolved& call, const Tensor& z) {
   });
 }
 
-Tensor derivative_of(const Resolved& call, const Tensor& z) {
+// dz times the derivative at z.
+Tensor chain_of(const Resolved& call, const Tensor& dz, const Tensor& z) {
   return with_activation(call.activation, [&](auto function) {
-    const Value result = decltype(function)::derivative(Value(z), Value(call.parameter));
-    return result.is_constant() ? at::full({}, result.constant, z.options()) : result.tensor;
+    return chain<decltype(function)>(Value(dz), Value(z), Value(call.parameter)).tensor;
   });
 }
 
@@ -114,7 +114,7 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
 
   Tensor dz = dy.to(arithmetic) * constants.scale;
   if (gradient.from_output) {
-    dz = at::where(*input <= 0, 0., dz);
+    dz = chain_of(call, dz, input->to(arithmetic));
   } else {
     Tensor kept;
     if (constants.keep_count < 65536) {
@@ -124,7 +124,7 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
     if (!kActivations[call.activation].identity) {
       Tensor z = add_bias(input->to(arithmetic), bias, bias_dim);
       if (kept.defined()) z = at::where(kept, z, 0.);
-      dz = dz * derivative_of(call, z);
+      dz = chain_of(call, dz, z);
     }
   }
   Tensor dx = at::empty({0}, dy.options().dtype(gradient.dtype));
@@ -147,12 +147,14 @@ void compose_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o
 }
 
 Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
-                            at::SymIntArrayRef strides, double p, at::SymIntArrayRef mask_strides,
-                            c10::SymInt mask_offset) {
+                            at::SymIntArrayRef strides, double p, at::IntArrayRef shared_dims,
+                            at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset) {
   check_probability("dropout_mask", p);
   check_rng_state("dropout_mask", rng_state, rng_state.device());
+  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
   Resolved call;
-  call.mask_strides = mask_strides.vec();
+  call.shared_dims = shared_dims.vec();
+  if (mask_strides) call.mask_strides = mask_strides->vec();
   call.mask_offset = std::move(mask_offset);
   const Tensor kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
   return kept.copy_(compose_mask(rng_state, size, strides, call, keep_count_of(p)));

@@ -48,10 +48,19 @@ FD_HD V forward_element(V z, Keep keep, V scale, V shift, V fill, V parameter) {
   return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
 }
 
+// dy times the derivative at z.
+template <class Activation, class V>
+FD_HD V chain(V dy, V z, V parameter) {
+  const V derivative = Activation::derivative(z, parameter);
+  const V product = dy * derivative;
+  if constexpr (!Activation::kCloses) return product;
+  return select(absolute(derivative) <= V(0.0), V(0.0), product);
+}
+
 // The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.
 template <class Activation, class V, class Keep>
 FD_HD V backward_element(V dy, V z, Keep keep, V scale, V parameter) {
-  return select(keep, dy * scale * Activation::derivative(z, parameter), V(0.0));
+  return select(keep, chain<Activation>(dy * scale, z, parameter), V(0.0));
 }
 
 }  // namespace fused_dropout

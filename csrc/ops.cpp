@@ -67,6 +67,15 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
   return dim < 0 ? dim + ndim : dim;
 }
 
+// A plain tensor in the CPU's memory, rather than one that is being traced or transformed.
+bool has_values(const Tensor& tensor) {
+  using c10::DispatchKey;
+  constexpr c10::DispatchKeySet kWrappers{DispatchKey::Python, DispatchKey::FuncTorchBatched,
+                                          DispatchKey::FuncTorchGradWrapper,
+                                          DispatchKey::Functionalize};
+  return tensor.device().is_cpu() && !tensor.key_set().has_any(kWrappers);
+}
+
 }  // namespace
 
 double check_probability(const char* function, double p) {
@@ -84,12 +93,32 @@ void check_rng_state(const char* function, const Tensor& rng_state, at::Device d
                   rng_state.sym_size(0), " elements, but expected 2 (seed and offset)");
   TORCH_CHECK(rng_state.device() == device, function, ": rng_state is on ", rng_state.device(),
               ", but x is on ", device);
+  if (has_values(rng_state)) {
+    const auto offset = rng_state.accessor<int64_t, 1>()[1];
+    TORCH_CHECK_VALUE(offset >= 0 && offset % kOffsetUnit == 0, function, ": rng_state has offset ",
+                      offset, ", but expected a multiple of ", kOffsetUnit,
+                      " that is not negative");
+  }
+}
+
+void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
+                      const c10::SymInt& offset, int64_t ndim) {
+  const auto is_negative = [](const c10::SymInt& number) {
+    return number.maybe_as_int().value_or(0) < 0;
+  };
+  TORCH_CHECK_VALUE(!is_negative(offset), function, ": mask_offset is ", offset,
+                    ", but a mask index is not negative");
+  if (!strides) return;
+  TORCH_CHECK_VALUE(static_cast<int64_t>(strides->size()) == ndim, function, ": mask_strides has ",
+                    strides->size(), " entries, but x has ", ndim, " dimensions");
+  for (const c10::SymInt& stride : *strides) {
+    TORCH_CHECK_VALUE(!is_negative(stride), function, ": mask_strides has ", stride,
+                      ", but a mask index is not negative");
+  }
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {
   const auto values = rng_state.accessor<int64_t, 1>();
-  TORCH_CHECK_VALUE(values[1] >= 0 && values[1] % kOffsetUnit == 0, "rng_state has offset ",
-                    values[1], ", but expected a multiple of 4 that is not negative");
   return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
 }
 
@@ -102,7 +131,8 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
   call.p_tensor = options.p_tensor;
   if (call.p_tensor) {
     const Tensor& p = *call.p_tensor;
-    TORCH_CHECK_TYPE(p.dim() == 0 && p.scalar_type() == at::kDouble && p.device().is_cpu(),
+    TORCH_CHECK_TYPE(p.dim() == 0 && p.scalar_type() == at::kDouble &&
+                         (p.device().is_cpu() || p.device().is_meta()),
                      function, ": p has dtype ", p.scalar_type(), ", ", p.dim(),
                      " dimensions and is on ", p.device(),
                      ", but expected a 0-d float64 tensor on the CPU");
@@ -149,12 +179,8 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
                       function, ": shared_dims has dimension ", dim, " twice");
     call.shared_dims.push_back(shared);
   }
-  if (options.mask_strides) {
-    TORCH_CHECK_VALUE(static_cast<int64_t>(options.mask_strides->size()) == x.dim(), function,
-                      ": mask_strides has ", options.mask_strides->size(), " entries, but x has ",
-                      x.dim(), " dimensions");
-    call.mask_strides = options.mask_strides->vec();
-  }
+  check_mask_place(function, options.mask_strides, options.mask_offset, x.dim());
+  if (options.mask_strides) call.mask_strides = options.mask_strides->vec();
   call.mask_offset = options.mask_offset;
   return call;
 }
@@ -255,7 +281,7 @@ Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
 TORCH_LIBRARY(fused_dropout, m) {
   constexpr auto kOptions =
       "float p, Tensor? p_tensor, str activation, float? negative_slope, float? alpha, "
-      "int bias_dim, str mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
+      "int bias_dim, str dropout_mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
       "SymInt mask_offset";
   m.def(c10::str("bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, Tensor? rng_state, ",
                  kOptions, ") -> Tensor")
@@ -269,12 +295,12 @@ TORCH_LIBRARY(fused_dropout, m) {
             .c_str(),
         {at::Tag::pt2_compliant_tag});
   m.def(
-      "dropout_(Tensor(a!) x, Tensor? rng_state, float p, Tensor? p_tensor, str mode, "
+      "dropout_(Tensor(a!) x, Tensor? rng_state, float p, Tensor? p_tensor, str dropout_mode, "
       "bool training, int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset) -> ()",
       {at::Tag::pt2_compliant_tag});
   m.def(
       "dropout_mask(Tensor rng_state, SymInt[] size, SymInt[] strides, float p, "
-      "SymInt[] mask_strides, SymInt mask_offset) -> Tensor",
+      "int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset) -> Tensor",
       {at::Tag::pt2_compliant_tag});
   // The only operator that draws from a generator. `token` gives the device, and, under
   // torch.compile, a fresh one for each call keeps two calls from being merged into one.

@@ -65,6 +65,8 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
                          const Options& options);
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
+void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
+                      const c10::SymInt& offset, int64_t ndim);
 
 at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
 

@@ -48,7 +48,9 @@ inline Value fmadd(const Value& a, const Value& b, const Value& c) { return a * 
 
 inline Value select(const at::Tensor& mask, const Value& a, const Value& b) {
   if (a.is_constant()) {
-    return b.is_constant() ? at::where(mask, a.constant, b.constant)
+    // Of two numbers torch would make a tensor of the default dtype.
+    const auto wide = mask.options().dtype(at::kDouble);
+    return b.is_constant() ? at::where(mask, at::scalar_tensor(a.constant, wide), b.constant)
                            : at::where(mask, a.constant, b.tensor);
   }
   return b.is_constant() ? at::where(mask, a.tensor, b.constant)
@@ -88,20 +90,25 @@ template <class Precision>
 Value softplus(const Value& x) {
   return at::softplus(x.tensor);
 }
+// Not special_ndtr, which cancels in the far tail.
+inline at::Tensor normal_cdf_of(const at::Tensor& x) {
+  constexpr double kSqrtHalf = 0.707106781186547524401;
+  return 0.5 * at::erfc(x * -kSqrtHalf);
+}
 template <class Precision>
 Value normal_cdf(const Value& x) {
-  return at::special_ndtr(x.tensor);
+  return normal_cdf_of(x.tensor);
 }
 template <class Precision>
 void normal_cdf_and_pdf(const Value& x, Value& cdf, Value& pdf) {
   constexpr double kInverseSqrtTwoPi = 0.398942280401432677939946;
-  cdf = at::special_ndtr(x.tensor);
+  cdf = normal_cdf_of(x.tensor);
   pdf = kInverseSqrtTwoPi * (x.tensor * x.tensor * -0.5).exp();
 }
 
 template <class Precision>
 Value multiply_by_normal_cdf(const Value& x) {
-  return x.tensor * at::special_ndtr(x.tensor);
+  return x.tensor * normal_cdf_of(x.tensor);
 }
 template <class Precision>
 Value quotient(const Value& a, const Value& b) {

@@ -4,7 +4,6 @@ import torch
 from torch.overrides import has_torch_function_variadic
 
 from fused_dropout._extension import _C
-from fused_dropout._state import new_rng_state
 
 __all__ = ["bias_act_dropout", "bias_dropout_add", "dropout", "dropout_mask"]
 
@@ -205,35 +204,22 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
         Tensor: bool, of the given shape, True where an element is kept.
     """
     p = float(_probability(p))
-    memory = torch.empty(shape, device="meta") if like is None else _dense_like(like)
+    memory = (
+        torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
+    )
     if tuple(memory.shape) != tuple(shape):
         raise ValueError(
             f"dropout_mask: like has shape {tuple(memory.shape)}, but expected {tuple(shape)}"
         )
-    shared = _normalized_dims("dropout_mask", shared_dims, memory.dim())
     return torch.ops.fused_dropout.dropout_mask(
         rng_state if device is None else rng_state.to(device),
         memory.shape,
         memory.stride(),
         p,
-        _mask_strides(memory.shape, memory.stride(), shared),
+        _normalized_dims("dropout_mask", shared_dims, memory.dim()),
+        None,
         0,
     )
-
-
-def _dense_like(x):
-    return torch.empty_like(x, device="meta")
-
-
-def _mask_strides(shape, strides, shared_dims):
-    """`mask_strides_of` of the kernels, for torch.compile, which cannot look into the extension."""
-    result, step = [0] * len(shape), 1
-    # Sorting is stable: of equal strides, the last dimension is the innermost.
-    for dim in reversed(sorted(range(len(shape)), key=lambda dim: -strides[dim])):
-        if dim not in shared_dims:
-            result[dim] = step
-            step *= shape[dim]
-    return result
 
 
 def _normalized_dims(function, dims, ndim):
@@ -353,6 +339,22 @@ def _apply(
             rng_state,
         )
     tensor_p = p if isinstance(p, torch.Tensor) else None
+    if not torch.compiler.is_compiling():
+        # Before a state is drawn; tracing checks by itself, before anything runs.
+        _C.check(
+            function,
+            x,
+            bias,
+            residual,
+            p,
+            activation,
+            bias_dim,
+            negative_slope,
+            alpha,
+            shared_dims,
+            mode,
+            rng_state,
+        )
     return torch.ops.fused_dropout.bias_act_dropout(
         x,
         bias,
@@ -375,9 +377,7 @@ def _apply(
 def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state):
     shared_dims = _shared_dims("dropout", x, shared_dims, noise_shape)
     if not torch.compiler.is_compiling() and not has_torch_function_variadic(x):
-        return _C.dropout_(
-            "dropout", x, p, training, shared_dims, mode, generator, rng_state
-        )
+        return _C.dropout_("dropout", x, p, training, shared_dims, mode, generator, rng_state)
     tensor_p = p if isinstance(p, torch.Tensor) else None
     torch.ops.fused_dropout.dropout_(
         x,

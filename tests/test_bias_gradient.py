@@ -1,9 +1,10 @@
 """The bias gradient: of the masked gradient, in fp32, with the same bits on every run.
 
 Tolerance as in test_kernels.py: the largest error is at most twice that of the PyTorch chain; free
-on top of that are one ULP of the result, and four ULP (in fp32, or fp64) of the sum or of the
-Euclidean norm of its terms, whichever is larger. Where sums are few their errors are a matter of
-luck; one test below compares those of many shapes taken together, without anything free.
+on top of that are one ULP of the result, and four ULP (in fp32; 16 in fp64, the reference's own
+dtype) of the sum or of the Euclidean norm of its terms, whichever is larger. Where sums are few
+their errors are a matter of luck; one test below compares those of many shapes taken together,
+without anything free.
 """
 
 import pytest
@@ -56,7 +57,8 @@ def sums_of(x, bias, dy, bias_dim, p):
 def check(shape, bias_dim, dtype, p=0.5, bias_dtype=None, memory_format=torch.contiguous_format):
     x, bias, dy = operands(shape, bias_dim, dtype, bias_dtype, memory_format)
     exact, chain, unit = sums_of(x, bias, dy, bias_dim, p)
-    allowed = 2 * (chain - exact).abs().max() + ulp(exact, bias.dtype) + 4 * unit
+    free = 16 if dtype == torch.float64 else 4
+    allowed = 2 * (chain - exact).abs().max() + ulp(exact, bias.dtype) + free * unit
     for with_dx in (False, True):
         dbias = gradient_of_bias(x, bias, dy, bias_dim, p, with_dx=with_dx)
         assert dbias.dtype == bias.dtype

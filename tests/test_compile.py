@@ -4,6 +4,7 @@ Most of it runs on the backend `aot_eager`, which traces as Inductor does and ge
 """
 
 import copy
+import io
 import itertools
 
 import pytest
@@ -29,8 +30,13 @@ every_quick_backend = pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
+    """Graphs of another build of the extension must not come from the disk."""
     torch._dynamo.reset()
-    yield
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        yield
     torch._dynamo.reset()
 
 
@@ -61,10 +67,20 @@ def assert_equal(ours, theirs):
 # ---------------------------------------------------------------- operators
 
 
-def options(p=0.4, p_tensor=None, activation="gelu", negative_slope=None, alpha=None, bias_dim=-1,
-            mode="inverted", training=True, shared_dims=(), mask_strides=None, mask_offset=0):  # fmt: skip
-    return (p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training,
-            list(shared_dims), mask_strides, mask_offset)  # fmt: skip
+OPTIONS = {
+    "p": 0.4,
+    "p_tensor": None,
+    "activation": "gelu",
+    "negative_slope": None,
+    "alpha": None,
+    "bias_dim": -1,
+    "mode": "inverted",
+    "training": True,
+    "shared_dims": [],
+    "mask_strides": None,
+    "mask_offset": 0,
+}
+TENSOR_P = torch.tensor(0.25, dtype=torch.float64)
 
 
 def tensor(*shape, grad=False, dtype=torch.float32):
@@ -72,41 +88,40 @@ def tensor(*shape, grad=False, dtype=torch.float32):
     return torch.randn(*shape, generator=generator).to(dtype).requires_grad_(grad)
 
 
+def channels_last(*shape, grad=False):
+    return tensor(*shape).to(memory_format=torch.channels_last).requires_grad_(grad)
+
+
+def forward(x, bias=None, residual=None, state=STATE, **changes):
+    """The arguments of the forward operator."""
+    return x, bias, residual, state, *{**OPTIONS, **changes}.values()
+
+
+X = tensor(4, 6, grad=True)
+BIAS = tensor(6, grad=True)
 FORWARD = {
-    "dropout": (tensor(4, 6, grad=True), None, None, STATE, *options(activation="identity")),
-    "no gradient": (tensor(4, 6), None, None, STATE, *options()),
-    "bias": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE, *options()),
-    "residual": (
-        tensor(4, 6, grad=True), tensor(6), tensor(4, 6, grad=True), STATE,
-        *options(activation="relu"),
-    ),
-    "relu": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE,
-             *options(activation="relu")),
-    "leaky_relu": (tensor(5, grad=True), None, None, STATE,
-                   *options(activation="leaky_relu", negative_slope=0.3)),
-    "elu": (tensor(5, grad=True), None, None, STATE, *options(activation="elu", alpha=0.5)),
-    "evaluation": (tensor(4, 6, grad=True), tensor(6), None, None, *options(training=False)),
-    "classic evaluation": (tensor(4, 6), None, None, None, *options(training=False, mode="classic")),
-    "all dropped": (tensor(4, 6, grad=True), None, None, None, *options(p=1.0)),
-    "alpha": (tensor(4, 6, grad=True), None, None, STATE, *options(mode="alpha")),
-    "shared": (tensor(2, 3, 4, grad=True), None, None, STATE, *options(shared_dims=(1, 2))),
-    "strides": (tensor(3, 4), None, None, STATE, *options(mask_strides=[8, 1], mask_offset=5)),
-    "tensor p": (tensor(4, 6, grad=True), tensor(6, grad=True), None, STATE,
-                 *options(p_tensor=torch.tensor(0.25, dtype=torch.float64))),
-    "channels last": (
-        tensor(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_(),
-        tensor(3, grad=True), None, STATE, *options(bias_dim=1),
-    ),
-    "not dense": (tensor(6, 8)[::2, 1:].requires_grad_(), None, None, STATE, *options()),
-    "expanded": (tensor(6, 1).expand(6, 4), None, None, STATE, *options()),
-    "empty": (tensor(0, 4, grad=True), tensor(4, grad=True), None, STATE, *options()),
-    "scalar": (torch.tensor(1.5, requires_grad=True), None, None, STATE, *options()),
-    "bf16": (
-        tensor(4, 6, grad=True, dtype=torch.bfloat16), tensor(6, grad=True),
-        tensor(4, 6, grad=True), STATE, *options(),
-    ),
-    "fp64": (tensor(4, 6, grad=True, dtype=torch.float64), None, None, STATE, *options()),
-}  # fmt: skip
+    "dropout": forward(X, activation="identity"),
+    "no gradient": forward(tensor(4, 6)),
+    "bias": forward(X, BIAS),
+    "residual": forward(X, tensor(6), tensor(4, 6, grad=True), activation="relu"),
+    "relu": forward(X, BIAS, activation="relu"),
+    "leaky_relu": forward(tensor(5, grad=True), activation="leaky_relu", negative_slope=0.3),
+    "elu": forward(tensor(5, grad=True), activation="elu", alpha=0.5),
+    "evaluation": forward(X, tensor(6), state=None, training=False),
+    "classic evaluation": forward(tensor(4, 6), state=None, training=False, mode="classic"),
+    "all dropped": forward(X, state=None, p=1.0),
+    "alpha": forward(X, mode="alpha"),
+    "shared": forward(tensor(2, 3, 4, grad=True), shared_dims=[1, 2]),
+    "strides": forward(tensor(3, 4), mask_strides=[8, 1], mask_offset=5),
+    "tensor p": forward(X, BIAS, p_tensor=TENSOR_P),
+    "channels last": forward(channels_last(2, 3, 4, 5, grad=True), tensor(3), bias_dim=1),
+    "not dense": forward(tensor(6, 8)[::2, 1:].requires_grad_()),
+    "expanded": forward(tensor(6, 1).expand(6, 4)),
+    "empty": forward(tensor(0, 6, grad=True), BIAS),
+    "scalar": forward(torch.tensor(1.5, requires_grad=True)),
+    "bf16": forward(tensor(4, 6, grad=True, dtype=torch.bfloat16), BIAS, tensor(4, 6, grad=True)),
+    "fp64": forward(tensor(4, 6, grad=True, dtype=torch.float64)),
+}
 
 
 @pytest.mark.parametrize("case", FORWARD)
@@ -114,49 +129,41 @@ def test_opcheck_forward(case):
     opcheck(OPERATORS.bias_act_dropout.default, FORWARD[case])
 
 
-def gradient(shape=(4, 6), from_output=False, dtype=torch.float32, bias_dtype=None,
-             mask=(True, False)):  # fmt: skip
-    return from_output, list(torch.empty(shape).stride()), dtype, bias_dtype, list(mask)
+def backward(
+    dy,
+    input=None,
+    bias=None,
+    state=STATE,
+    *,
+    from_output=False,
+    strides=None,
+    dtype=torch.float32,
+    bias_dtype=None,
+    mask=(True, False),
+    **changes,
+):
+    """The arguments of the backward operator."""
+    strides = strides or list(torch.empty(dy.shape).stride())
+    arguments = dy, input, bias, state, *{**OPTIONS, **changes}.values()
+    return *arguments, from_output, strides, dtype, bias_dtype, list(mask)
 
 
+DY, INPUT = tensor(4, 6), tensor(4, 6)
+BOTH = {"bias_dtype": torch.float32, "mask": (True, True)}
 BACKWARD = {
-    "dropout": (tensor(4, 6), None, None, STATE, *options(activation="identity"), *gradient()),
-    "gelu": (tensor(4, 6), tensor(4, 6), None, STATE, *options(), *gradient()),
-    "bias": (
-        tensor(4, 6), tensor(4, 6), tensor(6), STATE, *options(),
-        *gradient(bias_dtype=torch.float32, mask=(True, True)),
-    ),
-    "bias only": (
-        tensor(4, 6), tensor(4, 6), tensor(6), STATE, *options(),
-        *gradient(bias_dtype=torch.float64, mask=(False, True)),
-    ),
-    "output": (
-        tensor(4, 6), tensor(4, 6), None, STATE, *options(activation="relu"),
-        *gradient(from_output=True, bias_dtype=torch.float32, mask=(True, True)),
-    ),
-    "differentiable": (
-        tensor(4, 6, grad=True), tensor(4, 6, grad=True), tensor(6, grad=True), STATE, *options(),
-        *gradient(bias_dtype=torch.float32, mask=(True, True)),
-    ),
-    "wide": (
-        tensor(4, 6), tensor(4, 6, dtype=torch.bfloat16), None, STATE, *options(),
-        *gradient(dtype=torch.bfloat16),
-    ),
-    "expanded": (tensor(6).expand(4, 6), tensor(4, 6), None, STATE, *options(), *gradient()),
-    "all dropped": (tensor(4, 6), None, None, None, *options(p=1.0, activation="identity"),
-                    *gradient()),
-    "empty": (tensor(0, 6), tensor(0, 6), None, STATE, *options(),
-              *gradient((0, 6), bias_dtype=torch.float32, mask=(True, True))),
-    "transposed": (
-        tensor(4, 6), None, None, STATE, *options(activation="identity"),
-        False, [1, 4], torch.float32, None, [True, False],
-    ),
-    "tensor p": (
-        tensor(4, 6), None, None, STATE,
-        *options(activation="identity", p_tensor=torch.tensor(0.25, dtype=torch.float64)),
-        *gradient(),
-    ),
-}  # fmt: skip
+    "dropout": backward(DY, activation="identity"),
+    "gelu": backward(DY, INPUT),
+    "bias": backward(DY, INPUT, tensor(6), **BOTH),
+    "bias only": backward(DY, INPUT, tensor(6), bias_dtype=torch.float64, mask=(False, True)),
+    "output": backward(DY, INPUT, activation="relu", from_output=True, **BOTH),
+    "differentiable": backward(tensor(4, 6, grad=True), X, BIAS, **BOTH),
+    "wide": backward(DY, INPUT.bfloat16(), dtype=torch.bfloat16),
+    "expanded": backward(tensor(6).expand(4, 6), INPUT),
+    "all dropped": backward(DY, state=None, p=1.0, activation="identity"),
+    "empty": backward(tensor(0, 6), tensor(0, 6), **BOTH),
+    "transposed": backward(DY, activation="identity", strides=[1, 4]),
+    "tensor p": backward(DY, activation="identity", p_tensor=TENSOR_P),
+}
 
 
 @pytest.mark.parametrize("case", BACKWARD)
@@ -164,17 +171,23 @@ def test_opcheck_backward(case):
     opcheck(OPERATORS.bias_act_dropout_backward.default, BACKWARD[case])
 
 
+def inplace(x, state=STATE, **changes):
+    """The arguments of the operator in place."""
+    names = ("p", "p_tensor", "mode", "training", "shared_dims", "mask_strides", "mask_offset")
+    values = {**OPTIONS, **changes}
+    return x, state, *(values[name] for name in names)
+
+
 INPLACE = {
-    "dense": (tensor(4, 6), STATE, 0.4, None, "inverted", True, [], None, 0),
-    "differentiable": (tensor(4, 6, grad=True), STATE, 0.4, None, "inverted", True, [], None, 0),
-    "classic evaluation": (tensor(4, 6), None, 0.4, None, "classic", False, [], None, 0),
-    "all dropped": (tensor(4, 6), None, 1.0, None, "alpha", True, [], None, 0),
-    "shared": (tensor(4, 6), STATE, 0.4, None, "alpha", True, [-1], None, 0),
-    "strides": (tensor(4, 6), STATE, 0.4, None, "inverted", True, [], [12, 2], 3),
-    "not dense": (tensor(6, 8)[::2, 1:], STATE, 0.4, None, "inverted", True, [], None, 0),
-    "tensor p": (tensor(4, 6), STATE, 0.5, torch.tensor(0.25, dtype=torch.float64), "inverted",
-                 True, [], None, 0),
-}  # fmt: skip
+    "dense": inplace(tensor(4, 6)),
+    "differentiable": inplace(X),
+    "classic evaluation": inplace(tensor(4, 6), None, mode="classic", training=False),
+    "all dropped": inplace(tensor(4, 6), None, p=1.0, mode="alpha"),
+    "shared": inplace(tensor(4, 6), mode="alpha", shared_dims=[-1]),
+    "strides": inplace(tensor(4, 6), mask_strides=[12, 2], mask_offset=3),
+    "not dense": inplace(tensor(6, 8)[::2, 1:]),
+    "tensor p": inplace(tensor(4, 6), p_tensor=TENSOR_P),
+}
 
 
 @pytest.mark.parametrize("case", INPLACE)
@@ -188,10 +201,11 @@ def test_opcheck_inplace(case):
 @pytest.mark.parametrize(
     "arguments",
     [
-        (STATE, [4, 6], [6, 1], 0.4, [6, 1], 0),
-        (STATE, [4, 6], [1, 4], 0.4, [0, 1], 7),
-        (STATE, [0, 6], [6, 1], 0.4, [6, 1], 0),
-        (STATE, [], [], 0.4, [], 0),
+        (STATE, [4, 6], [6, 1], 0.4, [], None, 0),
+        (STATE, [4, 6], [1, 4], 0.4, [1], None, 7),
+        (STATE, [4, 6], [1, 4], 0.4, [], [0, 1], 7),
+        (STATE, [0, 6], [6, 1], 0.4, [], None, 0),
+        (STATE, [], [], 0.4, [], None, 0),
     ],
 )
 def test_opcheck_mask(arguments):
@@ -222,8 +236,9 @@ def test_fake_tensors_have_shape_strides_and_dtype(case):
     arguments = FORWARD[case]
     real = OPERATORS.bias_act_dropout(*arguments)
     with FakeTensorMode() as mode:
-        fakes = [mode.from_tensor(one) if isinstance(one, torch.Tensor) else one
-                 for one in arguments]  # fmt: skip
+        fakes = [
+            mode.from_tensor(one) if isinstance(one, torch.Tensor) else one for one in arguments
+        ]
         fake = OPERATORS.bias_act_dropout(*fakes)
     assert metadata(fake) == metadata(real)
     assert fake.requires_grad == real.requires_grad
@@ -237,11 +252,11 @@ def test_fake_tensors_have_shape_strides_and_dtype(case):
 
 LAYOUTS = {
     "contiguous": tensor(3, 4, 5),
-    "channels last": tensor(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "channels last": channels_last(2, 3, 4, 5),
     "permuted": tensor(3, 4, 5).permute(2, 0, 1),
     "sliced": tensor(3, 4, 5)[:, 1:],
     "permuted slice": tensor(3, 4, 5).permute(2, 0, 1)[1:, :, ::2],
-    "channels last slice": tensor(2, 3, 4, 5).to(memory_format=torch.channels_last)[:, :, 1:],
+    "channels last slice": channels_last(2, 3, 4, 5)[:, :, 1:],
     "expanded": tensor(3, 1, 5).expand(3, 4, 5),
     "size one": tensor(3, 1, 5).transpose(0, 1),
 }
@@ -303,21 +318,23 @@ CALLS = {
     "p one and residual": lambda x: FF.bias_dropout_add(x, None, x * 2, 1.0),
     "p zero": lambda x: FF.bias_act_dropout(x, None, 0.0, "gelu"),
     "state": lambda x: FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, "tanh", rng_state=STATE),
-    "leaky_relu": lambda x: FF.bias_act_dropout(x, None, activation="leaky_relu",
-                                                negative_slope=0.2),
+    "leaky_relu": lambda x: FF.bias_act_dropout(
+        x, None, activation="leaky_relu", negative_slope=0.2
+    ),
     "mixed": lambda x: F.dropout(FF.dropout(torch.rand_like(x) * x), 0.2) * torch.rand(6),
     "transposed": lambda x: FF.bias_act_dropout(x.t(), None, 0.3, "gelu").t(),
     "mask": lambda x: x * FF.dropout_mask(x.shape, 0.3, STATE, like=x, shared_dims=(0,)),
-    "new state": lambda x: FF.dropout(x, rng_state=fd.new_rng_state())
-    + FF.dropout(x, rng_state=fd.new_rng_state()),
+    "new state": lambda x: (
+        FF.dropout(x, rng_state=fd.new_rng_state()) + FF.dropout(x, rng_state=fd.new_rng_state())
+    ),
     "views": lambda x: FF.dropout(x[:, ::2], 0.3).sum() + FF.dropout(x[1:], 0.3),
-}  # fmt: skip
+}
 
 
 @every_quick_backend
 @pytest.mark.parametrize("name", CALLS)
 def test_equals_eager(name, backend):
-    """The same masks and values from the same seed, and the generator left where eager leaves it."""
+    """Masks and values from one seed, and the generator left where eager leaves it."""
     x, call = tensor(4, 6), CALLS[name]
     if name == "mixed" and backend != "eager":
         pytest.skip("torch's own random operators may be decomposed")
@@ -348,8 +365,9 @@ def test_masks_are_those_of_the_reference():
     """From the gradient; Inductor and eager could otherwise be wrong alike."""
     x = tensor(16, 6)
     state = seed_and_state(2)
-    _, gradient = results_of(compiled(lambda x: FF.bias_act_dropout(x, None, 0.3, "sigmoid")), x,
-                             seed=2)
+    _, gradient = results_of(
+        compiled(lambda x: FF.bias_act_dropout(x, None, 0.3, "sigmoid")), x, seed=2
+    )
     assert torch.equal(gradient != 0, kept(x, 0.3, state))
 
 
@@ -459,6 +477,14 @@ def test_two_equal_calls_differ(backend, recording):
             assert torch.equal(mask, y)
 
 
+def test_inductor_that_draws_as_eager_does():
+    """An option of Inductor's own random numbers, of which ours take no notice."""
+    call = lambda x: FF.dropout(FF.dropout(x, 0.5), 0.5)  # noqa: E731
+    x = tensor(64, 3)
+    with torch._inductor.config.patch(align_random_eager=True):
+        assert_equal(results_of(compiled(call, "inductor"), x), results_of(call, x))
+
+
 @every_quick_backend
 @pytest.mark.parametrize("name", ["bias_act_dropout", "state", "inplace", "layer", "residual"])
 def test_two_equal_calls_of_each_function_differ(backend, name):
@@ -546,21 +572,25 @@ def test_dynamic_shapes_in_channels_last():
         return FF.bias_act_dropout(FF.dropout(x, shared_dims=(2, 3)), bias, bias_dim=1)
 
     function = compiled(call, dynamic=True)
-    x = tensor(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    x = channels_last(2, 3, 4, 5)
     with FakeTensorMode() as mode:
         # Wrong strides in backward's graph make the kernel write beyond its output.
         assert FF.dropout(mode.from_tensor(x)).stride() == x.stride()
     results_of(function, x)
     with compiling_nothing():
         for size in (4, 5, 7):
-            x = tensor(2, 3, size, size + 1).to(memory_format=torch.channels_last)
+            x = channels_last(2, 3, size, size + 1)
             assert_equal(results_of(function, x), results_of(call, x))
 
 
 @pytest.mark.parametrize(
     "backend, dtype",
-    [("eager", torch.float32), ("aot_eager", torch.float32), ("aot_eager", torch.float64)]
-    + [("inductor", torch.float64)],
+    [
+        ("eager", torch.float32),
+        ("aot_eager", torch.float32),
+        ("aot_eager", torch.float64),
+        ("inductor", torch.float64),
+    ],
 )
 def test_tensor_p_takes_new_values(backend, dtype):
     """Without a new graph; all of p in the range, its ends included."""
@@ -784,6 +814,36 @@ def test_transforms_inside_a_compiled_function():
     torch.testing.assert_close(compiled(call)(x), call(x))
 
 
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_vmap_inside_a_compiled_function(randomness):
+    def call(x):
+        return torch.func.vmap(lambda row: FF.dropout(row, 0.5), randomness=randomness)(x)
+
+    x = torch.ones(4, 64)
+    masks = {tuple(row) for row in compiled(call)(x).tolist()}
+    assert len(masks) == (1 if randomness == "same" else 4)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])
+def test_upstream_gradients_of_any_layout(activation):
+    """Their strides are not known when backward is compiled."""
+
+    def call(x):
+        return FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, activation, rng_state=STATE)
+
+    x = tensor(4, 6, grad=True)
+    y, eager = compiled(call)(x), call(x)
+    for upstream in (
+        torch.randn(6, 4).t(),
+        torch.randn(6).expand(4, 6),
+        torch.randn(4, 12)[:, ::2],
+    ):
+        ours, theirs = (
+            torch.autograd.grad(one, x, upstream, retain_graph=True)[0] for one in (y, eager)
+        )
+        assert torch.equal(ours, theirs)
+
+
 def test_double_backward_of_a_compiled_function():
     """Not supported by AOTAutograd, which says so; on the backend `eager` it works."""
     x = tensor(16, grad=True)
@@ -820,6 +880,20 @@ def test_export_of_an_evaluation_model():
     assert not draws(exported.graph)
     with drawing_nothing():
         torch.testing.assert_close(exported.module()(x), model(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_export_survives_a_file(training):
+    model = Net().train(training)
+    x = tensor(4, 6)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (x,)), file)
+    file.seek(0)
+    call = torch.export.load(file).module()
+    torch.manual_seed(10)
+    wanted = model(x)
+    torch.manual_seed(10)
+    torch.testing.assert_close(call(x), wanted)
 
 
 def test_export_of_layers_alone_has_no_operator_of_ours():
@@ -883,8 +957,10 @@ def test_symbolic_trace_of_functionals():
     traced = torch.fx.symbolic_trace(model)
     targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
     assert [target.__name__ for target in targets] == [
-        "bias_act_dropout", "bias_dropout_add", "dropout",
-    ]  # fmt: skip
+        "bias_act_dropout",
+        "bias_dropout_add",
+        "dropout",
+    ]
     x, residual = tensor(4, 6), tensor(4, 6)
     for one in (traced, copy.deepcopy(traced)):
         assert_equal(results_of(one, x, residual), results_of(model, x, residual))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from module_helpers import drawing_nothing, fixed_state, kept, outcome, seed_and_state
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
@@ -647,7 +649,9 @@ def close(measured, wanted, deviation):
 N = 1 << 20
 
 
-@pytest.mark.parametrize("mode, mean, variance", [("inverted", 2.5, 8.75), ("classic", 1.25, 2.1875)])
+@pytest.mark.parametrize(
+    "mode, mean, variance", [("inverted", 2.5, 8.75), ("classic", 1.25, 2.1875)]
+)
 def test_moments_of_the_worked_example(mode, mean, variance):
     """x uniform on {1, 2, 3, 4} and p = 0.5."""
     torch.manual_seed(12)
@@ -666,8 +670,9 @@ def test_classic_training_expects_what_evaluation_computes(p):
     x = torch.tensor([1.0, -2.0, 3.0, 4.0]).double()
     y = layer(x.expand(N // 4, 4))
     deviation = (x.abs() * math.sqrt(p * (1 - p) / (N // 4))).tolist()
-    for measured, wanted, error in zip(y.mean(0).tolist(), layer.eval()(x).tolist(), deviation,
-                                       strict=True):
+    for measured, wanted, error in zip(
+        y.mean(0).tolist(), layer.eval()(x).tolist(), deviation, strict=True
+    ):
         assert close(measured, wanted, error)
 
 
@@ -789,3 +794,64 @@ def test_new_rng_state():
     assert len(set(states[:, 0].tolist())) == 64
     assert (states[:, 0] < 0).any(), "the seed has 64 bits"
     assert (states[:, 0] > 1 << 32).any()
+
+
+# ---------------------------------------------------------------- subclasses and modes
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tensor_subclass(inplace):
+    """Kept, as torch keeps it, under the mask of a plain tensor."""
+    x = torch.randn(4, 6)
+    torch.manual_seed(23)
+    wanted = FF.dropout(x)
+    torch.manual_seed(23)
+    y = FF.dropout(x.clone().as_subclass(Subclass), inplace=inplace)
+    assert type(y) is type(F.dropout(x.as_subclass(Subclass))) is Subclass
+    assert torch.equal(y.as_subclass(torch.Tensor), wanted)
+
+
+def test_torch_function_mode_sees_the_operators():
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(4, 6)
+    torch.manual_seed(24)
+    wanted = FF.bias_act_dropout(x)
+    torch.manual_seed(24)
+    with Mode():
+        assert torch.equal(FF.bias_act_dropout(x), wanted)
+    assert any("fused_dropout.bias_act_dropout" in name for name in seen)
+
+
+def test_dispatch_mode_sees_the_operators():
+    """Eager calls do not bypass the dispatcher."""
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        FF.dropout(torch.randn(4, 6))
+        FF.dropout(torch.randn(4, 6), inplace=True)
+    operators = [name.split("::")[1] for name in seen if name.startswith("fused_dropout::")]
+    assert operators == ["draw_rng_state", "bias_act_dropout", "draw_rng_state", "dropout_"]
+
+
+def test_default_device():
+    x = torch.randn(4, 6)
+    torch.manual_seed(25)
+    wanted = FF.dropout(x)
+    torch.manual_seed(25)
+    with torch.device("meta"):
+        assert torch.equal(FF.dropout(x), wanted)

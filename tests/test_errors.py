@@ -103,9 +103,22 @@ def test_operators_check_p_too(name, p):
             operator.dropout_(x, fixed_state(), p, None, "inverted", True, [], None, 0)
         else:
             operator.bias_act_dropout(
-                x, None, None, fixed_state(), p, None, "relu", None, None, -1, "inverted", True,
-                [], None, 0,
-            )  # fmt: skip
+                x,
+                None,
+                None,
+                fixed_state(),
+                p,
+                None,
+                "relu",
+                None,
+                None,
+                -1,
+                "inverted",
+                True,
+                [],
+                None,
+                0,
+            )
     assert torch.equal(x, X)
 
 
@@ -114,7 +127,7 @@ def test_operators_check_p_too(name, p):
 )
 def test_tensor_p_of_the_operators(p):
     """Python converts it for them."""
-    with pytest.raises(TypeError, match="dropout_: p .*expected a 0-d float64 tensor on the CPU"):
+    with pytest.raises(TypeError, match=r"dropout_: p .*expected a 0-d float64 tensor on the CPU"):
         torch.ops.fused_dropout.dropout_(
             X.clone(), fixed_state(), 0.5, p, "inverted", True, [], None, 0
         )
@@ -126,8 +139,16 @@ def test_tensor_p_of_the_operators(p):
 @every_function
 @pytest.mark.parametrize(
     "dtype",
-    [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64, torch.complex128]
-    + [torch.float8_e4m3fn, torch.float8_e5m2],
+    [
+        torch.int64,
+        torch.int32,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+        torch.complex128,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    ],
 )
 def test_dtype_of_x(name, dtype):
     check_named(
@@ -156,6 +177,23 @@ def test_inplace_on_overlapping_memory():
     x = torch.ones(4, 1).expand(4, 6)
     with drawing_nothing(), pytest.raises(RuntimeError, match="single memory location"):
         dropout_(x)
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def test_tensor_subclasses_are_checked_before_the_draw_too():
+    """They go another way, through `torch.ops`."""
+    x = X.as_subclass(Subclass)
+    for call in (
+        lambda: FF.bias_act_dropout(x, torch.zeros(5)),
+        lambda: FF.bias_act_dropout(x, activation="swish"),
+        lambda: FF.dropout(x, shared_dims=(2,)),
+        lambda: FF.dropout(x.clone().requires_grad_(), inplace=True),
+    ):
+        with drawing_nothing(), pytest.raises((RuntimeError, ValueError, IndexError)):
+            call()
 
 
 # ---------------------------------------------------------------- the activation
@@ -275,9 +313,7 @@ def test_dtype_of_operands(name, operand, dtype):
 @pytest.mark.parametrize("operand", OPERANDS)
 def test_device_of_operands(name, operand):
     value = torch.ones(OPERANDS[operand], device="meta")
-    check_named(
-        name, RuntimeError, [f"{operand} is on meta", "x is on cpu"], **{operand: value}
-    )
+    check_named(name, RuntimeError, [f"{operand} is on meta", "x is on cpu"], **{operand: value})
 
 
 @with_bias
@@ -469,13 +505,13 @@ def test_dropout_checks_the_mode_before_it_returns_its_input(options):
     [
         (ValueError, "between 0 and 1, but got 2", ((4, 6), 2, fixed_state()), {}),
         (TypeError, "dropout_mask: rng_state has dtype Int", ((4,), 0.5, fixed_state().int()), {}),
-        (RuntimeError, "dropout_mask: rng_state has 1 elements", ((4,), 0.5, fixed_state()[:1]), {}),
+        (RuntimeError, "dropout_mask: rng_state has 1 element", ((4,), 0.5, fixed_state()[:1]), {}),
         (ValueError, "rng_state has offset 2", ((4,), 0.5, fixed_state(1, 2)), {}),
         (ValueError, r"like has shape \(4, 6\)", ((6, 4), 0.5, fixed_state()), {"like": X}),
         (IndexError, "shared_dims has 2", ((4, 6), 0.5, fixed_state()), {"shared_dims": (2,)}),
         (ValueError, "twice", ((4, 6), 0.5, fixed_state()), {"shared_dims": (1, -1)}),
     ],
-)  # fmt: skip
+)
 def test_dropout_mask(error, text, arguments, options):
     with drawing_nothing(), pytest.raises(error, match=text):
         FF.dropout_mask(*arguments, **options)
@@ -503,7 +539,7 @@ def test_modules_check_when_they_are_made(make):
     for p in (-0.1, 2, math.nan):
         with pytest.raises(ValueError, match=f"between 0 and 1, but got {p}"):
             make(p=p)
-    with pytest.raises(ValueError, match="Dropout: activation is 'swish', but expected.*gelu"):
+    with pytest.raises(ValueError, match=r"Dropout: activation is 'swish', but expected.*gelu"):
         make(activation="swish")
 
 
@@ -517,7 +553,7 @@ def test_modules_check_what_comes():
     bias_act = fd.BiasActDropout(5)
     for training in (True, False):
         bias_act.train(training)
-        with drawing_nothing(), pytest.raises(RuntimeError, match="bias has 5 elements.*has 6"):
+        with drawing_nothing(), pytest.raises(RuntimeError, match=r"bias has 5 elements.*has 6"):
             bias_act(X)
     with drawing_nothing(), pytest.raises(RuntimeError, match="residual has shape"):
         fd.BiasDropoutAdd(6)(X, X[:1])
@@ -539,17 +575,18 @@ def test_generator_under_compile_names_rng_state(name):
         call(X.clone())
 
 
-@pytest.mark.parametrize("name, options, error", [
-    ("bias_act_dropout", {"activation": "swish"}, "activation is 'swish'"),
-    ("bias_act_dropout", {"bias": torch.zeros(5)}, "bias has 5 elements, but x has 6"),
-    ("dropout", {"shared_dims": (2,)}, "shared_dims has 2"),
-    ("dropout", {"rng_state": torch.zeros(3, dtype=torch.int64)}, "rng_state has 3 elements"),
-    ("dropout", {"p": 2.0}, "dropout probability has to be between 0 and 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, options, error",
+    [
+        ("bias_act_dropout", {"activation": "swish"}, "activation is 'swish'"),
+        ("bias_act_dropout", {"bias": torch.zeros(5)}, "bias has 5 elements, but x has 6"),
+        ("dropout", {"shared_dims": (2,)}, "shared_dims has 2"),
+        ("dropout", {"rng_state": torch.zeros(3, dtype=torch.int64)}, "rng_state has 3 elements"),
+        ("dropout", {"p": 2.0}, "dropout probability has to be between 0 and 1"),
+    ],
+)
 def test_messages_under_compile(name, options, error):
     torch._dynamo.reset()
-    call = torch.compile(
-        lambda x: FUNCTIONS[name](x, **options), backend="eager", fullgraph=True
-    )
+    call = torch.compile(lambda x: FUNCTIONS[name](x, **options), backend="eager", fullgraph=True)
     with drawing_nothing(), pytest.raises(Exception, match=error):
         call(X.clone())

@@ -213,7 +213,7 @@ def check_part(x, mask_strides, mask_offset, expected, p=0.3):
     """The mask of `x` at this place is the expected one, in all three ways to see it."""
     place = {"mask_strides": list(mask_strides), "mask_offset": mask_offset}
     mask = torch.ops.fused_dropout.dropout_mask(
-        state(), x.shape, x.stride(), p, place["mask_strides"], mask_offset
+        state(), x.shape, x.stride(), p, [], place["mask_strides"], mask_offset
     )
     assert torch.equal(mask, expected)
     assert torch.equal(forward_mask(x, state(), p, **place), expected)
@@ -279,7 +279,7 @@ def test_any_strides(capability, strides):
 def test_a_mask_index_is_not_negative():
     place = {"mask_strides": [1], "mask_offset": -5}
     with pytest.raises(ValueError, match="mask_offset"):
-        torch.ops.fused_dropout.dropout_mask(state(), [8], [1], 0.5, [1], -5)
+        torch.ops.fused_dropout.dropout_mask(state(), [8], [1], 0.5, [], [1], -5)
     with pytest.raises(ValueError, match="mask_offset"):
         operator(torch.ones(8), None, None, state(), **place)
 

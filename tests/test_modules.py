@@ -58,9 +58,9 @@ def assert_same(ours, theirs, module, inputs):
     torch.testing.assert_close(ours, theirs)
     wanted = [*inputs, *module.parameters()]
     upstream = torch.randn_like(ours)
-    gradients = torch.autograd.grad(ours, wanted, upstream)
-    for ours, theirs in zip(gradients, torch.autograd.grad(theirs, wanted, upstream), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    gradients, their_gradients = (torch.autograd.grad(y, wanted, upstream) for y in (ours, theirs))
+    for one, other in zip(gradients, their_gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @every_module

@@ -28,9 +28,9 @@ NOTICED_BY = {
 def mutants():
     """The folder of the build with mutations; `make test` has made it before."""
     if not list(BUILD.glob("fused_dropout/_C*.so")):
+        folders = ["--build-lib", BUILD, "--build-temp", ROOT / "build" / "mutants-temp"]
         subprocess.run(
-            [sys.executable, "setup.py", "--quiet", "build", "--build-lib", BUILD]
-            + ["--build-temp", ROOT / "build" / "mutants-temp"],
+            [sys.executable, "setup.py", "--quiet", "build", *folders],
             cwd=ROOT,
             env={**os.environ, "FUSED_DROPOUT_MUTATIONS": "1"},
             check=True,

@@ -35,7 +35,7 @@ def kept_in(total, p):
     size, kept = 1 << 24, 0
     for call, first in enumerate(range(0, total, size)):
         count = min(size, total - first)
-        place = ([count], [1], p, [1], first)  # the index goes on, the state changes
+        place = ([count], [1], p, [], [1], first)  # the index goes on, the state changes
         mask = torch.ops.fused_dropout.dropout_mask(state(call // 2, 4 * call), *place)
         kept += int(np.count_nonzero(mask.numpy()))
     return kept
@@ -209,7 +209,13 @@ def test_rows_of_a_large_mask_are_uncorrelated():
     for first in range(0, rows, 4096):
         a = signs(
             torch.ops.fused_dropout.dropout_mask(
-                state(), [4096 + 1024, columns], [columns, 1], 0.5, [columns, 1], first * columns
+                state(),
+                [4096 + 1024, columns],
+                [columns, 1],
+                0.5,
+                [],
+                [columns, 1],
+                first * columns,
             )
         )
         for block in range(0, 4096, 1024):

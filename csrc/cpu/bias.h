@@ -76,9 +76,15 @@ class BiasGradient {
   FD_HD void add(int64_t position, int count) {
     if (rule_.inner == 1) return;
     for_each_run(rule_, position, count, [&](int first, int last, int64_t channel) {
-      C sum = 0;
-      for (int i = first; i < last; ++i) sum += buffer_[i];
-      partial_[channel] += sum;
+      // Several chains of additions: faster than one, and more accurate.
+      C sums[8] = {};
+      int i = first;
+      for (; i + 8 <= last; i += 8) {
+        for (int chain = 0; chain < 8; ++chain) sums[chain] += buffer_[i + chain];
+      }
+      for (; i < last; ++i) sums[0] += buffer_[i];
+      partial_[channel] +=
+          ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     });
   }
 

@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace fused_dropout::cpu {
 namespace {
@@ -15,6 +16,7 @@ constexpr int64_t kPartElements = 1 << 17;
 // A part's partial sums are read and written once: keep them a small share of the part itself.
 constexpr int64_t kRowsPerPart = 64;
 constexpr int64_t kPanel = 16 * kBlock;
+constexpr int64_t kRowsPerStep = 32;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,6 +25,7 @@ struct Cut {
   int64_t part_length;  // elements; a multiple of the period or, with long runs, of the block
   int64_t panels;       // of one period: several where there are too few rows to share out
   int64_t panel_length;
+  int64_t step;  // elements between two carries of the sums
 };
 
 Cut cut_work(const BiasLayout& layout, int64_t numel) {
@@ -30,7 +33,8 @@ Cut cut_work(const BiasLayout& layout, int64_t numel) {
   if (!layout.unrolled()) {
     const int64_t affordable = std::max<int64_t>(numel / (16 * layout.channels), 1);
     const int64_t length = ceil_div(ceil_div(numel, std::min(wanted, affordable)), kBlock) * kBlock;
-    return {ceil_div(numel, length), length, 1, layout.period};
+    const int64_t step = std::max(kRowsPerStep * kBlock, 16 * layout.channels / kBlock * kBlock);
+    return {ceil_div(numel, length), length, 1, layout.period, step};
   }
   const int64_t rows = ceil_div(numel, layout.period);
   const int64_t parts = std::clamp<int64_t>(rows / kRowsPerPart, 1, wanted);
@@ -38,7 +42,8 @@ Cut cut_work(const BiasLayout& layout, int64_t numel) {
   // Panels are cut at rows, and that costs where rows are short.
   const int64_t panels = parts < 16 ? std::clamp<int64_t>(layout.period / kPanel, 1, wanted) : 1;
   const int64_t panel = ceil_div(ceil_div(layout.period, panels), kBlock) * kBlock;
-  return {ceil_div(numel, length), length, ceil_div(layout.period, panel), panel};
+  return {ceil_div(numel, length), length, ceil_div(layout.period, panel), panel,
+          kRowsPerStep * layout.period};
 }
 
 template <class C>
@@ -50,41 +55,55 @@ Tensor sum(BackwardKernel kernel, const BackwardArgs& args, const BiasLayout& la
   C* const sums = partials.mutable_data_ptr<C>();
 
   at::parallel_for(0, cut.parts * cut.panels, 1, [&](int64_t first_task, int64_t last_task) {
+    // A few rows at a time are summed up apart: a long row of additions into one fp32 number loses
+    // more than torch's summation does.
+    const Tensor few_rows = at::empty({length}, options);
+    C* const few = few_rows.mutable_data_ptr<C>();
     for (int64_t task = first_task; task < last_task; ++task) {
       const int64_t part = task / cut.panels, panel = task % cut.panels;
-      C* partial = sums + part * length;
       const int64_t begin = part * cut.part_length;
       const int64_t end = std::min(begin + cut.part_length, numel);
-      if (cut.panels == 1) {
-        std::fill(partial, partial + length, C(0));
-        kernel(args, partial, begin, end);
-        continue;
-      }
       const int64_t first = panel * cut.panel_length;
-      const int64_t last = std::min(first + cut.panel_length, layout.period);
-      const bool is_last = last == layout.period;
-      std::fill(partial + first, partial + (is_last ? length : last), C(0));
-      for (int64_t row = begin; row < end; row += layout.period) {
-        const int64_t stop = std::min(row + last, end);
-        if (row + first < stop) kernel(args, partial, row + first, stop);
+      const bool is_last = panel == cut.panels - 1;
+      const int64_t last = is_last ? length : first + cut.panel_length;
+      C* const partial = sums + part * length;
+      std::fill(partial + first, partial + last, C(0));
+      for (int64_t start = begin; start < end; start += cut.step) {
+        const int64_t stop = std::min(start + cut.step, end);
+        std::fill(few + first, few + last, C(0));
+        if (cut.panels == 1) {
+          kernel(args, few, start, stop);
+        } else {
+          for (int64_t row = start; row < stop; row += layout.period) {
+            const int64_t panel_end = is_last ? layout.period : last;
+            if (row + first < stop) {
+              kernel(args, few, row + first, std::min(row + panel_end, stop));
+            }
+          }
+        }
+        for (int64_t i = first; i < last; ++i) partial[i] += few[i];
       }
     }
   });
 
+  // The rest is little, and is summed in fp64.
+  std::vector<double> totals(length, 0.0);
   at::parallel_for(0, length, 4096, [&](int64_t first, int64_t last) {
-    for (int64_t part = 1; part < cut.parts; ++part) {
+    for (int64_t part = 0; part < cut.parts; ++part) {
       const C* partial = sums + part * length;
-      for (int64_t i = first; i < last; ++i) sums[i] += partial[i];
+      for (int64_t i = first; i < last; ++i) totals[i] += partial[i];
     }
   });
-
-  if (!layout.unrolled()) return partials.select(0, 0);
-  const Tensor result = at::empty({layout.channels}, options);
-  C* const channel_sums = result.mutable_data_ptr<C>();
-  std::fill(channel_sums, channel_sums + layout.channels, C(0));
-  for (int64_t i = 0; i < layout.period + kBlock; ++i) {
-    channel_sums[i / layout.inner % layout.channels] += sums[i];
+  std::vector<double> channel_sums(layout.channels, 0.0);
+  if (layout.unrolled()) {
+    for (int64_t i = 0; i < layout.period + kBlock; ++i) {
+      channel_sums[i / layout.inner % layout.channels] += totals[i];
+    }
+  } else {
+    channel_sums = std::move(totals);
   }
+  const Tensor result = at::empty({layout.channels}, options);
+  std::copy(channel_sums.begin(), channel_sums.end(), result.mutable_data_ptr<C>());
   return result;
 }
 

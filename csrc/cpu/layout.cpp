@@ -22,12 +22,6 @@ Storage storage_of(at::ScalarType dtype) {
   }
 }
 
-MaskLayout::MaskLayout(at::IntArrayRef sizes, at::IntArrayRef strides,
-                       const std::vector<int64_t>& mask_strides, int64_t mask_offset)
-    : first_(mask_offset) {
-  collapse(sizes, strides, mask_strides);
-}
-
 MaskLayout::MaskLayout(const Resolved& call, at::IntArrayRef sizes, at::IntArrayRef strides)
     : first_(call.mask_offset.expect_int()) {
   if (call.mask_strides) {

@@ -16,8 +16,6 @@ Storage storage_of(at::ScalarType dtype);
 // The mask's rule over memory order for a dense tensor, neighbouring dimensions collapsed.
 class MaskLayout {
  public:
-  MaskLayout(at::IntArrayRef sizes, at::IntArrayRef strides,
-             const std::vector<int64_t>& mask_strides, int64_t mask_offset);
   MaskLayout(const Resolved& call, at::IntArrayRef sizes, at::IntArrayRef strides);
 
   MaskRule rule(uint32_t keep_count, PhiloxState state) const;

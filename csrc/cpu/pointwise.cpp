@@ -42,7 +42,7 @@ at::ScalarType arithmetic_of(at::ScalarType dtype) {
 
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants) {
-  if (constants.keep_count == 65536) return {};
+  if (constants.keep_count == 0 || constants.keep_count == 65536) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
   return read_rng_state(*rng_state);
@@ -181,15 +181,20 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
 }
 
 Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                double p, at::SymIntArrayRef mask_strides, c10::SymInt mask_offset) {
+                double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                c10::SymInt mask_offset) {
   check_probability("dropout_mask", p);
   check_rng_state("dropout_mask", rng_state, at::kCPU);
+  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
+  Resolved call;
+  call.shared_dims = shared_dims.vec();
+  if (mask_strides) call.mask_strides = mask_strides->vec();
+  call.mask_offset = std::move(mask_offset);
   const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
   const auto memory = C10_AS_INTARRAYREF_SLOW(strides);
   const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
   if (kept.numel() == 0) return kept;
-  const MaskLayout layout(sizes, memory, C10_AS_INTARRAYREF_SLOW(mask_strides).vec(),
-                          mask_offset.expect_int());
+  const MaskLayout layout(call, sizes, memory);
   const MaskRule rule = layout.rule(keep_count_of(p), read_rng_state(rng_state));
   bool* values = kept.mutable_data_ptr<bool>();
   for_each_block(kept.numel(),
