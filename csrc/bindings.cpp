@@ -40,17 +40,30 @@ void check(const std::string& function, const Tensor& x, const OptionalTensor& b
       {p, {}, activation, negative_slope, alpha, bias_dim, mode, true, shared_dims, {}, 0});
 }
 
-Tensor dropout_(const std::string& function, const Tensor& x, double p, bool training,
-                const std::vector<int64_t>& shared_dims, std::string_view mode,
-                const std::optional<at::Generator>& generator, const OptionalTensor& rng_state) {
+// The same for a call that writes into x.
+Resolved check_(const std::string& function, const Tensor& x, const Options& options,
+                const OptionalTensor& rng_state) {
+  const Resolved call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
+  at::assert_no_internal_overlap(x);
+  torch::autograd::check_inplace(x, at::GradMode::is_enabled() && x.requires_grad());
+  return call;
+}
+
+Options inplace_options(double p, bool training, const std::vector<int64_t>& shared_dims,
+                        std::string_view mode) {
   Options options;
   options.p = p;
   options.mode = mode;
   options.training = training;
   options.shared_dims = shared_dims;
-  const Resolved call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
-  at::assert_no_internal_overlap(x);
-  torch::autograd::check_inplace(x, at::GradMode::is_enabled() && x.requires_grad());
+  return options;
+}
+
+Tensor dropout_(const std::string& function, const Tensor& x, double p, bool training,
+                const std::vector<int64_t>& shared_dims, std::string_view mode,
+                const std::optional<at::Generator>& generator, const OptionalTensor& rng_state) {
+  const Options options = inplace_options(p, training, shared_dims, mode);
+  const Resolved call = check_(function, x, options, rng_state);
   call_inplace(x, state_for(call, x, rng_state, generator), options);
   return x;
 }
@@ -83,6 +96,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("bias_act_dropout", &bias_act_dropout, ReleaseGil());
   m.def("dropout_", &dropout_, ReleaseGil());
   m.def("check", &check);
+  m.def("check_", [](const std::string& function, const Tensor& x, double p, bool training,
+                     const std::vector<int64_t>& shared_dims, std::string_view mode,
+                     const OptionalTensor& rng_state) {
+    check_(function, x, inplace_options(p, training, shared_dims, mode), rng_state);
+  });
   m.def("build_info", &build_info);
   m.def("force_cpu_capability", &cpu::force_capability);
   std::vector<std::string> names;

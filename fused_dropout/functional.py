@@ -379,6 +379,8 @@ def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_sta
     if not torch.compiler.is_compiling() and not has_torch_function_variadic(x):
         return _C.dropout_("dropout", x, p, training, shared_dims, mode, generator, rng_state)
     tensor_p = p if isinstance(p, torch.Tensor) else None
+    if not torch.compiler.is_compiling():
+        _C.check_("dropout", x, p, training, shared_dims, mode, rng_state)
     torch.ops.fused_dropout.dropout_(
         x,
         _state("dropout", x, p, training, generator, rng_state),
