@@ -28,6 +28,8 @@ namespace fused_dropout {
 enum class Parameter : int { kNone, kNegativeSlope, kAlpha };
 
 struct ActivationTraits {
+  // A few instructions, so that memory and not arithmetic sets the speed.
+  static constexpr bool kLight = false;
   // The derivative is exactly zero over whole intervals. There torch selects a zero gradient, so
   // that an infinity from upstream goes no further, where a product would be NaN.
   static constexpr bool kCloses = false;
@@ -40,6 +42,7 @@ struct ActivationTraits {
 
 template <class Precision>
 struct Identity : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr bool kIdentity = true;
 
   template <class T>
@@ -54,6 +57,7 @@ struct Identity : ActivationTraits {
 
 template <class Precision>
 struct Relu : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr bool kCloses = true;
   static constexpr bool kFromOutput = true;
 
@@ -69,6 +73,7 @@ struct Relu : ActivationTraits {
 
 template <class Precision>
 struct Relu6 : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr bool kCloses = true;
 
   template <class T>
@@ -83,6 +88,7 @@ struct Relu6 : ActivationTraits {
 
 template <class Precision>
 struct LeakyRelu : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr Parameter kParameter = Parameter::kNegativeSlope;
 
   template <class T>
@@ -257,6 +263,7 @@ struct Mish : ActivationTraits {
 
 template <class Precision>
 struct Hardswish : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr bool kCloses = true;
 
   template <class T>
@@ -275,6 +282,7 @@ struct Hardswish : ActivationTraits {
 // So et al., "Primer", 2021.
 template <class Precision>
 struct SquaredRelu : ActivationTraits {
+  static constexpr bool kLight = true;
   static constexpr bool kCloses = true;
 
   template <class T>

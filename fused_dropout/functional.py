@@ -265,7 +265,8 @@ def _shared_dims(function, x, shared_dims, noise_shape):
         )
     if len(noise_shape) != x.dim():
         raise ValueError(
-            f"{function}: noise_shape has {len(noise_shape)} entries, but x has {x.dim()} dimensions"
+            f"{function}: noise_shape has {len(noise_shape)} entries, but x has {x.dim()} "
+            "dimensions"
         )
     shared = []
     for dim, (size, wanted) in enumerate(zip(x.shape, noise_shape, strict=True)):

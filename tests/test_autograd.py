@@ -184,19 +184,36 @@ def test_double_backward_in_fp32(activation):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
-def test_options(activation, options):
-    """Value, first and second derivatives."""
-    inputs = operands_for(options)
+@pytest.mark.parametrize("residual", [True, False])
+def test_options(activation, options, residual):
+    """Value, first and second derivatives. ReLU reads its output where there is no residual."""
+    inputs = operands_for(options)[: 2 + residual]
     upstream = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     results = []
-    for call in call_of(activation, **options):
+    for call in call_of(activation, residual=residual, **options):
         y = call(*inputs)
+        kernel = torch.autograd.grad(y, inputs, upstream.detach(), retain_graph=True)
         first = torch.autograd.grad(y, inputs, upstream, create_graph=True)
         second = torch.autograd.grad(
             sum(one.pow(3).sum() for one in first), (*inputs, upstream), materialize_grads=True
         )
-        results.append((y, *first, *second))
+        results.append((y, *kernel, *first, *second))
     assert_all_close(*results)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])
+def test_backward_operator_is_differentiable(activation):
+    x, bias, _ = operands()
+    dy = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+
+    def call(dy, x, bias):
+        return torch.ops.fused_dropout.bias_act_dropout_backward(
+            *(dy, x, bias, STATE),
+            *(0.4, None, activation, None, None, -1, "inverted", True, [], None, 0),
+            *(False, [5, 1], torch.float64, torch.float64, [True, True]),
+        )
+
+    assert gradcheck(call, (dy, x, bias), check_forward_ad=True)
 
 
 KINKS = torch.tensor([-6.0, -3.0, -0.0, 0.0, 3.0, 6.0, 20.0, -100.0, 100.0], dtype=torch.float64)

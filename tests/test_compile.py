@@ -6,6 +6,7 @@ Most of it runs on the backend `aot_eager`, which traces as Inductor does and ge
 import copy
 import io
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -323,6 +324,7 @@ CALLS = {
     ),
     "mixed": lambda x: F.dropout(FF.dropout(torch.rand_like(x) * x), 0.2) * torch.rand(6),
     "transposed": lambda x: FF.bias_act_dropout(x.t(), None, 0.3, "gelu").t(),
+    "wide residual": lambda x: FF.bias_dropout_add(x.bfloat16(), None, x, 0.3),
     "mask": lambda x: x * FF.dropout_mask(x.shape, 0.3, STATE, like=x, shared_dims=(0,)),
     "new state": lambda x: (
         FF.dropout(x, rng_state=fd.new_rng_state()) + FF.dropout(x, rng_state=fd.new_rng_state())
@@ -347,6 +349,30 @@ def test_equals_eager(name, backend):
     with torch.no_grad():
         torch.manual_seed(0)
         assert torch.equal(function(x), wanted[0])
+
+
+VIEWS = {"whole": lambda x: x, "part": lambda x: x[:, 1:], "transposed": lambda x: x.t()}
+
+
+@pytest.mark.parametrize(
+    "backend, view", [*itertools.product(["eager", "aot_eager"], VIEWS), ("inductor", "part")]
+)
+def test_inplace_on_an_argument(backend, view):
+    """What the caller holds has changed."""
+
+    def call(x):
+        y = FF.dropout(VIEWS[view](x), 0.4, inplace=True)
+        return y * 2
+
+    function = compiled(call, backend)
+    for seed in (0, 1):
+        ours, theirs = tensor(4, 6), tensor(4, 6)
+        torch.manual_seed(seed)
+        y = function(ours)
+        torch.manual_seed(seed)
+        assert torch.equal(y, call(theirs))
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, tensor(4, 6))
 
 
 @pytest.mark.parametrize("name", ["several", "new state", "shared"])
@@ -962,7 +988,7 @@ def test_symbolic_trace_of_functionals():
         "dropout",
     ]
     x, residual = tensor(4, 6), tensor(4, 6)
-    for one in (traced, copy.deepcopy(traced)):
+    for one in (traced, copy.deepcopy(traced), pickle.loads(pickle.dumps(traced))):
         assert_equal(results_of(one, x, residual), results_of(model, x, residual))
 
 

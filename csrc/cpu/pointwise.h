@@ -62,6 +62,15 @@ FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
   }
 }
 
+// Asks for what the next block reads. The processor's own prefetching stops at every page.
+template <class T>
+FD_HD void prefetch_register(const T* source) {
+  constexpr int kLine = 64;
+  for (size_t byte = 0; byte < Arithmetic<T>::kWidth * sizeof(T); byte += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(source) + byte);
+  }
+}
+
 template <class T>
 FD_HD bool is_register_aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
@@ -85,7 +94,9 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
-  const bool streaming = args.stream && is_register_aligned(y + begin);
+  // Measured: stores past the cache save the reading of what they overwrite, but slow down kernels
+  // that are bound by arithmetic, and those that keep sums.
+  const bool streaming = Function::kLight && args.stream && is_register_aligned(y + begin);
 
   for (int64_t position = begin; position < end; position += kBlock) {
     const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
@@ -98,6 +109,7 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
     };
     int i = 0;
     for (; i + kWidth <= count; i += kWidth) {
+      prefetch_register(x + position + i + kBlock);
       V result = element(load_register(x + position + i), i);
       if constexpr (!std::is_void_v<R>) result = load_register(residual + position + i) + result;
       if (streaming) {
@@ -131,7 +143,8 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   BiasGradient<C> bias_gradient(args.bias, partial, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
-  const bool streaming = args.stream && is_register_aligned(dx + begin);
+  const bool streaming =
+      Function::kLight && !kSumBias && args.stream && is_register_aligned(dx + begin);
 
   for (int64_t position = begin; position < end; position += kBlock) {
     const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
@@ -147,6 +160,8 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
     for (; i + kWidth <= count; i += kWidth) {
       V value(C(0));
       if constexpr (!Function::kIdentity) value = load_register(x + position + i);
+      if constexpr (!Function::kIdentity) prefetch_register(x + position + i + kBlock);
+      prefetch_register(dy + position + i + kBlock);
       const V upstream = load_register(dy + position + i);
       const V result = element(upstream, value, i);
       if constexpr (kSumBias) {

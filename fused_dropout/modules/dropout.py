@@ -1,4 +1,4 @@
-"""Drop-in replacements of torch.nn's dropout layers: subclasses, with their signatures and errors."""
+"""Drop-in replacements of torch.nn's dropout layers, with their signatures and errors."""
 
 import warnings
 
