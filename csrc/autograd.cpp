@@ -62,8 +62,10 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
           state.from_output, state.strides, state.dtype, state.bias_dtype, {needs_x, needs_bias}};
       // With create_graph the gradient itself must be differentiable.
       const auto backward = at::GradMode::is_enabled() ? compose_backward : call_backward;
+      Options options = state.call.options();
+      options.p_tensor = optional(tensors[3]);
       std::tie(dx, dbias) = backward(dy, optional(tensors[0]), optional(tensors[1]),
-                                     optional(tensors[2]), state.call.options(), gradient);
+                                     optional(tensors[2]), options, gradient);
     }
     if (needs_residual) dresidual = dy.to(*state.residual_dtype);
   }
@@ -72,6 +74,7 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
 
 c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
   auto state = c10::make_intrusive<SavedCall>(std::move(call));
+  state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
   ctx->saved_data["call"] = c10::IValue::make_capsule(state);
   return state;
 }
@@ -101,7 +104,8 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
         if (bias) kept_bias = *bias;
       }
     }
-    ctx->save_for_backward({input, kept_bias, rng_state.value_or(Tensor())});
+    ctx->save_for_backward(
+        {input, kept_bias, rng_state.value_or(Tensor()), options.p_tensor.value_or(Tensor())});
     return y;
   }
 
@@ -121,7 +125,8 @@ struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
     state->dtype = x.scalar_type();
     call_inplace(x, rng_state, options);
     ctx->mark_dirty({x});
-    ctx->save_for_backward({Tensor(), Tensor(), rng_state.value_or(Tensor())});
+    ctx->save_for_backward(
+        {Tensor(), Tensor(), rng_state.value_or(Tensor()), options.p_tensor.value_or(Tensor())});
     return x;
   }
 

@@ -106,8 +106,7 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
                            const OptionalTensor& bias, const OptionalTensor& rng_state,
                            const Options& options, const Gradient& gradient) {
-  const Resolved call =
-      check_arguments("bias_act_dropout_backward", dy, {}, {}, rng_state, options);
+  const Resolved call = check_backward_arguments(dy, input, bias, rng_state, options, gradient);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
   const int64_t bias_dim = gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy.dim()) : 0;

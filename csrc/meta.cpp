@@ -19,7 +19,7 @@ Tensor forward_meta(const Tensor& x, const OptionalTensor& bias, const OptionalT
 Gradients backward_meta(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, const Options& options,
                         const Gradient& gradient) {
-  check_arguments("bias_act_dropout_backward", dy, {}, {}, rng_state, options);
+  check_backward_arguments(dy, input, bias, rng_state, options, gradient);
   Tensor dx = at::empty({0}, dy.options().dtype(gradient.dtype));
   Tensor dbias = at::empty({0}, dy.options().dtype(gradient.bias_dtype.value_or(at::kFloat)));
   if (gradient.output_mask[0]) {

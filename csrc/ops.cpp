@@ -185,6 +185,48 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
   return call;
 }
 
+// The strides of a tensor that fills its memory without gaps or overlaps.
+void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides) {
+  TORCH_CHECK_VALUE(sizes.size() == strides.size(), function, ": strides has ", strides.size(),
+                    " entries, but expected ", sizes.size());
+  std::vector<size_t> order(sizes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return strides[a] != strides[b] ? strides[a] < strides[b] : sizes[a] < sizes[b];
+  });
+  for (const c10::SymInt& size : sizes) {
+    if (size == 0) return;
+  }
+  c10::SymInt expected = 1;
+  for (const size_t dim : order) {
+    if (sizes[dim] == 1) continue;
+    TORCH_CHECK_VALUE(strides[dim] == expected, function, ": strides is ", strides,
+                      ", but expected those of a dense tensor of shape ", sizes);
+    expected *= sizes[dim];
+  }
+}
+
+Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
+                                  const OptionalTensor& bias, const OptionalTensor& rng_state,
+                                  const Options& options, const Gradient& gradient) {
+  constexpr auto kFunction = "bias_act_dropout_backward";
+  Resolved call = check_arguments(kFunction, dy, bias, input, rng_state, options);
+  if (gradient.bias_dtype)
+    call.bias_dim = resolve_dim(kFunction, "bias_dim", options.bias_dim, dy.dim());
+  const ActivationInfo& activation = kActivations[call.activation];
+  TORCH_CHECK_VALUE(!gradient.from_output || activation.from_output, kFunction, ": activation '",
+                    activation.name, "' needs its input, not its output");
+  TORCH_CHECK_VALUE(input || (activation.identity && !gradient.from_output), kFunction,
+                    ": input is None, but activation '", activation.name, "' needs it");
+  TORCH_CHECK_TYPE(
+      is_supported(gradient.dtype) && (!gradient.bias_dtype || is_supported(*gradient.bias_dtype)),
+      kFunction, ": the gradients' dtypes are not supported");
+  TORCH_CHECK_VALUE(gradient.bias_dtype || (!gradient.output_mask[1] && !bias), kFunction,
+                    ": bias_dtype is None, but there is a bias");
+  check_dense(kFunction, dy.sym_sizes(), gradient.strides);
+  return call;
+}
+
 Options Resolved::options() const {
   Options options;
   options.p = p;

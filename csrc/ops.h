@@ -18,8 +18,8 @@ namespace fused_dropout {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What the operators take besides the tensors they compute with. The operators' schemas list these
-// one by one, in this order (FD_OPTIONS_SCHEMA in ops.cpp).
+// What the operators take besides the tensors they compute with; their schemas list these one by
+// one, in this order.
 struct Options {
   double p = 0.5;
   OptionalTensor p_tensor;  // takes the place of p where given: 0-d, on the CPU
@@ -63,6 +63,12 @@ struct Resolved {
 Resolved check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
                          const OptionalTensor& residual, const OptionalTensor& rng_state,
                          const Options& options);
+// The same for backward: what autograd saved, and where the gradient goes.
+struct Gradient;
+Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
+                                  const OptionalTensor& bias, const OptionalTensor& rng_state,
+                                  const Options& options, const Gradient& gradient);
+void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides);
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
 void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -522,6 +524,67 @@ def test_new_rng_state():
         fd.new_rng_state(generator="cpu")
     with drawing_nothing(), pytest.raises(RuntimeError):
         fd.new_rng_state("nowhere")
+
+
+# ---------------------------------------------------------------- operators
+
+# Arguments of operators that autograd always gets right, but that anyone can get wrong through
+# torch.ops. Each case runs in a process of its own, because it may end it.
+OPERATOR_CASES = """
+import os
+import torch
+import fused_dropout
+
+operators = torch.ops.fused_dropout
+state, dy, x = torch.tensor([1, 0]), torch.randn(64, 6), torch.randn(64, 6)
+
+
+def backward(act="identity", input=None, bias=None, from_output=False, strides=(6, 1),
+             dtype=torch.float32, bias_dtype=None, mask=(True, False)):
+    options = 0.5, None, act, None, None, -1, "inverted", True, [], None, 0
+    gradient = from_output, list(strides), dtype, bias_dtype, list(mask)
+    operators.bias_act_dropout_backward(dy, input, bias, state, *options, *gradient)
+
+
+def mask(strides):
+    operators.dropout_mask(state, [64, 64], strides, 0.5, [], None, 0)
+
+
+cases = {
+    "no input": lambda: backward("gelu"),
+    "no output": lambda: backward("relu", from_output=True),
+    "output of gelu": lambda: backward("gelu", x, from_output=True),
+    "small input": lambda: backward("gelu", torch.randn(2, 2)),
+    "input of other rank": lambda: backward("gelu", torch.randn(6)),
+    "short bias": lambda: backward("gelu", x, torch.randn(5), bias_dtype=torch.float32),
+    "bias gradient without dtype": lambda: backward(mask=(True, True)),
+    "integer gradient": lambda: backward(dtype=torch.int64),
+    "few strides": lambda: backward(strides=(6,)),
+    "strides with gaps": lambda: backward(strides=(12, 2)),
+    "strides that overlap": lambda: backward(strides=(1, 1)),
+    "mask without strides": lambda: mask([1]),
+    "mask that overlaps": lambda: mask([0, 0]),
+}
+for name, call in cases.items():
+    pid = os.fork()
+    if not pid:
+        try:
+            call()
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            os._exit(0)
+        os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        print(name, "passes" if status == 1 else f"ends with signal {-status}", flush=True)
+"""
+
+
+def test_bad_arguments_of_operators_are_errors():
+    done = subprocess.run(
+        [sys.executable, "-c", OPERATOR_CASES], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
 
 
 # ---------------------------------------------------------------- modules

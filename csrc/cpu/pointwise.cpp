@@ -120,7 +120,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                        const OptionalTensor& bias, const OptionalTensor& rng_state,
                        const Options& options, const Gradient& gradient) {
   const Resolved call =
-      check_arguments("bias_act_dropout_backward", dy_any, {}, {}, rng_state, options);
+      check_backward_arguments(dy_any, input_any, bias, rng_state, options, gradient);
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const auto tensor_options = dy_any.options();
@@ -185,6 +185,7 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
                 c10::SymInt mask_offset) {
   check_probability("dropout_mask", p);
   check_rng_state("dropout_mask", rng_state, at::kCPU);
+  check_dense("dropout_mask", size, strides);
   check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
   Resolved call;
   call.shared_dims = shared_dims.vec();
