@@ -9,13 +9,14 @@
 // Values and derivatives are torch's, at kinks too. A NaN that torch gives for an infinite argument
 // may be the limit here, and the sign of a zero may differ.
 //
-// Largest errors (tests/test_accuracy.py has them one by one). Full, values: at most 6.7 ULP down
-// to results of 1e-36, except that quick_gelu and gelu_tanh reach 9 and 31 at -5 and lose more in
-// their tail, where rounding the argument of the exponential counts (torch's gelu_tanh has no
-// correct digit there). Full, derivatives: at most 6 ULP of max(|derivative|, 1/8). Reduced, values
-// and derivatives: of the 65,536 inputs, the stored result is not the correctly rounded one for
-// 0.18 % (gelu), 0.09 % (softplus) or 0.03 % (others) in fp16, and for 0.15 % (gelu) or 0.03 % in
-// bf16.
+// Largest errors (tests/test_accuracy.py has them one by one). Full, values: at most 5.6 ULP; but
+// gelu from -5.5 downwards, where it is smaller than 1e-7, loses digits up to a relative 5e-5, and
+// quick_gelu and gelu_tanh reach 9 and 31 ULP at -5 and lose more in their tail, where rounding the
+// argument of the exponential counts (torch's gelu_tanh has no correct digit there). Full,
+// derivatives: at most 6 ULP of max(|derivative|, 1/8). Reduced, values and derivatives: of the
+// 65,536 inputs, the stored result is not the correctly rounded one for 0.18 % (gelu), 0.09 %
+// (softplus) or 0.03 % (others) in fp16, and for 0.15 % (gelu) or 0.05 % in bf16. An exponential
+// below 2^-126 may count as zero.
 #pragma once
 
 #include <string_view>

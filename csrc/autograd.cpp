@@ -60,12 +60,10 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
       };
       const Gradient gradient{
           state.from_output, state.strides, state.dtype, state.bias_dtype, {needs_x, needs_bias}};
-      // With create_graph the gradient itself must be differentiable.
-      const auto backward = at::GradMode::is_enabled() ? compose_backward : call_backward;
       Options options = state.call.options();
       options.p_tensor = optional(tensors[3]);
-      std::tie(dx, dbias) = backward(dy, optional(tensors[0]), optional(tensors[1]),
-                                     optional(tensors[2]), options, gradient);
+      std::tie(dx, dbias) = call_backward(dy, optional(tensors[0]), optional(tensors[1]),
+                                          optional(tensors[2]), options, gradient);
     }
     if (needs_residual) dresidual = dy.to(*state.residual_dtype);
   }

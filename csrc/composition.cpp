@@ -14,10 +14,6 @@ namespace {
 using composition::Value;
 using composition::Words;
 
-at::ScalarType arithmetic_of(at::ScalarType dtype) {
-  return dtype == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 // The 16-bit draws of the mask indices in `index`, by `rng_state`, which may be batched.
 Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
   const Tensor seed = rng_state.select(0, 0);
@@ -109,7 +105,6 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
   const Resolved call = check_backward_arguments(dy, input, bias, rng_state, options, gradient);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
-  const int64_t bias_dim = gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy.dim()) : 0;
 
   Tensor dz = dy.to(arithmetic) * constants.scale;
   if (gradient.from_output) {
@@ -121,7 +116,7 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
       dz = at::where(kept, dz, 0.);
     }
     if (!kActivations[call.activation].identity) {
-      Tensor z = add_bias(input->to(arithmetic), bias, bias_dim);
+      Tensor z = add_bias(input->to(arithmetic), bias, call.bias_dim);
       if (kept.defined()) z = at::where(kept, z, 0.);
       dz = chain_of(call, dz, z);
     }
@@ -132,7 +127,7 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
   if (gradient.output_mask[1]) {
     std::vector<int64_t> others;
     for (int64_t dim = 0; dim < dz.dim(); ++dim) {
-      if (dim != bias_dim) others.push_back(dim);
+      if (dim != call.bias_dim) others.push_back(dim);
     }
     dbias = (others.empty() ? dz : dz.sum(others)).to(*gradient.bias_dtype);
   }

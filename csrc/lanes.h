@@ -24,6 +24,9 @@ namespace fused_dropout {
 FD_HD float fmadd(float a, float b, float c) { return a * b + c; }
 FD_HD double fmadd(double a, double b, double c) { return a * b + c; }
 
+// a * a - square, exactly, where square is a * a rounded. Only fp32 formulas need it.
+FD_HD float square_error(float a, float square) { return fmaf(a, a, -square); }
+
 FD_HD float select(bool condition, float a, float b) { return condition ? a : b; }
 FD_HD double select(bool condition, double a, double b) { return condition ? a : b; }
 
@@ -52,13 +55,19 @@ FD_HD float float_from_bits(uint32_t bits) {
   return value;
 }
 
-// a * 2^n for a in [0.5, 2] and integral |n| <= 250, exact where the result is a normal number,
-// rounded once where it is subnormal, infinite where it overflows.
+FD_HD uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Added to n, it leaves n + 127 in the low bits: 2^n is those bits in the place of the exponent.
+constexpr float kExponentMagic = 12582912.0f + 127.0f;
+
+// a * 2^n for integral n <= 128. 2^128 is infinity, as it overflows; 2^n for n < -126 is zero, but
+// for AVX-512, whose instruction for it knows subnormal results.
 FD_HD float scale_by_pow2(float a, float n) {
-  const int32_t exponent = static_cast<int32_t>(n);
-  const int32_t half = exponent >> 1;
-  return a * float_from_bits(static_cast<uint32_t>(half + 127) << 23) *
-         float_from_bits(static_cast<uint32_t>(exponent - half + 127) << 23);
+  return a * float_from_bits(bits_of_float(maximum(n, -127.0f) + kExponentMagic) << 23);
 }
 
 }  // namespace fused_dropout

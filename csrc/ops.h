@@ -74,6 +74,10 @@ double check_probability(const char* function, double p);
 void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
                       const c10::SymInt& offset, int64_t ndim);
 
+// What a tensor of this dtype is computed in.
+inline at::ScalarType arithmetic_of(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
 
 // The stride of the mask index along each dimension of a dense tensor: row-major over the

@@ -35,23 +35,24 @@ class Bounds(NamedTuple):
     least: float = -torch.inf  # the smallest argument that `value` holds for
 
 
-# Below `least` results are smaller than 1e-36, but for gelu_tanh and quick_gelu, where rounding the
-# argument of the exponential costs more and more: up to 200 ULP.
+# Below `least` silu and mish are smaller than 1e-36. For gelu (smaller than 1e-7 there) the fit gets
+# worse, up to 5e-5; for gelu_tanh and quick_gelu rounding the argument of the exponential costs more
+# and more: up to 200 ULP.
 BOUNDS = {
     "identity": Bounds(0, 0, 0, 0),
     "relu": Bounds(0, 0, 0, 0),
     "relu6": Bounds(0, 0, 0, 0),
     "leaky_relu": Bounds(0.9, 0, 0, 0),
-    "gelu": Bounds(6.7, 5.2, 0.175, 0.15, least=-13),
-    "gelu_tanh": Bounds(31, 5.7, 0.015, 0.01, least=-5),
-    "quick_gelu": Bounds(9.2, 4.1, 0.01, 0.03, least=-5),
+    "gelu": Bounds(5.6, 5.6, 0.175, 0.15, least=-5.5),
+    "gelu_tanh": Bounds(31, 5.7, 0.015, 0.015, least=-5),
+    "quick_gelu": Bounds(9.2, 4.1, 0.01, 0.04, least=-5),
     "silu": Bounds(3.0, 3.0, 0.02, 0.03, least=-88),
-    "sigmoid": Bounds(2.5, 3.8, 0.02, 0.015),
-    "tanh": Bounds(1.2, 2.4, 0.03, 0.005),
-    "elu": Bounds(1.1, 1.2, 0.01, 0.005),
-    "selu": Bounds(2.0, 1.9, 0.01, 0.005),
-    "softplus": Bounds(2.2, 2.1, 0.09, 0.015),
-    "mish": Bounds(4.6, 5.6, 0.02, 0.005, least=-88),
+    "sigmoid": Bounds(2.5, 3.8, 0.02, 0.035),
+    "tanh": Bounds(1.2, 2.4, 0.03, 0.045),
+    "elu": Bounds(1.1, 1.2, 0.01, 0.02),
+    "selu": Bounds(2.0, 1.9, 0.01, 0.02),
+    "softplus": Bounds(2.2, 2.1, 0.09, 0.02),
+    "mish": Bounds(4.6, 5.6, 0.02, 0.035, least=-87),
     "hardswish": Bounds(2.5, 2.8, 0.005, 0.005),
     "squared_relu": Bounds(0.5, 0, 0, 0),
 }
@@ -233,7 +234,7 @@ def tails_are_small(activation):
     y, _ = computed(activation, sample())
     value, _ = exact_sample(activation)
     overflow = value.abs() > torch.finfo(torch.float32).max
-    close = (y - value).abs() <= 2e-5 * value.abs() + 1e-36
+    close = (y - value).abs() <= 6e-5 * value.abs() + 1e-36
     return bool(torch.where(overflow, y == value.sign() * torch.inf, close).all())
 
 

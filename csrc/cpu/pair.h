@@ -81,6 +81,10 @@ FD_HD Pair<V> copy_sign(Pair<V> a, Pair<V> b) {
   return {copy_sign(a.first, b.first), copy_sign(a.second, b.second)};
 }
 template <class V>
+FD_HD Pair<V> square_error(Pair<V> a, Pair<V> square) {
+  return {square_error(a.first, square.first), square_error(a.second, square.second)};
+}
+template <class V>
 FD_HD Pair<V> round_even(Pair<V> a) {
   return {round_even(a.first), round_even(a.second)};
 }

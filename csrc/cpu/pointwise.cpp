@@ -36,10 +36,6 @@ Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType d
   return at::empty_strided(tensor.sizes(), strides, tensor.options().dtype(dtype)).copy_(tensor);
 }
 
-at::ScalarType arithmetic_of(at::ScalarType dtype) {
-  return dtype == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants) {
   if (constants.keep_count == 0 || constants.keep_count == 65536) return {};
@@ -124,8 +120,6 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const auto tensor_options = dy_any.options();
-  const int64_t bias_dim =
-      gradient.bias_dtype ? at::maybe_wrap_dim(options.bias_dim, dy_any.dim()) : 0;
 
   DropConstants constants = call.constants();
   if (gradient.from_output && constants.keep_count > 0) {
@@ -141,7 +135,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   const bool sum_bias = gradient.output_mask[1];
   if (dy_any.numel() == 0 || constants.keep_count == 0) {
     if (gradient.output_mask[0]) dx.zero_();
-    if (sum_bias) dbias = at::zeros({sizes[bias_dim]}, dbias.options());
+    if (sum_bias) dbias = at::zeros({sizes[call.bias_dim]}, dbias.options());
     return {dx, dbias};
   }
 
@@ -154,7 +148,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   BiasRule bias_rule;
   std::optional<BiasLayout> layout;
   if (gradient.bias_dtype) {
-    layout.emplace(sizes, strides, bias_dim);
+    layout.emplace(sizes, strides, call.bias_dim);
     if (bias) values = layout->expand(*bias, arithmetic_of(gradient.dtype));
     bias_rule = layout->rule(values);
   }

@@ -13,8 +13,16 @@ FD_HD F32 maximum(F32 a, F32 bound) {
   return (FloatVector)_mm256_max_ps((__m256)bound.v, (__m256)a.v);
 }
 
+FD_HD F32 square_error(F32 a, F32 square) {
+  return (FloatVector)_mm256_fmsub_ps((__m256)a.v, (__m256)a.v, (__m256)square.v);
+}
+
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm256_round_ps((__m256)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+FD_HD UIntVector load_wide(const void* source) {
+  return (UIntVector)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)source));
 }
 
 FD_HD F32 load(const Half* source) {

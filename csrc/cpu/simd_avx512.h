@@ -15,6 +15,10 @@ FD_HD F32 maximum(F32 a, F32 bound) {
   return (FloatVector)_mm512_max_ps((__m512)bound.v, (__m512)a.v);
 }
 
+FD_HD F32 square_error(F32 a, F32 square) {
+  return (FloatVector)_mm512_fmsub_ps((__m512)a.v, (__m512)a.v, (__m512)square.v);
+}
+
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm512_roundscale_ps((__m512)a.v,
                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -9,13 +9,22 @@ namespace fused_dropout::cpu::FD_ISA {
 FD_HD F32 minimum(F32 a, F32 bound) { return a.v > bound.v ? bound.v : a.v; }
 FD_HD F32 maximum(F32 a, F32 bound) { return a.v < bound.v ? bound.v : a.v; }
 
+FD_HD F32 square_error(F32 a, F32 square) {
+  const FloatVector upper = bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0xFFFFF000u);
+  return (upper * upper - square.v) + (a.v - upper) * (a.v + upper);
+}
+
 FD_HD F32 round_even(F32 a) {
   const F32 magic(12582912.0f);  // 1.5 * 2^23: the sum's last bit is worth one
   return (a + magic) - magic;
 }
 
+FD_HD UIntVector load_wide(const void* source) {
+  return __builtin_convertvector(load_vector<ShortVector>(source), UIntVector);
+}
+
 FD_HD F32 load(const Half* source) {
-  const UIntVector half = __builtin_convertvector(load_vector<ShortVector>(source), UIntVector);
+  const UIntVector half = load_wide(source);
   // The exponent moves by 112; a multiplication does it for subnormal numbers too.
   const FloatVector magnitude = bit_cast<FloatVector>((half & 0x7FFFu) << 13) * 0x1p112f;
   const UIntVector special = (UIntVector)((half & 0x7C00u) == 0x7C00u) & 0x7F800000u;

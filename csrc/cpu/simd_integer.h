@@ -7,26 +7,22 @@
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Two factors, so that neither overflows where the product does not, and a subnormal product is
-// rounded once.
+// In the header of the instruction set.
+FD_HD F32 maximum(F32 a, F32 bound);
+FD_HD UIntVector load_wide(const void* source);  // 16-bit integers, each in a lane
+
 FD_HD F32 scale_by_pow2(F32 a, F32 n) {
-  const IntVector exponent = __builtin_convertvector(n.v, IntVector);
-  const IntVector half = exponent >> 1;
-  return a.v * bit_cast<FloatVector>((half + 127) << 23) *
-         bit_cast<FloatVector>((exponent - half + 127) << 23);
+  const F32 biased = maximum(n, F32(-127.0f)) + F32(kExponentMagic);
+  return a.v * bit_cast<FloatVector>(bit_cast<UIntVector>(biased.v) << 23);
 }
 
 using KeepMask = LaneMask;
 
 FD_HD KeepMask keep_mask(const uint16_t* draws, uint32_t keep_count) {
-  const IntVector wide = __builtin_convertvector(load_vector<ShortVector>(draws), IntVector);
-  return {wide < static_cast<int32_t>(keep_count)};
+  return {bit_cast<IntVector>(load_wide(draws)) < static_cast<int32_t>(keep_count)};
 }
 
-FD_HD F32 load(const BFloat16* source) {
-  const UIntVector wide = __builtin_convertvector(load_vector<ShortVector>(source), UIntVector);
-  return bit_cast<FloatVector>(wide << 16);
-}
+FD_HD F32 load(const BFloat16* source) { return bit_cast<FloatVector>(load_wide(source) << 16); }
 
 // A bf16 in each lane, rounded to nearest even.
 FD_HD UIntVector round_to_bfloat16(F32 value) {
