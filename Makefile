@@ -41,7 +41,8 @@ test: build mutants
 
 test-full: build mutants
 	$(RUN) -m pytest --full
-	for capability in baseline avx2 avx512; do \
+	for capability in $$($(RUN) -c "import fused_dropout as fd; \
+	        print(*fd.build_info()['cpu_capabilities'])"); do \
 	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(RUN) -m pytest \
 	        --deselect tests/test_mutations.py || exit 1; \
 	done

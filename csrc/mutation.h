@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "lanes.h"
+
 namespace fused_dropout {
 
 enum class Mutation {
@@ -27,7 +29,7 @@ static inline bool mutated(Mutation mutation) {
   return active && kMutationNames[static_cast<int>(mutation)] == active;
 }
 #else
-constexpr bool mutated(Mutation) { return false; }
+FD_HD constexpr bool mutated(Mutation) { return false; }
 #endif
 
 }  // namespace fused_dropout

@@ -28,7 +28,16 @@ struct PhiloxBlock {
 };
 
 FD_HD uint64_t multiply_wide(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
-FD_HD uint32_t high_word(uint64_t product) { return static_cast<uint32_t>(product >> 32); }
+FD_HD uint32_t high_word(uint64_t product) {
+#if defined(__CUDA_ARCH__)
+  // A shift would cost an addition of zero.
+  uint32_t low, high;
+  asm("mov.b64 {%0, %1}, %2;" : "=r"(low), "=r"(high) : "l"(product));
+  return high;
+#else
+  return static_cast<uint32_t>(product >> 32);
+#endif
+}
 FD_HD uint32_t low_word(uint64_t product) { return static_cast<uint32_t>(product); }
 
 FD_HD uint32_t next_key(uint32_t key, uint32_t step) { return key + step; }
@@ -36,7 +45,11 @@ FD_HD uint32_t next_key(uint32_t key, uint32_t step) { return key + step; }
 // `Key` is uint32_t, or Word where every counter has a key of its own.
 template <class Word, class Key>
 FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
+#if defined(__CUDACC__)
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
     const auto product1 = multiply_wide(counter.z, 0xCD9E8D57u);

@@ -35,9 +35,9 @@ class Bounds(NamedTuple):
     least: float = -torch.inf  # the smallest argument that `value` holds for
 
 
-# Below `least` silu and mish are smaller than 1e-36. For gelu (smaller than 1e-7 there) the fit gets
-# worse, up to 5e-5; for gelu_tanh and quick_gelu rounding the argument of the exponential costs more
-# and more: up to 200 ULP.
+# Below `least` silu and mish are smaller than 1e-36. For gelu (smaller than 1e-7 there) the fit
+# gets worse, up to 5e-5. For gelu_tanh and quick_gelu rounding the argument of the exponential
+# costs more and more: up to 200 ULP.
 BOUNDS = {
     "identity": Bounds(0, 0, 0, 0),
     "relu": Bounds(0, 0, 0, 0),

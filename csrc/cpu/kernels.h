@@ -6,10 +6,9 @@
 #include <cstdint>
 
 #include "../philox.h"
+#include "../storage.h"
 
 namespace fused_dropout::cpu {
-
-enum class Storage : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
 // Elements handled at a time: random draws and broadcast biases of one block live in the L1 cache.
 constexpr int kBlock = 512;

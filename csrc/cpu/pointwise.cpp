@@ -2,7 +2,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -12,29 +11,12 @@
 #include "capability.h"
 #include "kernels.h"
 #include "large_memory.h"
-#include "layout.h"
+#include "rules.h"
 
 namespace fused_dropout::cpu {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
-
-// x itself where it fills its memory without gaps or overlaps, else what empty_like makes of it.
-Tensor dense(const Tensor& x) {
-  return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
-}
-
-bool has_layout(const Tensor& tensor, at::IntArrayRef strides) {
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
-    if (tensor.size(dim) != 1 && tensor.stride(dim) != strides[dim]) return false;
-  }
-  return true;
-}
-
-Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype) {
-  if (tensor.scalar_type() == dtype && has_layout(tensor, strides)) return tensor;
-  return at::empty_strided(tensor.sizes(), strides, tensor.options().dtype(dtype)).copy_(tensor);
-}
 
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants) {
@@ -82,7 +64,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
                          residual.defined() ? residual.const_data_ptr() : nullptr,
                          y.mutable_data_ptr(),
                          bias_rule,
-                         mask.rule(constants.keep_count, state),
+                         mask_rule(mask, constants.keep_count, state),
                          constants.scale,
                          constants.shift,
                          constants.fill,
@@ -157,7 +139,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                           input.defined() ? input.const_data_ptr() : nullptr,
                           gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
                           bias_rule,
-                          mask.rule(constants.keep_count, state),
+                          mask_rule(mask, constants.keep_count, state),
                           constants.scale,
                           call.parameter,
                           gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
@@ -190,7 +172,7 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
   const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
   if (kept.numel() == 0) return kept;
   const MaskLayout layout(call, sizes, memory);
-  const MaskRule rule = layout.rule(keep_count_of(p), read_rng_state(rng_state));
+  const MaskRule rule = mask_rule(layout, keep_count_of(p), read_rng_state(rng_state));
   bool* values = kept.mutable_data_ptr<bool>();
   for_each_block(kept.numel(),
                  [&](int64_t begin, int64_t end) { kernels().mask(rule, values, begin, end); });

@@ -1,9 +1,9 @@
 // The AVX-512 pieces of simd.h.
 #pragma once
 
+#include "../storage.h"
 #include "pair.h"
 #include "simd.h"
-#include "storage.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 

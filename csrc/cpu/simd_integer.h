@@ -1,9 +1,9 @@
 // Pieces of simd.h in plain integer vector arithmetic, for instruction sets without masks.
 #pragma once
 
+#include "../storage.h"
 #include "pair.h"
 #include "simd.h"
-#include "storage.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 

@@ -3,30 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <memory>
-#include <vector>
-
-#include "../ops.h"
+#include "../layout.h"
 #include "kernels.h"
 
 namespace fused_dropout::cpu {
 
-Storage storage_of(at::ScalarType dtype);
-
-// The mask's rule over memory order for a dense tensor, neighbouring dimensions collapsed.
-class MaskLayout {
- public:
-  MaskLayout(const Resolved& call, at::IntArrayRef sizes, at::IntArrayRef strides);
-
-  MaskRule rule(uint32_t keep_count, PhiloxState state) const;
-
- private:
-  void collapse(at::IntArrayRef sizes, at::IntArrayRef strides, at::IntArrayRef mask_strides);
-
-  int64_t first_;
-  std::vector<int64_t> sizes_;
-  std::vector<int64_t> strides_;
-};
+// The rule points into the layout.
+MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state);
 
 // How a bias along one dimension of a dense tensor repeats over memory.
 struct BiasLayout {

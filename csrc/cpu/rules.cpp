@@ -1,0 +1,43 @@
+#include "rules.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+namespace fused_dropout::cpu {
+
+MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state) {
+  if (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536) ++keep_count;
+  return {state,
+          keep_count,
+          layout.first,
+          static_cast<int>(layout.sizes.size()),
+          layout.sizes.data(),
+          layout.strides.data()};
+}
+
+BiasLayout::BiasLayout(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t dim)
+    : channels(sizes[dim]), inner(channels == 1 ? c10::multiply_integers(sizes) : strides[dim]) {
+  period = channels * inner;
+  if (unrolled()) period *= (kBlock + period - 1) / period;
+}
+
+Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
+  if (!unrolled()) return bias.to(arithmetic).contiguous();
+  Tensor values = at::empty({length()}, bias.options().dtype(arithmetic));
+  const Tensor one =
+      (inner == 1 ? bias : bias.repeat_interleave(inner)).to(arithmetic).contiguous();
+  // One period after another; the last one may be cut.
+  const int64_t step = one.numel() * one.element_size();
+  auto* target = static_cast<char*>(values.data_ptr());
+  for (int64_t left = values.nbytes(); left > 0; left -= step, target += step) {
+    std::memcpy(target, one.const_data_ptr(), std::min(left, step));
+  }
+  return values;
+}
+
+BiasRule BiasLayout::rule(const Tensor& values) const {
+  return {values.defined() ? values.const_data_ptr() : nullptr, period, unrolled() ? 1 : inner};
+}
+
+}  // namespace fused_dropout::cpu

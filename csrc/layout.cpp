@@ -1,0 +1,84 @@
+#include "layout.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace fused_dropout {
+
+namespace {
+
+bool has_layout(const Tensor& tensor, at::IntArrayRef strides) {
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    if (tensor.size(dim) != 1 && tensor.stride(dim) != strides[dim]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Tensor dense(const Tensor& x) {
+  return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
+}
+
+Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype) {
+  if (tensor.scalar_type() == dtype && has_layout(tensor, strides)) return tensor;
+  return at::empty_strided(tensor.sizes(), strides, tensor.options().dtype(dtype)).copy_(tensor);
+}
+
+Storage storage_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return Storage::kFloat32;
+    case at::kDouble:
+      return Storage::kFloat64;
+    case at::kHalf:
+      return Storage::kFloat16;
+    case at::kBFloat16:
+      return Storage::kBFloat16;
+    default:
+      TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", dtype);
+  }
+}
+
+MaskLayout::MaskLayout(const Resolved& call, at::IntArrayRef tensor_sizes,
+                       at::IntArrayRef tensor_strides)
+    : first(call.mask_offset.expect_int()) {
+  if (call.mask_strides) {
+    collapse(tensor_sizes, tensor_strides, C10_AS_INTARRAYREF_SLOW(*call.mask_strides));
+  } else if (call.shared_dims.empty()) {
+    sizes = {c10::multiply_integers(tensor_sizes)};
+    strides = {1};
+  } else {
+    const auto mask_strides =
+        mask_strides_of(c10::fromIntArrayRefSlow(tensor_sizes),
+                        c10::fromIntArrayRefSlow(tensor_strides), call.shared_dims);
+    collapse(tensor_sizes, tensor_strides, C10_AS_INTARRAYREF_SLOW(mask_strides));
+  }
+}
+
+void MaskLayout::collapse(at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides,
+                          at::IntArrayRef mask_strides) {
+  std::vector<int64_t> order(tensor_sizes.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return tensor_strides[a] > tensor_strides[b]; });
+  for (const int64_t dim : order) {
+    if (tensor_sizes[dim] == 1) continue;
+    if (!sizes.empty() && strides.back() == mask_strides[dim] * tensor_sizes[dim]) {
+      sizes.back() *= tensor_sizes[dim];
+      strides.back() = mask_strides[dim];
+    } else {
+      sizes.push_back(tensor_sizes[dim]);
+      strides.push_back(mask_strides[dim]);
+    }
+  }
+  if (sizes.empty()) {
+    sizes = {1};
+    strides = {1};
+  }
+}
+
+}  // namespace fused_dropout
