@@ -9,6 +9,8 @@ Environment:
 """
 
 import os
+import re
+import subprocess
 import sys
 from glob import glob
 
@@ -30,26 +32,79 @@ def flag(name):
     return os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off")
 
 
+def toolkit_version():
+    """Of nvcc, as (major, minor); None where it cannot be run."""
+    try:
+        nvcc = os.path.join(CUDA_HOME, "bin", "nvcc")
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found = re.search(r"release (\d+)\.(\d+)", done.stdout)
+    return found and (int(found[1]), int(found[2]))
+
+
 def decide_cuda():
     """Returns whether to build CUDA kernels, and the reason in words."""
-    sources = glob("csrc/cuda/*.cu")
+    built_for = torch.version.cuda
+    toolkit = toolkit_version() if CUDA_HOME else None
+    where = f"torch {torch.__version__} ({os.path.dirname(torch.__file__)})"
     if flag("FUSED_DROPOUT_CPU_ONLY"):
         decision = False, "FUSED_DROPOUT_CPU_ONLY is set"
-    elif not sources:
-        decision = False, "this version has no CUDA kernels"
-    elif torch.version.cuda is None:
-        decision = False, f"torch {torch.__version__} was built without CUDA"
+    elif built_for is None:
+        decision = False, f"{where} was built without CUDA"
     elif CUDA_HOME is None:
         decision = (
             False,
-            f"torch was built for CUDA {torch.version.cuda}, but no CUDA toolkit was found "
+            f"{where} was built for CUDA {built_for}, but no CUDA toolkit was found "
             "(set CUDA_HOME)",
         )
+    elif toolkit is None:
+        decision = False, f"nvcc in {CUDA_HOME} cannot be run"
+    elif toolkit[0] != int(built_for.split(".")[0]):
+        decision = (
+            False,
+            f"{where} was built for CUDA {built_for}, but the toolkit in {CUDA_HOME} is "
+            f"{toolkit[0]}.{toolkit[1]}: the major versions have to be the same",
+        )
     else:
-        decision = True, f"torch was built for CUDA {torch.version.cuda}; toolkit in {CUDA_HOME}"
+        decision = (
+            True,
+            f"{where} was built for CUDA {built_for}; toolkit {toolkit[0]}.{toolkit[1]} "
+            f"in {CUDA_HOME}",
+        )
     if flag("FORCE_CUDA") and not decision[0]:
         sys.exit(f"FORCE_CUDA is set, but {decision[1]}")
     return decision
+
+
+def choose_architectures():
+    """Sets TORCH_CUDA_ARCH_LIST where the user has not; returns it.
+
+    To the GPUs of this machine, or where there are none, to the architectures that torch was built
+    for, from 8.0 on: the kernels convert bfloat16 in hardware. Always with PTX of the newest, which
+    later GPUs can compile.
+    """
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        if torch.cuda.is_available():
+            devices = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+            chosen = sorted(set(devices))
+        else:
+            flags = re.findall(r"sm_(\d+)(\d)\b", torch._C._cuda_getArchFlags())
+            versions = sorted({(int(major), int(minor)) for major, minor in flags})
+            # Of each generation the first: its code runs on the later ones.
+            first = {major: (major, minor) for major, minor in reversed(versions) if major >= 8}
+            chosen = sorted(first.values())
+        names = [f"{major}.{minor}" for major, minor in chosen]
+        os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(names) + "+PTX"
+    return os.environ["TORCH_CUDA_ARCH_LIST"]
+
+
+def bound_jobs():
+    """One nvcc needs about a gigabyte: not more of them than the memory holds."""
+    if os.environ.get("MAX_JOBS") or not hasattr(os, "sysconf"):
+        return
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, int(gigabytes / 2))))
 
 
 def extension():
@@ -74,11 +129,17 @@ def extension():
         link.append("-fopenmp")
     if flag("FUSED_DROPOUT_MUTATIONS"):
         cxx.append("-DFUSED_DROPOUT_MUTATIONS")
+    bound_jobs()
     kind, arguments = CppExtension, {"cxx": cxx}
     if cuda:
         kind = CUDAExtension
+        architectures = choose_architectures()
+        print(f"fused_dropout: CUDA architectures: {architectures}")
         sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")
-        arguments["nvcc"] = ["-O3"]
+        names = ",".join(architectures.replace(";", " ").split())
+        cxx += ["-DFUSED_DROPOUT_CUDA", f"-DFUSED_DROPOUT_CUDA_ARCHITECTURES={names}"]
+        # No --use_fast_math: the formulas name the approximations that they can bear.
+        arguments["nvcc"] = ["-O3", "-DFUSED_DROPOUT_CUDA"]
     return kind(
         name="fused_dropout._C",
         sources=sorted(sources),

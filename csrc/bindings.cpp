@@ -4,6 +4,12 @@
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/extension.h>
 
+#if defined(FUSED_DROPOUT_CUDA)
+#include <cuda.h>
+
+#include <sstream>
+#endif
+
 #include "activations.h"
 #include "cpu/capability.h"
 #include "ops.h"
@@ -68,6 +74,20 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
   return x;
 }
 
+#if defined(FUSED_DROPOUT_CUDA)
+// Those that setup.py has named, separated by commas.
+std::vector<std::string> architectures() {
+#define FD_TEXT_OF(...) #__VA_ARGS__
+#define FD_TEXT(...) FD_TEXT_OF(__VA_ARGS__)
+  std::istringstream list(FD_TEXT(FUSED_DROPOUT_CUDA_ARCHITECTURES));
+#undef FD_TEXT
+#undef FD_TEXT_OF
+  std::vector<std::string> names;
+  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
+  return names;
+}
+#endif
+
 py::dict build_info() {
   py::dict info;
   info["torch"] = TORCH_VERSION;
@@ -82,8 +102,14 @@ py::dict build_info() {
 #else
   info["openmp"] = false;
 #endif
+#if defined(FUSED_DROPOUT_CUDA)
+  info["cuda"] =
+      std::to_string(CUDA_VERSION / 1000) + "." + std::to_string(CUDA_VERSION / 10 % 100);
+  info["cuda_architectures"] = architectures();
+#else
   info["cuda"] = py::none();
   info["cuda_architectures"] = std::vector<std::string>{};
+#endif
   info["cpu_capabilities"] = cpu::available_capabilities();
   info["cpu_capability"] = cpu::kernels().name;
   return info;

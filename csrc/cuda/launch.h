@@ -1,0 +1,127 @@
+// What the torch side of the CUDA path knows of the kernels: plain structs and launch functions. No
+// torch header here, so that the kernels compile with the toolkit alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../philox.h"
+#include "../storage.h"
+
+namespace fused_dropout::cuda {
+
+// Where the state of the generator comes from. Values, or addresses on the device that are read
+// when the kernel runs: a tensor `rng_state`, or what a graph capture has registered.
+struct RandomState {
+  bool indirect = false;
+  union {
+    uint64_t seed = 0;
+    const int64_t* seed_address;
+  };
+  union {
+    uint64_t offset = 0;
+    const int64_t* offset_address;
+  };
+  uint64_t added_offset = 0;      // to the number at offset_address
+  int64_t* written_to = nullptr;  // gets seed and offset, for backward
+
+  static RandomState at(const int64_t* rng_state) {
+    RandomState state;
+    state.indirect = true;
+    state.seed_address = rng_state;
+    state.offset_address = rng_state + 1;
+    return state;
+  }
+};
+
+// The most dimensions that are left of a mask's after neighbours have been collapsed.
+constexpr int kMaxMaskDims = 12;
+
+enum class MaskKind : int {
+  kKeepAll,
+  kMemoryOrder,  // the mask index is the place in memory, plus `first`
+  kStrided,
+};
+
+struct MaskRule {
+  MaskKind kind = MaskKind::kKeepAll;
+  uint32_t keep_count = 65536;
+  int64_t first = 0;
+  int ndim = 0;  // of kStrided; outermost dimension first
+  int64_t sizes[kMaxMaskDims];
+  int64_t strides[kMaxMaskDims];
+};
+
+// The place of an element in memory is row * period + column, where the bias repeats with every
+// row: its channel is column / inner % channels. `period` may span several repetitions, so that
+// narrow tensors keep whole thread blocks busy.
+struct Layout {
+  int64_t numel = 0;
+  int64_t period = 1;
+  int64_t inner = 1;
+  int64_t channels = 1;
+  int64_t rows() const { return (numel + period - 1) / period; }
+};
+
+struct BiasRule {
+  const void* values = nullptr;  // null for none
+  bool wide = false;             // fp32 although x has 16 bits
+};
+
+// A number that kernels compute with, as both of the types that they compute in.
+struct Number {
+  float single = 0;
+  double wide = 0;
+  Number() = default;
+  Number(double value) : single(static_cast<float>(value)), wide(value) {}
+};
+
+struct ForwardArgs {
+  const void* x;
+  const void* residual;  // null for none
+  void* y;
+  BiasRule bias;
+  Layout layout;
+  RandomState random;
+  MaskRule mask;
+  Number scale, shift, fill;
+  Number parameter;
+};
+
+struct BackwardArgs {
+  const void* dy;
+  const void* x;   // null where the derivative needs no input
+  void* dx;        // null where no gradient by x is wanted
+  void* partials;  // null where no gradient by the bias is wanted; see bias_partials
+  BiasRule bias;
+  Layout layout;
+  RandomState random;
+  MaskRule mask;
+  Number scale;
+  Number parameter;
+};
+
+using Stream = struct CUstream_st*;
+
+// How memory is cut into rows for a bias of `channels` values that repeats every channels * inner
+// elements (1 and numel without a bias).
+Layout layout_for(int64_t numel, int64_t channels, int64_t inner);
+
+// How many rows of partial sums, of `layout.period` numbers each, the backward kernels write: fp32,
+// or fp64 for fp64. It depends on the shape alone, and so do the bits of the gradient.
+int64_t partial_rows(const Layout& layout);
+
+// `wide_y`, `wide_dy`: they are fp32 while x has 16 bits.
+void launch_forward(const ForwardArgs& args, Storage storage, bool wide_y, int activation,
+                    Stream stream);
+void launch_backward(const BackwardArgs& args, Storage storage, bool wide_dy, int activation,
+                     Stream stream);
+// Adds the partial sums up, in fixed order, into a gradient of `channels` numbers.
+void launch_bias_sum(const void* partials, const Layout& layout, bool fp64_partials, void* dbias,
+                     Storage storage, Stream stream);
+void launch_mask(const MaskRule& mask, const RandomState& random, int64_t numel, bool* kept,
+                 Stream stream);
+// Writes the state to its `written_to`.
+void launch_state(const RandomState& random, Stream stream);
+
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,6 @@
+#define FD_INSTANTIATES
+#include "launch.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(BFloat16, BFloat16)
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,76 @@
+// What Python calls in the library of the kernels under the shim.
+#include "launch.h"
+
+using namespace fused_dropout;
+using namespace fused_dropout::cuda;
+
+struct Call {
+  int64_t numel, channels, inner;
+  uint64_t seed, offset;
+  int32_t mask_kind, keep_count;
+  int64_t first;
+  const int64_t* sizes;
+  const int64_t* strides;
+  double scale, shift, fill, parameter;
+  int32_t ndim, storage, wide, bias_wide, activation;
+};
+
+static MaskRule mask_of(const Call& call) {
+  MaskRule mask;
+  mask.kind = static_cast<MaskKind>(call.mask_kind);
+  mask.keep_count = static_cast<uint32_t>(call.keep_count);
+  mask.first = call.first;
+  mask.ndim = call.ndim;
+  for (int dim = 0; dim < call.ndim; ++dim) {
+    mask.sizes[dim] = call.sizes[dim];
+    mask.strides[dim] = call.strides[dim];
+  }
+  return mask;
+}
+
+static RandomState random_of(const Call& call) {
+  RandomState random;
+  random.seed = call.seed;
+  random.offset = call.offset;
+  return random;
+}
+
+extern "C" {
+
+void shim_forward(const Call* call, const void* x, const void* bias, const void* residual, void* y,
+                  int64_t* written_state) {
+  ForwardArgs args{x,          residual,       y, {}, {}, {}, {}, call->scale, call->shift,
+                   call->fill, call->parameter};
+  args.bias = {bias, call->bias_wide != 0};
+  args.layout = layout_for(call->numel, call->channels, call->inner);
+  args.random = random_of(*call);
+  args.random.written_to = written_state;
+  args.mask = mask_of(*call);
+  launch_forward(args, static_cast<Storage>(call->storage), call->wide, call->activation, nullptr);
+}
+
+int64_t shim_partials(const Call* call) {
+  const Layout layout = layout_for(call->numel, call->channels, call->inner);
+  return partial_rows(layout) * layout.period;
+}
+
+// `state` is read where the seed and the offset lie, as in a captured graph.
+void shim_backward(const Call* call, const void* dy, const void* x, const void* bias, void* dx,
+                   void* partials, void* dbias, int32_t dbias_storage, const int64_t* state) {
+  BackwardArgs args{dy, x, dx, partials, {}, {}, {}, {}, call->scale, call->parameter};
+  args.bias = {bias, call->bias_wide != 0};
+  args.layout = layout_for(call->numel, call->channels, call->inner);
+  args.random = RandomState::at(state);
+  args.mask = mask_of(*call);
+  const auto storage = static_cast<Storage>(call->storage);
+  launch_backward(args, storage, call->wide, call->activation, nullptr);
+  if (dbias) {
+    launch_bias_sum(partials, args.layout, storage == Storage::kFloat64, dbias,
+                    static_cast<Storage>(dbias_storage), nullptr);
+  }
+}
+
+void shim_mask(const Call* call, bool* kept) {
+  launch_mask(mask_of(*call), random_of(*call), call->numel, kept, nullptr);
+}
+}
