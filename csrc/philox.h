@@ -31,8 +31,8 @@ FD_HD uint64_t multiply_wide(uint32_t a, uint32_t b) { return static_cast<uint64
 FD_HD uint32_t high_word(uint64_t product) {
 #if defined(__CUDA_ARCH__)
   // A shift would cost an addition of zero.
-  uint32_t low, high;
-  asm("mov.b64 {%0, %1}, %2;" : "=r"(low), "=r"(high) : "l"(product));
+  uint32_t high;
+  asm("mov.b64 {_, %0}, %1;" : "=r"(high) : "l"(product));
   return high;
 #else
   return static_cast<uint32_t>(product >> 32);

@@ -133,9 +133,10 @@ struct Forward {
     const int64_t position = group * kGroup;
     const int64_t left = args.layout.numel - position;
     const int count = left < kGroup ? static_cast<int>(left) : kGroup;
+    const AnyMask mask = any_mask(args.mask, state, position, count);
     C values[kGroup];
     Single<T>::load(x(position), count, values);
-    apply(values, any_mask(args.mask, state, position, count));
+    apply(values, mask);
     if (args.residual) {
       C others[kGroup];
       Single<Y>::load(residual(position), count, others);
@@ -232,10 +233,11 @@ struct Backward {
     const int64_t position = group * kGroup;
     const int64_t left = args.layout.numel - position;
     const int count = left < kGroup ? static_cast<int>(left) : kGroup;
+    const AnyMask mask = any_mask(args.mask, state, position, count);
     C gradient[kGroup], values[kGroup] = {};
     Single<DY>::load(dy(position), count, gradient);
     if constexpr (!Function::kIdentity) Single<T>::load(x(position), count, values);
-    apply(gradient, values, any_mask(args.mask, state, position, count));
+    apply(gradient, values, mask);
     if (args.dx) Single<T>::store(dx(position), count, gradient);
   }
 

@@ -1,5 +1,4 @@
 // The CUDA operators: memory, streams and generators around the kernels.
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -7,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "../layout.h"
@@ -16,7 +16,7 @@ namespace fused_dropout::cuda {
 namespace {
 
 Stream stream_of(const Tensor& tensor) {
-  return at::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
+  return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
 }
 
 bool draws(const DropConstants& constants) {

@@ -40,6 +40,10 @@ class Instruction:
     def always_jumps(self):
         return self.name == "BRA" and not self.predicate and "P" not in self.operands
 
+    def is_wide(self, name):
+        """Whether it is this kind of access, to 16 bytes."""
+        return self.name == name and ".128" in self.opcode
+
     @property
     def ends_path(self):
         return self.name in ("EXIT", "RET", "BRX", "CALL") and not self.predicate
@@ -70,48 +74,55 @@ def loops(code):
     ]
 
 
-def shortest_path(code, first, last, rounds):
-    """Indices of the shortest way through a loop that passes `rounds` rounds of Philox.
+def shortest_path(code, first, last, rounds, stores):
+    """Indices of the shortest way through a loop with that many rounds of Philox and wide stores.
 
-    A loop has side paths for uniform conditions: no dropout, shared masks, a residual. What is
-    wanted is the way of a plain call, and that is the shortest one that draws all its random bits.
+    A loop has side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
+    wanted. What is asked for is the way of a plain call: the shortest one that draws all its random
+    bits and stores all its results.
     """
     at = {code[i].address: i for i in range(first, last + 1)}
-    best = {(first, 0): (0, None)}  # (index, rounds so far): (length, predecessor)
+    start = (first, 0, 0)
+    best = {start: (0, None)}  # (index, rounds and stores so far): (length, predecessor)
+    reached = {first: [start]}
+    end = None
     for i in range(first, last + 1):
-        for seen in [r for (k, r) in best if k == i]:
-            length, _ = best[i, seen]
-            instruction = code[i]
-            now = seen + any(m in instruction.operands.lower() for m in PHILOX_MULTIPLIERS)
+        instruction = code[i]
+        for state in reached.get(i, ()):
+            length = best[state][0] + 1
+            now = (
+                state[1] + any(m in instruction.operands.lower() for m in PHILOX_MULTIPLIERS),
+                state[2] + instruction.is_wide("STG"),
+            )
+            if i == last and now == (rounds, stores):
+                end = state
+            if now > (rounds, stores):
+                continue
             followers = []
             if not instruction.always_jumps and not instruction.ends_path:
                 followers.append(i + 1)
             if instruction.target in at:
                 followers.append(at[instruction.target])
-            if i == last and now == rounds:
-                best["end"] = (length + 1, (i, seen))
             for follower in followers:
-                key = (follower, now)
-                ahead = max(first, i) < follower <= last and now <= rounds
-                if ahead and (key not in best or best[key][0] > length + 1):
-                    best[key] = (length + 1, (i, seen))
-    if "end" not in best:
-        return None
-    path, key = [], best["end"][1]
-    while key is not None:
-        path.append(key[0])
-        key = best[key][1]
+                key = (follower, *now)
+                if max(first, i) < follower <= last:
+                    if key not in best:
+                        reached.setdefault(follower, []).append(key)
+                    if key not in best or best[key][0] > length:
+                        best[key] = (length, state)
+    path = []
+    while end is not None:
+        path.append(end[0])
+        end = best[end][1]
     return path[::-1]
 
 
 @dataclass
 class Count:
-    elements: int
-    instructions: float  # of each kind, executed per element
+    instructions: float  # executed per element
     alu: float
     special: float
     wide_loads: int
-    wide_stores: int
 
 
 def main_loop(code, unroll, group=8):
@@ -120,19 +131,17 @@ def main_loop(code, unroll, group=8):
     for first, last in loops(code):
         # The first of the ten rounds may have left the loop: it starts from what never changes.
         for rounds in range(9 * unroll, 10 * unroll + 1):
-            path = shortest_path(code, first, last, rounds)
-            if path and any(".128" in code[i].opcode for i in path):
+            path = shortest_path(code, first, last, rounds, stores=unroll)
+            if any(code[i].is_wide("LDG") for i in path):
                 candidates.append(path)
     if not candidates:
-        raise ValueError("no loop with 16-byte accesses and Philox was found")
+        raise ValueError("no loop with 16-byte loads and stores and Philox was found")
     path = min(candidates, key=len)
     mix = Counter(code[i].name for i in path)
     elements = group * unroll
     return Count(
-        elements,
         len(path) / elements,
         sum(mix[name] for name in ALU) / elements,
         sum(mix[name] for name in SPECIAL) / elements,
-        sum(code[i].name == "LDG" and ".128" in code[i].opcode for i in path),
-        sum(code[i].name == "STG" and ".128" in code[i].opcode for i in path),
+        sum(code[i].is_wide("LDG") for i in path),
     )

@@ -20,15 +20,7 @@ FLAGS = [
 STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
-def sources():
-    return [
-        *sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-        HERE / "shim.cpp",
-        HERE / "shim_api.cpp",
-    ]
-
-
-def build(target, extra_sources=(), flags=()):
+def build(target, entry, flags=()):
     """Compiles what is older than its sources, through ninja; returns the path of `target`."""
     folder = BUILD / target.split(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +34,8 @@ def build(target, extra_sources=(), flags=()):
         f"  command = g++ {' '.join(flags)} {link} $in -o $out",
     ]
     objects = []
-    for source in [*sources(), *extra_sources]:
+    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    for source in [*kernels, HERE / "shim.cpp", HERE / entry]:
         objects.append(f"{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
     lines.append(f"build {target}: link {' '.join(objects)}")
@@ -72,7 +65,7 @@ class Call(ctypes.Structure):
 
 @functools.cache
 def library():
-    return ctypes.CDLL(str(build("kernels.so")))
+    return ctypes.CDLL(str(build("kernels.so", "shim_api.cpp")))
 
 
 def _pointer(tensor):
@@ -142,3 +135,10 @@ class Kernels:
         kept = torch.empty(self.x.shape, dtype=torch.bool)
         library().shim_mask(ctypes.byref(self.call), _pointer(kept))
         return kept
+
+
+if __name__ == "__main__":
+    # Every access to memory that is not the kernel's, and every address that is not aligned as the
+    # access wants it, ends the program.
+    flags = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run([build("sanitize", "sanitize.cpp", flags)], check=True)
