@@ -12,6 +12,10 @@
 namespace fused_dropout::cuda {
 
 constexpr int kThreads = 256;
+// Thread blocks that share a processor at least. Left to itself the compiler reckons with two, and
+// functions in fp64 need more registers than that leaves.
+template <class T>
+constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 2;
 
 // Which groups a thread block works on. Its threads stand in rows of `width`, a power of two from
 // 32 on; block b has the columns b % column_blocks and the rows b / column_blocks of the grid,
@@ -19,7 +23,7 @@ constexpr int kThreads = 256;
 struct Grid {
   int64_t groups;   // whole ones
   int64_t columns;  // groups in a row of memory
-  int64_t column_blocks;
+  uint32_t column_blocks;
   int64_t rows_per_block;
   int width;
 };
@@ -27,10 +31,12 @@ struct Grid {
 // A thread's walk down its column.
 struct Walk {
   int64_t row_block, column, group, step, end;
+  uint32_t column_block;
 
-  FD_HD Walk(const Grid& grid, int64_t block, int thread) {
+  FD_HD Walk(const Grid& grid, uint32_t block, int thread) {
     row_block = block / grid.column_blocks;
-    column = (block - row_block * grid.column_blocks) * grid.width + (thread & (grid.width - 1));
+    column_block = block - static_cast<uint32_t>(row_block) * grid.column_blocks;
+    column = static_cast<int64_t>(column_block) * grid.width + (thread & (grid.width - 1));
     const int64_t first = row_block * grid.rows_per_block;
     const int64_t last = (first + grid.rows_per_block) * grid.columns;
     end =
@@ -80,8 +86,9 @@ FD_HD void load_bias(const BiasRule& bias, const Layout& layout, int64_t column,
   int64_t channel = column;
   int64_t left = layout.inner;  // elements until the next channel
   if (layout.period != layout.channels) {
-    const int64_t place = column % (layout.channels * layout.inner);
-    channel = place / layout.inner;
+    const int64_t place =
+        column - layout.by_repetition.divide(column) * layout.channels * layout.inner;
+    channel = layout.by_inner.divide(place);
     left = layout.inner - (place - channel * layout.inner);
   }
 #pragma unroll
@@ -175,7 +182,7 @@ struct Forward {
 };
 
 template <class T, class Y, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     forward_kernel(const ForwardArgs args, const Grid grid) {
   Walk walk(grid, blockIdx.x, threadIdx.x);
   const Forward<T, Y, Functor, kVector> work(args, walk.column);
@@ -265,7 +272,7 @@ struct Backward {
 };
 
 template <class T, class DY, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     backward_kernel(const BackwardArgs args, const Grid grid) {
   using C = typename Arithmetic<T>::Scalar;
   Walk walk(grid, blockIdx.x, threadIdx.x);
@@ -290,8 +297,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < kGroup; ++k) sums[threadIdx.x * kGroup + k] = work.sums[k];
   __syncthreads();
   const int width = grid.width * kGroup;  // in elements
-  const int64_t first_column =
-      (static_cast<int64_t>(blockIdx.x) - walk.row_block * grid.column_blocks) * width;
+  const int64_t first_column = static_cast<int64_t>(walk.column_block) * width;
   C* partials = static_cast<C*>(args.partials) + walk.row_block * args.layout.period;
 #pragma unroll 1
   for (int i = threadIdx.x; i < width && first_column + i < args.layout.period; i += kThreads) {
@@ -301,11 +307,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Adds the partial sums up. A block has `width` channels; the threads of a channel take its numbers
-// in turn, and one of them adds their sums up in order.
+// Adds up `copies` partial sums of each value of the bias. A block has `width` channels; the
+// threads of a channel take its numbers in turn, and one of them adds their sums up in order.
 template <class C, class T>
 __global__ void __launch_bounds__(kThreads)
-    bias_sum_kernel(const C* partials, const Layout layout, int64_t rows, int width, T* dbias) {
+    bias_sum_kernel(const C* partials, const Layout layout, int64_t copies, int width, T* dbias) {
   __shared__ double sums[kThreads];
   const int lanes = kThreads / width;
   const int lane = threadIdx.x / width;
@@ -313,10 +319,9 @@ __global__ void __launch_bounds__(kThreads)
   double sum = 0;
   if (channel < layout.channels) {
     const int64_t once = layout.channels * layout.inner;
-    const int64_t copies = rows * (layout.period / once);
 #pragma unroll 1
     for (int64_t i = lane; i < copies * layout.inner; i += lanes) {
-      const int64_t copy = i / layout.inner;
+      const int64_t copy = layout.by_inner.divide(i);
       sum += partials[copy * once + channel * layout.inner + (i - copy * layout.inner)];
     }
   }

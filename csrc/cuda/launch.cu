@@ -18,7 +18,7 @@ Layout layout_for(int64_t numel, int64_t channels, int64_t inner) {
     return divide_up(columns, kWarp) * kWarp - columns;
   };
   while (copies < kWarp && 10 * idle(copies) > whole / kGroup * copies) ++copies;
-  return {numel, whole * copies, inner, channels};
+  return {numel, whole * copies, inner, channels, Divisor(inner), Divisor(once)};
 }
 
 int64_t partial_rows(const Layout& layout) { return row_blocks(layout, backward_grid(layout)); }
@@ -61,9 +61,9 @@ template <class C, class T>
 void sum_into(const void* partials, const Layout& layout, void* dbias, Stream stream) {
   // Channels side by side share a read; a channel of many neighbours fills one by itself.
   const int width = layout.inner >= 32 ? 1 : 8;
+  const int64_t copies = partial_rows(layout) * (layout.period / (layout.channels * layout.inner));
   FD_LAUNCH((bias_sum_kernel<C, T>), divide_up(layout.channels, width), kThreads, stream,
-            static_cast<const C*>(partials), layout, partial_rows(layout), width,
-            static_cast<T*>(dbias));
+            static_cast<const C*>(partials), layout, copies, width, static_cast<T*>(dbias));
 }
 
 template <class C>

@@ -26,7 +26,7 @@ inline Grid grid_for(const Layout& layout, int64_t most_rows) {
   while (grid.width < kThreads && (kThreads / grid.width > rows) && grid.width < grid.columns) {
     grid.width *= 2;
   }
-  grid.column_blocks = divide_up(grid.columns, grid.width);
+  grid.column_blocks = static_cast<uint32_t>(divide_up(grid.columns, grid.width));
   const int64_t threads_deep = kThreads / grid.width;
   grid.rows_per_block = threads_deep * most_rows;
   while (grid.rows_per_block > threads_deep &&

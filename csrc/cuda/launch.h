@@ -7,6 +7,7 @@
 
 #include "../philox.h"
 #include "../storage.h"
+#include "divisor.h"
 
 namespace fused_dropout::cuda {
 
@@ -47,9 +48,17 @@ struct MaskRule {
   MaskKind kind = MaskKind::kKeepAll;
   uint32_t keep_count = 65536;
   int64_t first = 0;
-  int ndim = 0;  // of kStrided; outermost dimension first
+  // Of kStrided, outermost dimension first.
+  int ndim = 0;
   int64_t sizes[kMaxMaskDims];
   int64_t strides[kMaxMaskDims];
+  Divisor by_size[kMaxMaskDims];
+
+  void add_dimension(int64_t size, int64_t stride) {
+    sizes[ndim] = size;
+    strides[ndim] = stride;
+    by_size[ndim++] = Divisor(size);
+  }
 };
 
 // The place of an element in memory is row * period + column, where the bias repeats with every
@@ -60,6 +69,7 @@ struct Layout {
   int64_t period = 1;
   int64_t inner = 1;
   int64_t channels = 1;
+  Divisor by_inner, by_repetition;  // inner and channels * inner
   int64_t rows() const { return (numel + period - 1) / period; }
 };
 

@@ -30,6 +30,10 @@ struct GroupMask {
 
 FD_HD uint32_t threshold_of(uint32_t keep_count) { return keep_count << 16; }
 
+// Of a mask index, which is not negative: a shift and a mask.
+FD_HD int64_t group_of(int64_t index) { return static_cast<uint64_t>(index) / kGroup; }
+FD_HD int lane_of(int64_t index) { return static_cast<int>(index) & (kGroup - 1); }
+
 // The mask index of the element at a place in memory.
 FD_HD int64_t mask_index(const MaskRule& rule, int64_t position) {
   if (rule.kind == MaskKind::kMemoryOrder) return rule.first + position;
@@ -37,7 +41,7 @@ FD_HD int64_t mask_index(const MaskRule& rule, int64_t position) {
 #pragma unroll 1
   for (int dim = rule.ndim - 1; dim > 0; --dim) {
     const int64_t size = rule.sizes[dim];
-    const int64_t rest = position / size;
+    const int64_t rest = rule.by_size[dim].divide(position);
     index += (position - rest * size) * rule.strides[dim];
     position = rest;
   }
@@ -73,9 +77,9 @@ FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t g
 #pragma unroll
     for (int u = 0; u < kCount; ++u) {
       const int64_t index = mask_index(rule, (group + u * step) * kGroup);
-      masks[u] = {group_bits(state, index / kGroup), threshold};
+      masks[u] = {group_bits(state, group_of(index)), threshold};
       if (rule.strides[rule.ndim - 1] == 0) {
-        const uint32_t draw = draw_of(masks[u].bits, static_cast<int>(index % kGroup));
+        const uint32_t draw = draw_of(masks[u].bits, lane_of(index));
         masks[u].bits.x = masks[u].bits.y = masks[u].bits.z = masks[u].bits.w = draw << 16 | draw;
       }
     }
@@ -97,13 +101,11 @@ FD_HD AnyMask any_mask(const MaskRule& rule, const PhiloxState& state, int64_t p
 #pragma unroll 1
   for (int k = 0; k < count; ++k) {
     const int64_t index = mask_index(rule, position + k);
-    if (index / kGroup != group) {
-      group = index / kGroup;
+    if (group_of(index) != group) {
+      group = group_of(index);
       bits = group_bits(state, group);
     }
-    kept |= static_cast<uint32_t>(
-                is_kept(draw_of(bits, static_cast<int>(index % kGroup)), rule.keep_count))
-            << k;
+    kept |= static_cast<uint32_t>(is_kept(draw_of(bits, lane_of(index)), rule.keep_count)) << k;
   }
   return {kept};
 }

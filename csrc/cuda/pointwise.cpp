@@ -44,9 +44,9 @@ MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
     return rule;
   }
   rule.kind = MaskKind::kStrided;
-  rule.ndim = static_cast<int>(layout.sizes.size());
-  std::copy(layout.sizes.begin(), layout.sizes.end(), rule.sizes);
-  std::copy(layout.strides.begin(), layout.strides.end(), rule.strides);
+  for (size_t dim = 0; dim < layout.sizes.size(); ++dim) {
+    rule.add_dimension(layout.sizes[dim], layout.strides[dim]);
+  }
   return rule;
 }
 

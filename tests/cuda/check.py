@@ -32,8 +32,6 @@ FORWARD = {**dict.fromkeys(LIGHT, 20), **dict.fromkeys(HEAVY, 28)}
 BACKWARD = dict.fromkeys((*LIGHT, *HEAVY), 36)
 ALU = {"forward": 13, "backward": 19}
 SPECIAL = {"forward": 2, "backward": 3}
-# sm_100 adds the keys of each round in the uniform pipe, which takes issue slots too.
-EXTRA = {100: 2}
 
 
 def find(tool):
@@ -123,7 +121,6 @@ def loop_counts(tools, architecture):
 def check_counts(architecture, counts, registers):
     """Prints the table; returns what is over its budget."""
     wrong = []
-    extra = EXTRA.get(architecture, 0)
     print(f"\nsm_{architecture}, bf16, per element of the vector loop")
     print(f"{'':10}{'activation':14}{'instructions':>14}{'of':>5}{'ALU':>7}{'of':>4}", end="")
     print(f"{'special':>9}{'of':>3}{'registers':>11}")
@@ -132,7 +129,7 @@ def check_counts(architecture, counts, registers):
             if side != direction:
                 continue
             budget = budgets.get(activation)
-            limit = budget + extra if budget else None
+            limit = budget
             print(
                 f"{direction:10}{activation:14}{count.instructions:14.2f}{limit or '-':>5}"
                 f"{count.alu:7.2f}{ALU[direction]:4}{count.special:9.2f}{SPECIAL[direction]:3}"

@@ -47,11 +47,8 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   MaskRule mask;
   mask.kind = strided ? MaskKind::kStrided : MaskKind::kMemoryOrder;
   mask.keep_count = 40000;
-  mask.ndim = 2;  // one decision for each channel
-  mask.sizes[0] = shape.outer * shape.channels;
-  mask.sizes[1] = shape.inner;
-  mask.strides[0] = 1;
-  mask.strides[1] = 0;
+  mask.add_dimension(shape.outer * shape.channels, 1);  // one decision for each channel
+  mask.add_dimension(shape.inner, 0);
   RandomState random;
   random.seed = 42;
 

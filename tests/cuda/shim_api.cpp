@@ -20,10 +20,8 @@ static MaskRule mask_of(const Call& call) {
   mask.kind = static_cast<MaskKind>(call.mask_kind);
   mask.keep_count = static_cast<uint32_t>(call.keep_count);
   mask.first = call.first;
-  mask.ndim = call.ndim;
   for (int dim = 0; dim < call.ndim; ++dim) {
-    mask.sizes[dim] = call.sizes[dim];
-    mask.strides[dim] = call.strides[dim];
+    mask.add_dimension(call.sizes[dim], call.strides[dim]);
   }
   return mask;
 }
