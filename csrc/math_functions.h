@@ -226,10 +226,10 @@ FD_HD T hyperbolic_tangent(T x) {
     const T large = T(1.0f) - quotient<Precision>(T(2.0f), e + T(1.0f));
     return copy_sign(select(t < T(0.9f), small, large), x);
   }
-  const T bounded = minimum(maximum(x, T(-7.5f)), T(7.5f));
+  const T bounded = minimum(maximum(x, T(-4.9f)), T(4.9f));  // 1 - 1.1e-4, one in 16 bits
   const T square = bounded * bounded;
-  const T numerator = polynomial(square, 1.0f, 0.122682711f, 0.00224382021f, 3.75826395e-6f);
-  const T denominator = polynomial(square, 1.0f, 0.456007731f, 0.0209250212f, 0.000138565599f);
+  const T numerator = polynomial(square, 0.999998212f, 0.1167849f, 0.00164923596f);
+  const T denominator = polynomial(square, 1.0f, 0.450103998f, 0.0183699541f, 6.53130264e-05f);
   return quotient<Precision>(bounded * numerator, denominator);
 }
 

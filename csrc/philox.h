@@ -42,32 +42,45 @@ FD_HD uint32_t low_word(uint64_t product) { return static_cast<uint32_t>(product
 
 FD_HD uint32_t next_key(uint32_t key, uint32_t step) { return key + step; }
 
-// `Key` is uint32_t, or Word where every counter has a key of its own.
+// One round. `Key` is uint32_t, or Word where every counter has a key of its own.
 template <class Word, class Key>
-FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
+FD_HD PhiloxBlock<Word> philox_round(const PhiloxBlock<Word>& counter, Key key0, Key key1) {
+  const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
+  const auto product1 = multiply_wide(counter.z, 0xCD9E8D57u);
+  return {high_word(product1) ^ counter.y ^ key0, low_word(product1),
+          high_word(product0) ^ counter.w ^ key1, low_word(product0)};
+}
+
+// Calls `round(key0, key1)` with the keys of the ten rounds.
+template <class Key, class Round>
+FD_HD void philox_rounds(Key key0, Key key1, const Round& round) {
 #if defined(__CUDACC__)
 #pragma unroll
 #else
 #pragma GCC unroll 10
 #endif
-  for (int round = 0; round < 10; ++round) {
-    const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
-    const auto product1 = multiply_wide(counter.z, 0xCD9E8D57u);
-    counter = {high_word(product1) ^ counter.y ^ key0, low_word(product1),
-               high_word(product0) ^ counter.w ^ key1, low_word(product0)};
+  for (int i = 0; i < 10; ++i) {
+    round(key0, key1);
     key0 = next_key(key0, 0x9E3779B9u);
     key1 = next_key(key1, 0xBB67AE85u);
   }
+}
+
+template <class Word, class Key>
+FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
+  philox_rounds(key0, key1, [&](Key k0, Key k1) { counter = philox_round(counter, k0, k1); });
   return counter;
 }
 
-// The 128 random bits of one group.
-FD_HD PhiloxBlock<uint32_t> group_bits(PhiloxState state, uint64_t group) {
+// The counter of one group, and the 128 random bits that come of it.
+FD_HD PhiloxBlock<uint32_t> group_counter(PhiloxState state, uint64_t group) {
   const uint64_t block = state.offset / kOffsetUnit;
-  return philox(
-      PhiloxBlock<uint32_t>{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                            static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)},
-      static_cast<uint32_t>(state.seed), static_cast<uint32_t>(state.seed >> 32));
+  return {static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+          static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)};
+}
+FD_HD PhiloxBlock<uint32_t> group_bits(PhiloxState state, uint64_t group) {
+  return philox(group_counter(state, group), static_cast<uint32_t>(state.seed),
+                static_cast<uint32_t>(state.seed >> 32));
 }
 
 // The decision about one element. `keep_count` in [0, 65536] stands for the keep probability.

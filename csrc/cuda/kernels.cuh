@@ -11,11 +11,11 @@
 
 namespace fused_dropout::cuda {
 
-constexpr int kThreads = 256;
-// Thread blocks that share a processor at least. Left to itself the compiler reckons with two, and
-// functions in fp64 need more registers than that leaves.
+constexpr int kThreads = 128;
+// Thread blocks that fit on a processor together: six leave a thread 80 registers. Functions in
+// fp64 need more than that.
 template <class T>
-constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 2;
+constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 6;
 
 // Which groups a thread block works on. Its threads stand in rows of `width`, a power of two from
 // 32 on; block b has the columns b % column_blocks and the rows b / column_blocks of the grid,
@@ -24,28 +24,48 @@ struct Grid {
   int64_t groups;   // whole ones
   int64_t columns;  // groups in a row of memory
   uint32_t column_blocks;
-  int64_t rows_per_block;
   int width;
+  int64_t rows_per_block;
 };
 
-// A thread's walk down its column.
+// The host sees to it that a block has no more places, or one row only.
+constexpr uint32_t kMostPlaces = 1u << 28;
+
+// A thread's walk down its column. Groups are numbered from `base` on, which is the same for the
+// whole block, so that what a thread keeps has 32 bits.
 struct Walk {
-  int64_t row_block, column, group, step, end;
-  uint32_t column_block;
+  int64_t row_block, base;
+  uint32_t column_block, place, step, whole, end;
+  int64_t column;
 
   FD_HD Walk(const Grid& grid, uint32_t block, int thread) {
     row_block = block / grid.column_blocks;
     column_block = block - static_cast<uint32_t>(row_block) * grid.column_blocks;
-    column = static_cast<int64_t>(column_block) * grid.width + (thread & (grid.width - 1));
-    const int64_t first = row_block * grid.rows_per_block;
-    const int64_t last = (first + grid.rows_per_block) * grid.columns;
-    end =
-        last < grid.groups + 1 ? last : grid.groups + 1;  // a cut group comes after the whole ones
-    if (column >= grid.columns) end = 0;
-    group = (first + thread / grid.width) * grid.columns + column;
-    step = kThreads / grid.width * grid.columns;
+    const int64_t first_column = static_cast<int64_t>(column_block) * grid.width;
+    base = row_block * grid.rows_per_block * grid.columns + first_column;
+    const uint32_t columns = bounded(grid.columns, kMostPlaces);
+    const uint32_t lane = thread & (grid.width - 1);
+    column = first_column + lane;
+    place = thread / grid.width * columns + lane;
+    step = kThreads / grid.width * columns;
+    const uint32_t places =
+        column < grid.columns
+            ? bounded(grid.rows_per_block * grid.columns - first_column, kMostPlaces)
+            : 0;
+    whole = bounded(grid.groups - base, places);
+    end = bounded(grid.groups + 1 - base, places);  // a cut group comes after the whole ones
+  }
+
+  static FD_HD uint32_t bounded(int64_t value, uint32_t most) {
+    return value < 0 ? 0 : value < most ? static_cast<uint32_t>(value) : most;
   }
 };
+
+// A group of a tensor. The sum of what is the same for all threads is left to the compiler.
+template <class T>
+FD_HD T* group_at(T* tensor, int64_t base, uint32_t place) {
+  return tensor + base * kGroup + static_cast<uint64_t>(place) * kGroup;
+}
 
 template <class T>
 struct PrecisionOf {
@@ -114,11 +134,15 @@ struct Forward {
     state = resolve(args.random);
     load_bias<T>(args.bias, args.layout, column * kGroup, bias);
   }
-  FD_HD const T* x(int64_t position) const { return static_cast<const T*>(args.x) + position; }
-  FD_HD const Y* residual(int64_t position) const {
-    return static_cast<const Y*>(args.residual) + position;
+  FD_HD const T* x(int64_t base, uint32_t place) const {
+    return group_at(static_cast<const T*>(args.x), base, place);
   }
-  FD_HD Y* y(int64_t position) const { return static_cast<Y*>(args.y) + position; }
+  FD_HD const Y* residual(int64_t base, uint32_t place) const {
+    return group_at(static_cast<const Y*>(args.residual), base, place);
+  }
+  FD_HD Y* y(int64_t base, uint32_t place) const {
+    return group_at(static_cast<Y*>(args.y), base, place);
+  }
 
   // In place.
   template <class Keep>
@@ -136,38 +160,37 @@ struct Forward {
     for (int k = 0; k < kGroup; ++k) values[k] = others[k] + values[k];
   }
 
-  FD_HD void element_by_element(int64_t group) const {
-    const int64_t position = group * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t place) const {
+    const int64_t position = (base + place) * kGroup;
     const int64_t left = args.layout.numel - position;
     const int count = left < kGroup ? static_cast<int>(left) : kGroup;
     const AnyMask mask = any_mask(args.mask, state, position, count);
     C values[kGroup];
-    Single<T>::load(x(position), count, values);
+    Single<T>::load(x(base, place), count, values);
     apply(values, mask);
     if (args.residual) {
       C others[kGroup];
-      Single<Y>::load(residual(position), count, others);
+      Single<Y>::load(residual(base, place), count, others);
       add(values, others);
     }
-    Single<Y>::store(y(position), count, values);
+    Single<Y>::store(y(base, place), count, values);
   }
 
   // Several whole groups at a time, `step` apart, so that their loads overlap.
   template <int kUnroll>
-  FD_HD void vector(int64_t group, int64_t step) const {
+  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) const {
     Packed<T> packed[kUnroll];
     Packed<Y> others[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) packed[u].load(x((group + u * step) * kGroup));
+    for (int u = 0; u < kUnroll; ++u) packed[u].load(x(base, place + u * step));
     if (args.residual) {
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) others[u].load(residual((group + u * step) * kGroup));
+      for (int u = 0; u < kUnroll; ++u) others[u].load(residual(base, place + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, group, step, masks);
+    group_masks(args.mask, state, base + place, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t position = (group + u * step) * kGroup;
       C values[kGroup];
       packed[u].widen_to(values);
       apply(values, masks[u]);
@@ -176,7 +199,7 @@ struct Forward {
         others[u].widen_to(wide);
         add(values, wide);
       }
-      Packed<Y>::store(y(position), values);
+      Packed<Y>::store(y(base, place + u * step), values);
     }
   }
 };
@@ -192,15 +215,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   }
   if constexpr (kVector) {
     constexpr int kUnroll = 2;
-    const int64_t whole = walk.end < grid.groups ? walk.end : grid.groups;
 #pragma unroll 1
-    for (; walk.group + (kUnroll - 1) * walk.step < whole; walk.group += kUnroll * walk.step) {
-      work.template vector<kUnroll>(walk.group, walk.step);
+    for (; walk.place + (kUnroll - 1) * walk.step < walk.whole; walk.place += kUnroll * walk.step) {
+      work.template vector<kUnroll>(walk.base, walk.place, walk.step);
     }
   }
 #pragma unroll 1
-  for (; walk.group < walk.end; walk.group += walk.step) {
-    if (walk.group * kGroup < args.layout.numel) work.element_by_element(walk.group);
+  for (; walk.place < walk.end; walk.place += walk.step) {
+    const int64_t position = (walk.base + walk.place) * kGroup;
+    if (position < args.layout.numel) work.element_by_element(walk.base, walk.place);
   }
 }
 
@@ -220,9 +243,15 @@ struct Backward {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) sums[k] = C(0);
   }
-  FD_HD const DY* dy(int64_t position) const { return static_cast<const DY*>(args.dy) + position; }
-  FD_HD const T* x(int64_t position) const { return static_cast<const T*>(args.x) + position; }
-  FD_HD T* dx(int64_t position) const { return static_cast<T*>(args.dx) + position; }
+  FD_HD const DY* dy(int64_t base, uint32_t place) const {
+    return group_at(static_cast<const DY*>(args.dy), base, place);
+  }
+  FD_HD const T* x(int64_t base, uint32_t place) const {
+    return group_at(static_cast<const T*>(args.x), base, place);
+  }
+  FD_HD T* dx(int64_t base, uint32_t place) const {
+    return group_at(static_cast<T*>(args.dx), base, place);
+  }
 
   // `gradient` comes in as dy and leaves as the gradient by x + bias.
   template <class Keep>
@@ -236,37 +265,36 @@ struct Backward {
     }
   }
 
-  FD_HD void element_by_element(int64_t group) {
-    const int64_t position = group * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t place) {
+    const int64_t position = (base + place) * kGroup;
     const int64_t left = args.layout.numel - position;
     const int count = left < kGroup ? static_cast<int>(left) : kGroup;
     const AnyMask mask = any_mask(args.mask, state, position, count);
     C gradient[kGroup], values[kGroup] = {};
-    Single<DY>::load(dy(position), count, gradient);
-    if constexpr (!Function::kIdentity) Single<T>::load(x(position), count, values);
+    Single<DY>::load(dy(base, place), count, gradient);
+    if constexpr (!Function::kIdentity) Single<T>::load(x(base, place), count, values);
     apply(gradient, values, mask);
-    if (args.dx) Single<T>::store(dx(position), count, gradient);
+    if (args.dx) Single<T>::store(dx(base, place), count, gradient);
   }
 
   template <int kUnroll>
-  FD_HD void vector(int64_t group, int64_t step) {
+  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) {
     Packed<DY> upstream[kUnroll];
     Packed<T> packed[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      upstream[u].load(dy((group + u * step) * kGroup));
-      if constexpr (!Function::kIdentity) packed[u].load(x((group + u * step) * kGroup));
+      upstream[u].load(dy(base, place + u * step));
+      if constexpr (!Function::kIdentity) packed[u].load(x(base, place + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, group, step, masks);
+    group_masks(args.mask, state, base + place, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t position = (group + u * step) * kGroup;
       C gradient[kGroup], values[kGroup] = {};
       upstream[u].widen_to(gradient);
       if constexpr (!Function::kIdentity) packed[u].widen_to(values);
       apply(gradient, values, masks[u]);
-      if (args.dx) Packed<T>::store(dx(position), gradient);
+      if (args.dx) Packed<T>::store(dx(base, place + u * step), gradient);
     }
   }
 };
@@ -279,15 +307,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   Backward<T, DY, Functor, kVector> work(args, walk.column);
   if constexpr (kVector) {
     constexpr int kUnroll = 2;
-    const int64_t whole = walk.end < grid.groups ? walk.end : grid.groups;
 #pragma unroll 1
-    for (; walk.group + (kUnroll - 1) * walk.step < whole; walk.group += kUnroll * walk.step) {
-      work.template vector<kUnroll>(walk.group, walk.step);
+    for (; walk.place + (kUnroll - 1) * walk.step < walk.whole; walk.place += kUnroll * walk.step) {
+      work.template vector<kUnroll>(walk.base, walk.place, walk.step);
     }
   }
 #pragma unroll 1
-  for (; walk.group < walk.end; walk.group += walk.step) {
-    if (walk.group * kGroup < args.layout.numel) work.element_by_element(walk.group);
+  for (; walk.place < walk.end; walk.place += walk.step) {
+    const int64_t position = (walk.base + walk.place) * kGroup;
+    if (position < args.layout.numel) work.element_by_element(walk.base, walk.place);
   }
   if (!args.partials) return;
 

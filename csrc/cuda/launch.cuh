@@ -23,14 +23,17 @@ inline Grid grid_for(const Layout& layout, int64_t most_rows) {
   grid.columns = divide_up(layout.period, kGroup);
   const int64_t rows = layout.rows();
   grid.width = 32;
-  while (grid.width < kThreads && (kThreads / grid.width > rows) && grid.width < grid.columns) {
+  const bool far = grid.columns * kThreads > kMostPlaces;  // rows are
+  while (grid.width < kThreads &&
+         (far || (kThreads / grid.width > rows && grid.width < grid.columns))) {
     grid.width *= 2;
   }
   grid.column_blocks = static_cast<uint32_t>(divide_up(grid.columns, grid.width));
   const int64_t threads_deep = kThreads / grid.width;
   grid.rows_per_block = threads_deep * most_rows;
   while (grid.rows_per_block > threads_deep &&
-         divide_up(rows, grid.rows_per_block) * grid.column_blocks < kManyBlocks) {
+         (divide_up(rows, grid.rows_per_block) * grid.column_blocks < kManyBlocks ||
+          grid.rows_per_block * grid.columns > kMostPlaces)) {
     grid.rows_per_block /= 2;
   }
   return grid;
@@ -44,7 +47,10 @@ inline Grid forward_grid(const Layout& layout) { return grid_for(layout, /*most_
 inline Grid backward_grid(const Layout& layout) {
   constexpr int64_t kMostPartials = 512;
   Grid grid = grid_for(layout, /*most_rows=*/16);
-  while (row_blocks(layout, grid) > kMostPartials) grid.rows_per_block *= 2;
+  while (row_blocks(layout, grid) > kMostPartials &&
+         2 * grid.rows_per_block * grid.columns <= kMostPlaces) {
+    grid.rows_per_block *= 2;
+  }
   return grid;
 }
 

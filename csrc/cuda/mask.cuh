@@ -69,7 +69,16 @@ FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t g
   if (rule.kind == MaskKind::kMemoryOrder) {
     const int64_t first = rule.first / kGroup + group;
 #pragma unroll
-    for (int u = 0; u < kCount; ++u) masks[u] = {group_bits(state, first + u * step), threshold};
+    for (int u = 0; u < kCount; ++u) {
+      masks[u] = {group_counter(state, first + u * step), threshold};
+    }
+    philox_rounds(static_cast<uint32_t>(state.seed), static_cast<uint32_t>(state.seed >> 32),
+                  [&](uint32_t key0, uint32_t key1) {
+#pragma unroll
+                    for (int u = 0; u < kCount; ++u) {
+                      masks[u].bits = philox_round(masks[u].bits, key0, key1);
+                    }
+                  });
   } else if (rule.kind == MaskKind::kKeepAll) {
 #pragma unroll
     for (int u = 0; u < kCount; ++u) masks[u] = {{0, 0, 0, 0}, ~0u};
