@@ -2,9 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test test-full bench bench-quick lint format build mutants archive clean
+# The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
+CUDA_VENV ?= .venv-cuda
+CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
+CUDA_SMOKE := test_philox.py test_mask.py test_kernels.py test_modules.py test_bias_gradient.py
+
+.PHONY: help demo test test-full bench bench-quick lint format build mutants archive clean \
+    cuda-check cuda-sanitize cuda-build gpu-report
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
@@ -13,6 +19,10 @@ help:
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
 	@echo "make archive    build the source archive, and the package from it"
+	@echo "make cuda-check     compile the CUDA kernels and hold the machine code to its budgets"
+	@echo "make cuda-sanitize  run the CUDA kernels on the CPU under AddressSanitizer"
+	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
+	@echo "make gpu-report     on a machine with a GPU: tests, sanitizers, benchmarks"
 	@echo "make clean      remove everything that was made, the environment included"
 
 $(VENV)/ready: requirements-dev.txt
@@ -71,5 +81,36 @@ archive: $(VENV)/ready
 	cd build/archive/installed && $(CURDIR)/$(RUN) -c "import fused_dropout as fd; \
 	    print(fd.build_info()); print(fd.Dropout(0.5)(fd.functional.torch.ones(8)))"
 
+$(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt
+	touch $@
+
+cuda-check: $(VENV)/cuda-ready
+	$(RUN) tests/cuda/check.py
+
+cuda-sanitize: build
+	PYTHONPATH=. $(RUN) tests/cuda/shim.py
+
+$(CUDA_VENV)/ready: requirements-cuda-build.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda-build.txt
+	touch $@
+
+# One architecture and PTX: the others differ in nothing that the compiler could refuse.
+cuda-build: $(CUDA_VENV)/ready
+	@mkdir -p build
+	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-9.0+PTX}" \
+	    $(CUDA_RUN) setup.py --quiet build --build-temp build/cuda-temp --build-lib build/cuda \
+	    > build/cuda.log 2>&1 || (cat build/cuda.log; exit 1)
+	@grep '^fused_dropout:' build/cuda.log
+	cd build/cuda && $(CUDA_RUN) -c "import fused_dropout as fd; info = fd.build_info(); \
+	    print(info); assert info['cuda'] and info['cuda_architectures']"
+	cd build/cuda && $(CUDA_RUN) -m pytest -p no:cacheprovider \
+	    $(addprefix $(CURDIR)/tests/,$(CUDA_SMOKE))
+
+# Uses the torch of the machine, whatever it is: PYTHON=... chooses another.
+gpu-report:
+	$(PYTHON) -m benchmarks.gpu_report
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info fused_dropout/*.so demo_output
+	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info fused_dropout/*.so demo_output
