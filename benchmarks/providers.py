@@ -1,4 +1,7 @@
-"""The ways to compute a case: fused, eager, compiled, and the copy they are all compared with."""
+"""The ways to compute a case: fused, eager, compiled, and the copy they are all compared with.
+
+On a GPU plain dropout is computed by a Triton kernel too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ import torch
 
 from .cases import Case, P
 
-PROVIDERS = ("fused", "eager", "compile", "copy")
+PROVIDERS = ("fused", "eager", "compile", "copy", "triton")
+
+
+def providers_of(case: str, device: str) -> tuple[str, ...]:
+    """Those that compute this case on this kind of device."""
+    has_triton = case == "dropout" and device == "cuda"
+    return PROVIDERS if has_triton else PROVIDERS[:-1]
 
 
 @dataclass
@@ -53,6 +62,10 @@ def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Pr
         import fused_dropout.functional as FF
 
         call = partial(case.fused, FF, P, **tensors)
+    elif name == "triton":
+        from .triton_dropout import dropout
+
+        call = partial(dropout, P, **tensors)
     else:
         chain = torch.compile(case.eager) if name == "compile" else case.eager
         call = partial(chain, P, **tensors)

@@ -8,8 +8,8 @@ from itertools import groupby
 from .timing import DIRECTIONS
 
 _COLUMNS = (
-    *("case", "dtype", "direction", "fused", "p20", "p80", "copy", "eager", "compile"),
-    *("x copy", "x least", "GB/s", "vs eager", "vs compile"),
+    *("case", "dtype", "direction", "fused", "p20", "p80", "copy", "eager", "compile", "triton"),
+    *("x copy", "x least", "GB/s", "vs eager", "vs compile", "vs triton"),
     *("saved B/el", "peak B/el", "preempted"),
 )
 _PROVIDERS = ("fused", "eager", "compile")
@@ -30,7 +30,7 @@ def table(rows: list[dict]) -> str:
         block = [row for row in measured if (row["memory"], row["shape"]) == (memory, shape)]
         unit, scale = ("µs", 1e3) if min(r["median_ms"] for r in block) < 0.5 else ("ms", 1)
         head = f"{memory} memory, {shape}, times in {unit}"
-        blocks.append(f"{head}\n{_align([_COLUMNS, *_lines(block, scale)], 3)}")
+        blocks.append(f"{head}\n{_align(_filled([_COLUMNS, *_lines(block, scale)]), 3)}")
     if any(row.get("preemptions") and row["median_ms"] < _SLICE_MS for row in measured):
         blocks.append(_BUSY)
     failures = [row for row in rows if "error" in row]
@@ -70,9 +70,9 @@ def _line(key, by: dict[str, dict], scale: float) -> tuple[str, ...]:
     return (
         *key,
         *(_number(fused.get(field), scale) for field in ("median_ms", "p20_ms", "p80_ms")),
-        *(_number(median(name), scale) for name in ("copy", "eager", "compile")),
+        *(_number(median(name), scale) for name in ("copy", "eager", "compile", "triton")),
         *(_number(fused.get(field)) for field in ("vs_copy", "vs_least", "gbps")),
-        *(_number(speed_up(name)) for name in ("eager", "compile")),
+        *(_number(speed_up(name)) for name in ("eager", "compile", "triton")),
         per_element("saved_bytes_total"),
         per_element("peak_bytes"),
         "/".join(_number((by.get(name) or {}).get("preemptions")) for name in ("fused", "copy")),
@@ -93,6 +93,12 @@ def _number(value: float | None, scale: float = 1) -> str:
         return "-"
     value *= scale
     return f"{value:.2f}" if 0 < value < 100 else f"{value:.0f}"
+
+
+def _filled(lines: list) -> list:
+    """Without the columns that have nothing but a name, such as a provider's that did not run."""
+    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
+    return list(zip(*columns, strict=True))
 
 
 def _align(lines, words: int) -> str:

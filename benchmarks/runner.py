@@ -12,7 +12,7 @@ import torch
 
 from .cases import CASES, Case
 from .memory import measure
-from .providers import make_inputs, make_provider
+from .providers import make_inputs, make_provider, providers_of
 from .timing import Effort, Sampler, summary, take_turns
 
 SKIPPED = "skipped: no time left to compile"
@@ -55,7 +55,8 @@ class Runner:
         head = {"case": unit.case, "dtype": unit.dtype, "shape": unit.shape, "memory": self.memory}
 
         samplers, counts = {}, {}
-        for name in self.providers:
+        possible = providers_of(unit.case, self.device.name)
+        for name in (name for name in self.providers if name in possible):
             note(f"{name}, warm-up")
             if name == "compile" and time.monotonic() > self.no_compile_after:
                 yield {**head, "provider": name, "error": SKIPPED}

@@ -14,7 +14,7 @@
 // quick_gelu and gelu_tanh reach 9 and 31 ULP at -5 and lose more in their tail, where rounding the
 // argument of the exponential counts (torch's gelu_tanh has no correct digit there). Full,
 // derivatives: at most 6 ULP of max(|derivative|, 1/8). Reduced, values and derivatives: of the
-// 65,536 inputs, the stored result is not the correctly rounded one for 0.18 % (gelu), 0.09 %
+// 65,536 inputs, the stored result is not the correctly rounded one for 0.18 % (gelu), 0.1 %
 // (softplus) or 0.03 % (others) in fp16, and for 0.15 % (gelu) or 0.05 % in bf16. An exponential
 // below 2^-126 may count as zero.
 #pragma once

@@ -77,14 +77,26 @@ c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
   return state;
 }
 
+// A state, or where it is to be drawn from: then it is one more output.
+struct Random {
+  OptionalTensor rng_state;
+  bool draws = false;
+  OptionalGenerator generator;
+};
+
 struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& residual, const OptionalTensor& rng_state,
-                        const Options& options) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                               const OptionalTensor& residual, const Random& random,
+                               const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state =
-        save_call(ctx, check_arguments("bias_act_dropout", x, bias, residual, rng_state, options));
-    const Tensor y = call_forward(x, bias, residual, rng_state, options);
+    const auto state = save_call(
+        ctx, check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options));
+    Tensor y, rng_state = random.rng_state.value_or(Tensor());
+    if (random.draws) {
+      std::tie(y, rng_state) = call_draw_forward(x, bias, residual, random.generator, options);
+    } else {
+      y = call_forward(x, bias, residual, random.rng_state, options);
+    }
     const Resolved& call = state->call;
     state->from_output = backward_uses_output(call, residual.has_value());
     state->strides = y.sym_strides().vec();
@@ -102,30 +114,34 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
         if (bias) kept_bias = *bias;
       }
     }
-    ctx->save_for_backward(
-        {input, kept_bias, rng_state.value_or(Tensor()), options.p_tensor.value_or(Tensor())});
-    return y;
+    ctx->save_for_backward({input, kept_bias, rng_state, options.p_tensor.value_or(Tensor())});
+    return random.draws ? variable_list{y, rng_state} : variable_list{y};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     variable_list result = gradients(ctx, grads[0]);
-    result.resize(5);  // rng_state and the options have none
+    result.resize(5);  // the state and the options have none
     return result;
   }
 };
 
 struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& rng_state,
-                        const Options& options) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Random& random,
+                               const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state = save_call(ctx, check_arguments("dropout_", x, {}, {}, rng_state, options));
+    const auto state =
+        save_call(ctx, check_arguments("dropout_", x, {}, {}, random.rng_state, options));
     state->strides = at::empty_like(x).sym_strides().vec();
     state->dtype = x.scalar_type();
-    call_inplace(x, rng_state, options);
+    Tensor rng_state = random.rng_state.value_or(Tensor());
+    if (random.draws) {
+      rng_state = call_draw_inplace(x, random.generator, options);
+    } else {
+      call_inplace(x, random.rng_state, options);
+    }
     ctx->mark_dirty({x});
-    ctx->save_for_backward(
-        {Tensor(), Tensor(), rng_state.value_or(Tensor()), options.p_tensor.value_or(Tensor())});
-    return x;
+    ctx->save_for_backward({Tensor(), Tensor(), rng_state, options.p_tensor.value_or(Tensor())});
+    return random.draws ? variable_list{x, rng_state} : variable_list{x};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -140,7 +156,7 @@ Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const Optio
   }
   if (at::GradMode::is_enabled() &&
       (x.requires_grad() || requires_grad(bias) || requires_grad(residual))) {
-    return BiasActDropout::apply(x, bias, residual, rng_state, options);
+    return BiasActDropout::apply(x, bias, residual, Random{rng_state}, options)[0];
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, bias, residual, rng_state, options);
@@ -152,7 +168,7 @@ void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& 
   if (needs_composition(x, {}, {})) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else if (differentiable) {
-    InplaceDropout::apply(x, rng_state, options);
+    InplaceDropout::apply(x, Random{rng_state}, options);
   } else {
     const at::AutoDispatchBelowAutograd guard;
     call_inplace(x, rng_state, options);
@@ -165,6 +181,47 @@ void inplace_version(Tensor x, const OptionalTensor& rng_state, const Options& o
     call_inplace(x, rng_state, options);
   }
   torch::autograd::increment_version(x);
+}
+
+// As forward_autograd and inplace_autograd, with a state drawn on the way.
+Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
+                            const OptionalTensor& residual, const OptionalGenerator& generator,
+                            const Options& options) {
+  if (needs_composition(x, bias, residual)) {
+    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+    return {compose_forward(x, bias, residual, rng_state, options), rng_state};
+  }
+  if (at::GradMode::is_enabled() &&
+      (x.requires_grad() || requires_grad(bias) || requires_grad(residual))) {
+    const auto results =
+        BiasActDropout::apply(x, bias, residual, Random{{}, true, generator}, options);
+    return {results[0], results[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_draw_forward(x, bias, residual, generator, options);
+}
+
+Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const Options& options) {
+  const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
+  torch::autograd::check_inplace(x, differentiable);
+  if (needs_composition(x, {}, {})) {
+    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+    x.copy_(compose_forward(x, {}, {}, rng_state, options));
+    return rng_state;
+  }
+  if (differentiable) return InplaceDropout::apply(x, Random{{}, true, generator}, options)[1];
+  const at::AutoDispatchBelowAutograd guard;
+  return call_draw_inplace(x, generator, options);
+}
+
+Tensor draw_inplace_version(Tensor x, const OptionalGenerator& generator, const Options& options) {
+  Tensor rng_state;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    rng_state = call_draw_inplace(x, generator, options);
+  }
+  torch::autograd::increment_version(x);
+  return rng_state;
 }
 
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& input,
@@ -185,6 +242,8 @@ TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   m.impl("bias_act_dropout", forward_entry<forward_autograd>);
   m.impl("bias_act_dropout_backward", backward_entry<backward_autograd>);
   m.impl("dropout_", inplace_entry<inplace_autograd>);
+  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_forward_autograd>);
+  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_autograd>);
   // Their results are integers and booleans.
   m.impl("dropout_mask", torch::CppFunction::makeFallthrough());
   m.impl("draw_rng_state", torch::CppFunction::makeFallthrough());
@@ -192,6 +251,7 @@ TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
 
 TORCH_LIBRARY_IMPL(fused_dropout, ADInplaceOrView, m) {
   m.impl("dropout_", inplace_entry<inplace_version>);
+  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_version>);
 }
 
 }  // namespace fused_dropout

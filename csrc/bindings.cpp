@@ -1,6 +1,7 @@
 // What eager Python calls: arguments are checked, a random state is drawn if one is needed, and the
 // operator is called through its typed dispatcher handle.
 #include <ATen/MemoryOverlap.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/extension.h>
 
@@ -17,22 +18,32 @@
 namespace fused_dropout {
 namespace {
 
-OptionalTensor state_for(const Resolved& call, const Tensor& x, const OptionalTensor& rng_state,
-                         const std::optional<at::Generator>& generator) {
-  if (!call.draws() || x.sym_numel() == 0) return std::nullopt;
-  return rng_state ? rng_state : OptionalTensor(call_draw(x, call.p_tensor, generator));
+bool needs_state(const Resolved& call, const Tensor& x) {
+  return call.draws() && x.sym_numel() != 0;
+}
+
+// Whether nobody looks on: what is traced or transformed draws and computes by two operators, so
+// that the one that computes is pure.
+bool is_plain_call(const Tensor& x) {
+  return !c10::impl::TorchDispatchModeTLS::any_modes_set() && has_no_wrapper(x) &&
+         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
 Tensor bias_act_dropout(const std::string& function, const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& residual, double p, std::string_view activation,
                         bool training, int64_t bias_dim, std::optional<double> negative_slope,
                         std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
-                        std::string_view mode, const std::optional<at::Generator>& generator,
+                        std::string_view mode, const OptionalGenerator& generator,
                         const OptionalTensor& rng_state) {
   const Options options{
       p, {}, activation, negative_slope, alpha, bias_dim, mode, training, shared_dims, {}, 0};
   const Resolved call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
-  return call_forward(x, bias, residual, state_for(call, x, rng_state, generator), options);
+  if (!needs_state(call, x)) return call_forward(x, bias, residual, {}, options);
+  if (rng_state) return call_forward(x, bias, residual, rng_state, options);
+  if (is_plain_call(x)) {
+    return std::get<0>(call_draw_forward(x, bias, residual, generator, options));
+  }
+  return call_forward(x, bias, residual, call_draw(x, {}, generator), options);
 }
 
 // The checks alone, for calls that reach the operator through torch.ops.
@@ -67,10 +78,18 @@ Options inplace_options(double p, bool training, const std::vector<int64_t>& sha
 
 Tensor dropout_(const std::string& function, const Tensor& x, double p, bool training,
                 const std::vector<int64_t>& shared_dims, std::string_view mode,
-                const std::optional<at::Generator>& generator, const OptionalTensor& rng_state) {
+                const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options = inplace_options(p, training, shared_dims, mode);
   const Resolved call = check_(function, x, options, rng_state);
-  call_inplace(x, state_for(call, x, rng_state, generator), options);
+  if (!needs_state(call, x)) {
+    call_inplace(x, {}, options);
+  } else if (rng_state) {
+    call_inplace(x, rng_state, options);
+  } else if (is_plain_call(x)) {
+    call_draw_inplace(x, generator, options);
+  } else {
+    call_inplace(x, call_draw(x, {}, generator), options);
+  }
   return x;
 }
 

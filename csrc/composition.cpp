@@ -157,12 +157,26 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
 // Under vmap the random number has to follow the transform's `randomness`: the operators used here
 // do. The same 64 bits as the CPU operator draws, but for one value in 2^64.
 Tensor compose_draw(const Tensor& token, const OptionalTensor& p_tensor,
-                    const std::optional<at::Generator>& generator) {
+                    const OptionalGenerator& generator) {
   constexpr auto kLowest = std::numeric_limits<int64_t>::min();
   constexpr auto kHighest = std::numeric_limits<int64_t>::max();
   const auto options = token.options().dtype(at::kLong).requires_grad(false);
   const Tensor seed = at::randint(kLowest, kHighest, {1}, generator, options).bitwise_xor(kLowest);
   return at::cat({seed, at::zeros({1}, options)});
+}
+
+Drawn draw_then_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                        const OptionalGenerator& generator, const Options& options) {
+  check_arguments("bias_act_dropout", x, bias, residual, {}, options);
+  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+  return {call_forward(x, bias, residual, rng_state, options), rng_state};
+}
+
+Tensor draw_then_inplace(Tensor x, const OptionalGenerator& generator, const Options& options) {
+  check_arguments("dropout_", x, {}, {}, {}, options);
+  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+  call_inplace(std::move(x), rng_state, options);
+  return rng_state;
 }
 
 }  // namespace
@@ -173,6 +187,8 @@ TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("dropout_", inplace_entry<compose_inplace>);
   m.impl("dropout_mask", compose_dropout_mask);
   m.impl("draw_rng_state", compose_draw);
+  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_then_forward>);
+  m.impl("draw_dropout_", draw_inplace_entry<draw_then_inplace>);
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
@@ -181,6 +197,10 @@ TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("dropout_", inplace_entry<compose_inplace>);
 }
 
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) { m.impl("draw_rng_state", compose_draw); }
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
+  m.impl("draw_rng_state", compose_draw);
+  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_then_forward>);
+  m.impl("draw_dropout_", draw_inplace_entry<draw_then_inplace>);
+}
 
 }  // namespace fused_dropout

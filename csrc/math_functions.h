@@ -16,6 +16,7 @@
 
 #include <type_traits>
 
+#include "device_functions.h"
 #include "lanes.h"
 
 namespace fused_dropout {
@@ -89,26 +90,25 @@ FD_HD T polynomial(T x, float c0, Rest... rest) {
   return fmadd(polynomial(x, rest...), x, T(c0));
 }
 
-// What a device has instructions for. T is float there.
-
-#if defined(__CUDA_ARCH__)
-// For every y; relative error 2^-22, zero instead of a subnormal result.
-FD_HD float approximate_exp2(float y) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(y));
-  return result;
-}
-#endif
-
 // a / b for |b| >= 2^-126; on a device with an error of 2 ULP.
 template <class Precision, class T>
 FD_HD T quotient(T a, T b) {
-#if defined(__CUDA_ARCH__)
-  float reciprocal;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
-  return a * reciprocal;
+#if defined(FD_DEVICE_FORMULAS)
+  return a * approximate_reciprocal(b);
 #else
   return a / b;
+#endif
+}
+
+// x, but not beyond -bound and bound.
+template <class T>
+FD_HD T limit_magnitude(T x, float bound) {
+#if __CUDA_ARCH__ >= 860
+  float result;  // the sign is the product's
+  asm("min.NaN.xorsign.abs.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(bound));
+  return result;
+#else
+  return minimum(maximum(x, T(-bound)), T(bound));
 #endif
 }
 
@@ -127,7 +127,7 @@ FD_HD T subtract_ln2_multiple(T x, T n) {
 template <bool kHalved = false, class T>
 FD_HD T scaled_exponential(T r, T n) {
   constexpr float k = kHalved ? -0.5f : 1.0f;  // powers of it change no digit of a coefficient
-#if defined(__CUDA_ARCH__)
+#if defined(FD_DEVICE_FORMULAS)
   return approximate_exp2(r * T(k * kLog2OfE)) * approximate_exp2(n);
 #else
   return scale_by_pow2(polynomial(r, 1.0f, k, k * k * 0.499999881f, k * k * k * 0.166664422f,
@@ -140,7 +140,7 @@ FD_HD T scaled_exponential(T r, T n) {
 // 2^y for -160 <= y <= 128.5 in Reduced precision. Relative error 5e-7.
 template <class T>
 FD_HD T bounded_exp2(T y) {
-#if defined(__CUDA_ARCH__)
+#if defined(FD_DEVICE_FORMULAS)
   return approximate_exp2(y);
 #else
   const T n = round_even(y);
@@ -153,7 +153,7 @@ FD_HD T bounded_exp2(T y) {
 // 2^n for integral -126 <= n <= 127; what counts is that 2^0 is exact.
 template <class Precision, class T>
 FD_HD T power_of_two(T n) {
-#if defined(__CUDA_ARCH__)
+#if defined(FD_DEVICE_FORMULAS)
   if constexpr (!Precision::kFull) return approximate_exp2(n);
 #endif
   return scale_by_pow2(T(1.0f), n);
@@ -163,7 +163,7 @@ FD_HD T power_of_two(T n) {
 // for |x| < 17.5, 4.3e-6 at the ends of the range.
 template <class Precision, class T>
 FD_HD T exponential(T x) {
-#if defined(__CUDA_ARCH__)
+#if defined(FD_DEVICE_FORMULAS)
   return Precision::kFull ? expf(x) : approximate_exp2(x * T(kLog2OfE));
 #else
   // Outside of these bounds the result is zero or infinite.
@@ -226,10 +226,10 @@ FD_HD T hyperbolic_tangent(T x) {
     const T large = T(1.0f) - quotient<Precision>(T(2.0f), e + T(1.0f));
     return copy_sign(select(t < T(0.9f), small, large), x);
   }
-  const T bounded = minimum(maximum(x, T(-4.9f)), T(4.9f));  // 1 - 1.1e-4, one in 16 bits
+  const T bounded = limit_magnitude(x, 7.5f);
   const T square = bounded * bounded;
-  const T numerator = polynomial(square, 0.999998212f, 0.1167849f, 0.00164923596f);
-  const T denominator = polynomial(square, 1.0f, 0.450103998f, 0.0183699541f, 6.53130264e-05f);
+  const T numerator = polynomial(square, 1.0f, 0.122682711f, 0.00224382021f, 3.75826395e-6f);
+  const T denominator = polynomial(square, 1.0f, 0.456007731f, 0.0209250212f, 0.000138565599f);
   return quotient<Precision>(bounded * numerator, denominator);
 }
 

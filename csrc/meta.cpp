@@ -43,7 +43,7 @@ Tensor mask_meta(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
   return at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
 }
 
-Tensor draw_meta(const Tensor& token, const OptionalTensor&, const std::optional<at::Generator>&) {
+Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGenerator&) {
   return at::empty({2}, token.options().dtype(at::kLong));
 }
 

@@ -67,16 +67,18 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
   return dim < 0 ? dim + ndim : dim;
 }
 
-// A plain tensor in the CPU's memory, rather than one that is being traced or transformed.
-bool has_values(const Tensor& tensor) {
+// Whether the CPU can read the tensor's values.
+bool has_values(const Tensor& tensor) { return tensor.device().is_cpu() && has_no_wrapper(tensor); }
+
+}  // namespace
+
+bool has_no_wrapper(const Tensor& tensor) {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet kWrappers{DispatchKey::Python, DispatchKey::FuncTorchBatched,
                                           DispatchKey::FuncTorchGradWrapper,
                                           DispatchKey::Functionalize};
-  return tensor.device().is_cpu() && !tensor.key_set().has_any(kWrappers);
+  return !tensor.key_set().has_any(kWrappers);
 }
-
-}  // namespace
 
 double check_probability(const char* function, double p) {
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p,
@@ -279,9 +281,13 @@ bool backward_uses_output(const Resolved& call, bool has_residual) {
 
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                     const OptionalTensor& rng_state, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::bias_act_dropout", "")
-                             .typed<decltype(forward_entry<compose_forward>)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::bias_act_dropout", "")
+          .typed<Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                        const OptionalTensor&, double, const OptionalTensor&, std::string_view,
+                        std::optional<double>, std::optional<double>, int64_t, std::string_view,
+                        bool, at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
   return op.call(x, bias, residual, rng_state, o.p, o.p_tensor, o.activation, o.negative_slope,
                  o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
                  o.mask_offset);
@@ -311,12 +317,37 @@ void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o) {
 }
 
 Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
-                 const std::optional<at::Generator>& generator) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
-                             .typed<Tensor(const Tensor&, const OptionalTensor&,
-                                           const std::optional<at::Generator>&)>();
+                 const OptionalGenerator& generator) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
+          .typed<Tensor(const Tensor&, const OptionalTensor&, const OptionalGenerator&)>();
   return op.call(token, p_tensor, generator);
+}
+
+Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                        const OptionalGenerator& generator, const Options& o) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::draw_bias_act_dropout", "")
+          .typed<Drawn(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                       const OptionalGenerator&, double, const OptionalTensor&, std::string_view,
+                       std::optional<double>, std::optional<double>, int64_t, std::string_view,
+                       bool, at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
+  return op.call(x, bias, residual, generator, o.p, o.p_tensor, o.activation, o.negative_slope,
+                 o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
+                 o.mask_offset);
+}
+
+Tensor call_draw_inplace(Tensor x, const OptionalGenerator& generator, const Options& o) {
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("fused_dropout::draw_dropout_", "")
+          .typed<Tensor(Tensor, const OptionalGenerator&, double, const OptionalTensor&,
+                        std::string_view, bool, at::IntArrayRef, at::OptionalSymIntArrayRef,
+                        c10::SymInt)>();
+  return op.call(std::move(x), generator, o.p, o.p_tensor, o.mode, o.training, o.shared_dims,
+                 o.mask_strides, o.mask_offset);
 }
 
 // p, p_tensor, mode, training, shared_dims, mask_strides and mask_offset mean the same everywhere.
@@ -344,10 +375,21 @@ TORCH_LIBRARY(fused_dropout, m) {
       "dropout_mask(Tensor rng_state, SymInt[] size, SymInt[] strides, float p, "
       "int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset) -> Tensor",
       {at::Tag::pt2_compliant_tag});
-  // The only operator that draws from a generator. `token` gives the device, and, under
-  // torch.compile, a fresh one for each call keeps two calls from being merged into one.
+  // Only these draw from a generator. `token` gives the device, and, under torch.compile, a fresh
+  // one for each call keeps two calls from being merged into one. The two that draw and compute at
+  // once are for eager calls; what is traced draws and computes apart.
   m.def(
       "draw_rng_state(Tensor token, Tensor? p_tensor=None, *, Generator? generator=None) -> Tensor",
+      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  m.def(c10::str("draw_bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, "
+                 "Generator? generator, ",
+                 kOptions, ") -> (Tensor, Tensor)")
+            .c_str(),
+        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  m.def(
+      "draw_dropout_(Tensor(a!) x, Generator? generator, float p, Tensor? p_tensor, "
+      "str dropout_mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
+      "SymInt mask_offset) -> Tensor",
       {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
 }
 

@@ -85,6 +85,9 @@ at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
 std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
                                          at::IntArrayRef shared_dims);
 
+// A plain tensor, rather than one that is being traced or transformed.
+bool has_no_wrapper(const Tensor& tensor);
+
 PhiloxState read_rng_state(const Tensor& rng_state);
 
 // Whether backward needs nothing but the sign of the output: dx = (y > 0) * scale * dy.
@@ -107,8 +110,15 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const Opt
                         const OptionalTensor& rng_state, const Options& options,
                         const Gradient& gradient);
 void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options);
+using OptionalGenerator = std::optional<at::Generator>;
 Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
-                 const std::optional<at::Generator>& generator);
+                 const OptionalGenerator& generator);
+// The same in one: a state is drawn and used at once, by one kernel where the device can. The first
+// returns y and the state, the second the state.
+using Drawn = std::tuple<Tensor, Tensor>;
+Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                        const OptionalGenerator& generator, const Options& options);
+Tensor call_draw_inplace(Tensor x, const OptionalGenerator& generator, const Options& options);
 
 // The composition of plain torch operators (composition.cpp): differentiable any number of times.
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
@@ -117,19 +127,24 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
                            const OptionalTensor& bias, const OptionalTensor& rng_state,
                            const Options& options, const Gradient& gradient);
 
-// Turns the flat argument list of a schema into Options.
-template <Tensor (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                              const OptionalTensor&, const Options&)>
-Tensor forward_entry(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
-                     const OptionalTensor& rng_state, double p, const OptionalTensor& p_tensor,
-                     std::string_view activation, std::optional<double> negative_slope,
-                     std::optional<double> alpha, int64_t bias_dim, std::string_view mode,
-                     bool training, at::IntArrayRef shared_dims,
-                     at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset) {
-  return kFunction(x, bias, residual, rng_state,
+// These turn the flat argument list of a schema into Options. `Random` is a state, or a generator
+// to draw one from.
+template <auto kFunction, class Random, class Result>
+Result any_forward_entry(const Tensor& x, const OptionalTensor& bias,
+                         const OptionalTensor& residual, const Random& random, double p,
+                         const OptionalTensor& p_tensor, std::string_view activation,
+                         std::optional<double> negative_slope, std::optional<double> alpha,
+                         int64_t bias_dim, std::string_view mode, bool training,
+                         at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                         c10::SymInt mask_offset) {
+  return kFunction(x, bias, residual, random,
                    {p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training,
                     shared_dims, mask_strides, std::move(mask_offset)});
 }
+template <auto kFunction>
+constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Tensor>;
+template <auto kFunction>
+constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, Drawn>;
 
 template <Gradients (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                  const OptionalTensor&, const Options&, const Gradient&)>
@@ -148,11 +163,10 @@ Gradients backward_entry(const Tensor& dy, const OptionalTensor& input, const Op
                    {from_output, strides, dtype, bias_dtype, output_mask});
 }
 
-template <void (*kFunction)(Tensor, const OptionalTensor&, const Options&)>
-void inplace_entry(Tensor x, const OptionalTensor& rng_state, double p,
-                   const OptionalTensor& p_tensor, std::string_view mode, bool training,
-                   at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                   c10::SymInt mask_offset) {
+template <auto kFunction, class Random, class Result>
+Result any_inplace_entry(Tensor x, const Random& random, double p, const OptionalTensor& p_tensor,
+                         std::string_view mode, bool training, at::IntArrayRef shared_dims,
+                         at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset) {
   Options options;
   options.p = p;
   options.p_tensor = p_tensor;
@@ -161,7 +175,11 @@ void inplace_entry(Tensor x, const OptionalTensor& rng_state, double p,
   options.shared_dims = shared_dims;
   options.mask_strides = mask_strides;
   options.mask_offset = std::move(mask_offset);
-  kFunction(std::move(x), rng_state, options);
+  return kFunction(std::move(x), random, options);
 }
+template <auto kFunction>
+constexpr auto inplace_entry = any_inplace_entry<kFunction, OptionalTensor, void>;
+template <auto kFunction>
+constexpr auto draw_inplace_entry = any_inplace_entry<kFunction, OptionalGenerator, Tensor>;
 
 }  // namespace fused_dropout

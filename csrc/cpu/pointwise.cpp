@@ -180,7 +180,7 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
 }
 
 Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
-                const std::optional<at::Generator>& generator) {
+                const OptionalGenerator& generator) {
   const Tensor state = at::empty({2}, at::TensorOptions().dtype(at::kLong));
   int64_t* values = state.mutable_data_ptr<int64_t>();
   values[0] = values[1] = 0;

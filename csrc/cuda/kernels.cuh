@@ -168,7 +168,7 @@ struct Forward {
     C values[kGroup];
     Single<T>::load(x(base, place), count, values);
     apply(values, mask);
-    if (args.residual) {
+    if (args.has_residual) {
       C others[kGroup];
       Single<Y>::load(residual(base, place), count, others);
       add(values, others);
@@ -183,7 +183,7 @@ struct Forward {
     Packed<Y> others[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) packed[u].load(x(base, place + u * step));
-    if (args.residual) {
+    if (args.has_residual) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) others[u].load(residual(base, place + u * step));
     }
@@ -194,7 +194,7 @@ struct Forward {
       C values[kGroup];
       packed[u].widen_to(values);
       apply(values, masks[u]);
-      if (args.residual) {
+      if (args.has_residual) {
         C wide[kGroup];
         others[u].widen_to(wide);
         add(values, wide);
@@ -215,8 +215,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   }
   if constexpr (kVector) {
     constexpr int kUnroll = 2;
+    const uint32_t further = (kUnroll - 1) * walk.step;
+    const uint32_t last = walk.whole > further ? walk.whole - further : 0;
 #pragma unroll 1
-    for (; walk.place + (kUnroll - 1) * walk.step < walk.whole; walk.place += kUnroll * walk.step) {
+    for (; walk.place < last; walk.place += kUnroll * walk.step) {
       work.template vector<kUnroll>(walk.base, walk.place, walk.step);
     }
   }
@@ -307,8 +309,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   Backward<T, DY, Functor, kVector> work(args, walk.column);
   if constexpr (kVector) {
     constexpr int kUnroll = 2;
+    const uint32_t further = (kUnroll - 1) * walk.step;
+    const uint32_t last = walk.whole > further ? walk.whole - further : 0;
 #pragma unroll 1
-    for (; walk.place + (kUnroll - 1) * walk.step < walk.whole; walk.place += kUnroll * walk.step) {
+    for (; walk.place < last; walk.place += kUnroll * walk.step) {
       work.template vector<kUnroll>(walk.base, walk.place, walk.step);
     }
   }

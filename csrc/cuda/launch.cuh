@@ -87,7 +87,8 @@ void backward_with(const BackwardArgs& args, Stream stream) {
 }
 
 template <class T, class Y>
-void forward_of(const ForwardArgs& args, int activation, Stream stream) {
+void forward_of(ForwardArgs args, int activation, Stream stream) {
+  args.has_residual = args.residual != nullptr;
   using Launch = void (*)(const ForwardArgs&, Stream);
   static constexpr Launch kLaunches[] = {
 #define FD_ROW(Functor, name) forward_with<T, Y, Functor>,
@@ -117,15 +118,15 @@ void backward_of(const BackwardArgs& args, int activation, Stream stream) {
   X(BFloat16, BFloat16)      \
   X(BFloat16, float)
 
-#define FD_DECLARE(T, Y)                                                  \
-  extern template void forward_of<T, Y>(const ForwardArgs&, int, Stream); \
+#define FD_DECLARE(T, Y)                                           \
+  extern template void forward_of<T, Y>(ForwardArgs, int, Stream); \
   extern template void backward_of<T, Y>(const BackwardArgs&, int, Stream);
 #if !defined(FD_INSTANTIATES)
 FD_FOR_EACH_TYPES(FD_DECLARE)
 #endif
 #undef FD_DECLARE
-#define FD_INSTANTIATE(T, Y)                                       \
-  template void forward_of<T, Y>(const ForwardArgs&, int, Stream); \
+#define FD_INSTANTIATE(T, Y)                                \
+  template void forward_of<T, Y>(ForwardArgs, int, Stream); \
   template void backward_of<T, Y>(const BackwardArgs&, int, Stream);
 
 }  // namespace fused_dropout::cuda

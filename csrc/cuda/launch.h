@@ -96,6 +96,8 @@ struct ForwardArgs {
   MaskRule mask;
   Number scale, shift, fill;
   Number parameter;
+  // residual != nullptr; a kernel tests 32 bits at half the price. Set by launch_forward.
+  uint32_t has_residual = 0;
 };
 
 struct BackwardArgs {

@@ -67,10 +67,9 @@ Layout layout_along(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t dim)
 
 // Writes into `out` where it is given (it may be x), else into a new tensor.
 Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& bias_any,
-               const OptionalTensor& residual_any, const OptionalTensor& rng_state,
+               const OptionalTensor& residual_any, const RandomState& random,
                const OptionalTensor& out) {
   const DropConstants constants = call.constants();
-  const RandomState random = state_for(call, rng_state, constants);
   const Tensor x = dense(x_any);
   const at::ScalarType dtype = output_dtype(x, residual_any);
   const Tensor y = out ? *out : at::empty_like(x, x.options().dtype(dtype));
@@ -81,7 +80,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   }
   // A residual wider than 32 bits, or than a 32-bit x, widens x: kernels know fp32 beside 16 bits.
   if (dtype != x.scalar_type() && dtype != at::kFloat) {
-    return forward(call, x.to(dtype), bias_any, residual_any, rng_state, y);
+    return forward(call, x.to(dtype), bias_any, residual_any, random, y);
   }
   Tensor residual, bias;
   if (residual_any) residual = in_layout(*residual_any, x.strides(), dtype);
@@ -116,7 +115,16 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
   const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!fits(call, x)) return compose_forward(x, bias, residual, rng_state, options);
-  return forward(call, x, bias, residual, rng_state, std::nullopt);
+  const RandomState random = state_for(call, rng_state, call.constants());
+  return forward(call, x, bias, residual, random, std::nullopt);
+}
+
+void forward_into(const Tensor& x, const Resolved& call, const RandomState& random) {
+  if (x.is_non_overlapping_and_dense()) {
+    forward(call, x, {}, {}, random, x);
+  } else {
+    x.copy_(forward(call, x, {}, {}, random, std::nullopt));
+  }
 }
 
 void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& options) {
@@ -124,10 +132,8 @@ void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& opti
   const c10::cuda::CUDAGuard guard(x.device());
   if (!fits(call, x)) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
-  } else if (x.is_non_overlapping_and_dense()) {
-    forward(call, x, {}, {}, rng_state, x);
   } else {
-    x.copy_(forward(call, x, {}, {}, rng_state, std::nullopt));
+    forward_into(x, call, state_for(call, rng_state, call.constants()));
   }
 }
 
@@ -235,31 +241,74 @@ RandomState reserve(at::CUDAGeneratorImpl* generator) {
   return random;
 }
 
+// Numbers from the generator of the device that `token` is on, and memory for them: the kernel that
+// uses them writes them down there.
+struct Draw {
+  RandomState random;
+  Tensor rng_state;
+
+  Draw(const Tensor& token, const OptionalGenerator& generator)
+      : rng_state(at::empty({2}, token.options().dtype(at::kLong).requires_grad(false))) {
+    if (generator) {
+      TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
+                  generator->device(), ", but x is on ", token.device());
+    }
+    random = reserve(at::get_generator_or_default<at::CUDAGeneratorImpl>(
+        generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index())));
+    random.written_to = rng_state.mutable_data_ptr<int64_t>();
+  }
+};
+
 Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
-                 const std::optional<at::Generator>& generator) {
+                 const OptionalGenerator& generator) {
   const c10::cuda::CUDAGuard guard(token.device());
-  const auto options = token.options().dtype(at::kLong).requires_grad(false);
   if (p_tensor) {
     const double p = check_probability("dropout", p_tensor->item<double>());
-    if (p == 0 || p == 1) return at::zeros({2}, options);  // nothing will be drawn with it
+    // Nothing will be drawn with it.
+    if (p == 0 || p == 1) return at::zeros({2}, token.options().dtype(at::kLong));
   }
-  if (generator) {
-    TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
-                generator->device(), ", but x is on ", token.device());
-  }
-  const Tensor state = at::empty({2}, options);
-  RandomState random = reserve(at::get_generator_or_default<at::CUDAGeneratorImpl>(
-      generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index())));
-  random.written_to = state.mutable_data_ptr<int64_t>();
-  launch_state(random, stream_of(state));
+  const Draw draw(token, generator);
+  launch_state(draw.random, stream_of(draw.rng_state));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return state;
+  return draw.rng_state;
+}
+
+// Whether the forward kernel will run, and so write the state down.
+bool runs(const Resolved& call, const Tensor& x) {
+  return x.numel() > 0 && draws(call.constants()) && fits(call, x);
+}
+
+Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                        const OptionalGenerator& generator, const Options& options) {
+  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, {}, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  if (!runs(call, x)) {
+    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
+    return {forward_cuda(x, bias, residual, rng_state, options), rng_state};
+  }
+  const Draw draw(x, generator);
+  return {forward(call, x, bias, residual, draw.random, std::nullopt), draw.rng_state};
+}
+
+Tensor draw_inplace_cuda(Tensor x, const OptionalGenerator& generator, const Options& options) {
+  const Resolved call = check_arguments("dropout_", x, {}, {}, {}, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  if (!runs(call, x)) {
+    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
+    inplace_cuda(x, rng_state, options);
+    return rng_state;
+  }
+  const Draw draw(x, generator);
+  forward_into(x, call, draw.random);
+  return draw.rng_state;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("draw_rng_state", draw_cuda);
+  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_forward_cuda>);
+  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_cuda>);
   m.impl("bias_act_dropout", forward_entry<forward_cuda>);
   m.impl("bias_act_dropout_backward", backward_entry<backward_cuda>);
   m.impl("dropout_", inplace_entry<inplace_cuda>);

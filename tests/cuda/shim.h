@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#define FD_DEVICE_FORMULAS
 #define __global__
 #define __launch_bounds__(...)
 // Blocks run one after the other, so that a variable of its own for each is not needed.

@@ -1,0 +1,38 @@
+// The functions that a GPU has instructions for, and with them the formulas of math_functions.h
+// that are made for it. FD_DEVICE_FORMULAS is defined in code for a GPU, and in code for the CPU
+// that stands in for it (tests/cuda): there the same formulas compute with exact functions.
+#pragma once
+
+#include "lanes.h"
+
+#if defined(__CUDA_ARCH__)
+#define FD_DEVICE_FORMULAS
+#endif
+
+#if defined(FD_DEVICE_FORMULAS)
+namespace fused_dropout {
+
+// 2^y for every y; relative error 2^-22, zero instead of a subnormal result.
+FD_HD float approximate_exp2(float y) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(y));
+  return result;
+#else
+  return y < -126.0f ? 0.0f : std::exp2(y);
+#endif
+}
+
+// 1 / b for |b| >= 2^-126; an error of 1 ULP.
+FD_HD float approximate_reciprocal(float b) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(b));
+  return result;
+#else
+  return 1.0f / b;
+#endif
+}
+
+}  // namespace fused_dropout
+#endif

@@ -1,0 +1,131 @@
+"""Streams, CUDA graphs and what is built on them."""
+
+import itertools
+
+import pytest
+import torch
+from on_device import STATE
+
+import fused_dropout as fd
+import fused_dropout.functional as FF
+
+
+def masks_of(y, x):
+    return (y != 0), (x.grad != 0)
+
+
+def warmed_up(step):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+
+
+def test_replays_differ_and_agree_within():
+    x = torch.ones(64, 200, device="cuda", requires_grad=True)
+
+    def step():
+        x.grad = None
+        y = FF.bias_act_dropout(x, None, 0.5, "identity")
+        y.backward(torch.ones_like(y))
+        return y
+
+    warmed_up(step)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = step()
+    seen = []
+    for _ in range(4):
+        graph.replay()
+        forward, backward = masks_of(y, x)
+        assert torch.equal(forward, backward)
+        seen.append(forward.clone())
+    assert not any(torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i))
+
+
+def test_a_replay_draws_what_an_eager_call_draws():
+    x = torch.ones(64, 200, device="cuda")
+    warmed_up(lambda: FF.dropout(x, 0.5))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        first, second = FF.dropout(x, 0.5), FF.dropout(x, 0.5)
+    torch.manual_seed(17)
+    graph.replay()
+    torch.manual_seed(17)
+    assert torch.equal(first, FF.dropout(x, 0.5))
+    assert torch.equal(second, FF.dropout(x, 0.5))
+
+
+def test_a_given_state_is_read_at_every_replay():
+    x, rng_state = torch.ones(64, 200, device="cuda"), STATE.cuda()
+    warmed_up(lambda: FF.dropout(x, 0.5, rng_state=rng_state))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = FF.dropout(x, 0.5, rng_state=rng_state)
+    for seed in (1, 2**40):
+        rng_state[0] = seed
+        graph.replay()
+        expected = FF.dropout_mask(x.shape, 0.5, torch.tensor([seed, int(STATE[1])]))
+        assert torch.equal((y != 0).cpu(), expected)
+
+
+def test_make_graphed_callables():
+    torch.manual_seed(0)
+    model = fd.MLP(32, 64, 32, p=0.5).cuda()
+    x = torch.randn(16, 32, device="cuda", requires_grad=True)
+    graphed = torch.cuda.make_graphed_callables(model, (x,))
+    outputs = []
+    for _ in range(3):
+        y = graphed(x)
+        y.sum().backward()
+        outputs.append(y.detach().clone())
+    assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
+
+
+def test_reduce_overhead():
+    torch._dynamo.reset()
+    layer = fd.LinearActDropout(40, 40, p=0.5).cuda()
+    compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
+    x = torch.randn(24, 40, device="cuda")
+    outputs = []
+    for _ in range(6):
+        torch.compiler.cudagraph_mark_step_begin()
+        y = compiled(x)
+        y.sum().backward()
+        outputs.append((y.detach() != 0).clone())
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(outputs))
+
+
+def test_runs_on_the_current_stream():
+    """On a stream that waits, so does the kernel: it sees what was written meanwhile."""
+    x = torch.zeros(1 << 20, device="cuda")
+    FF.dropout(x, 0.5)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        x.fill_(1)
+        y = FF.dropout(x, 0.5, rng_state=STATE.cuda())
+    side.synchronize()
+    assert torch.equal((y != 0).cpu(), FF.dropout_mask(x.shape, 0.5, STATE))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU only")
+def test_on_another_device_than_the_current_one():
+    x = torch.ones(64, 200, device="cuda:1")
+    y = FF.dropout(x, 0.5, rng_state=STATE.to("cuda:1"))
+    assert y.device == x.device
+    assert torch.equal((y != 0).cpu(), FF.dropout_mask(x.shape, 0.5, STATE))
+
+
+def test_one_kernel_forward():
+    """A call launches one kernel: the state is drawn on the way."""
+    x = torch.ones(64, 200, device="cuda")
+    FF.dropout(x, 0.5)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        FF.dropout(x, 0.5)
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if "fused_dropout" in event.name]
+    assert len(kernels) == 1, kernels

@@ -1,0 +1,44 @@
+"""Tensors of more than 2^31 and 2^32 elements: addresses and counters, forward and backward."""
+
+import pytest
+import torch
+from helpers import forward_mask
+from on_device import STATE
+
+import fused_dropout.functional as FF
+
+
+@pytest.mark.parametrize("numel", [2**31 + 2**20 + 3, 2**32 + 2**20 + 5])
+def test_ends_and_seams(numel):
+    needed = 4 * 2 * numel
+    free = torch.cuda.mem_get_info()[0]
+    if free < needed:
+        pytest.skip(f"needs {needed >> 30} GiB of GPU memory, {free >> 30} GiB are free")
+    x = torch.ones(numel, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    y = FF.dropout(x, 0.5, rng_state=STATE.cuda())
+    (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.cuda.synchronize()
+    for place in (0, 2**31 - 1000, 2**32 - 1000, numel - 2000):
+        if place + 2000 > numel:
+            continue
+        expected = forward_mask(torch.empty(2000), STATE, 0.5, mask_offset=place)
+        for tensor in (y, dx):
+            assert torch.equal((tensor[place : place + 2000] != 0).cpu(), expected)
+    share = sum(int((part != 0).sum()) for part in y.split(1 << 28)) / numel
+    assert abs(share - 0.5) < 5 * 0.5 / numel**0.5
+
+
+def test_a_matrix_with_a_bias():
+    rows, columns = 2**21 + 1, 1024 + 8
+    free = torch.cuda.mem_get_info()[0]
+    if free < 5 * 2 * rows * columns:
+        pytest.skip(f"{free >> 30} GiB of GPU memory are free")
+    x = torch.ones(rows, columns, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    bias = torch.zeros(columns, device="cuda", requires_grad=True)
+    y = FF.bias_act_dropout(x, bias, 0.5, "relu", rng_state=STATE.cuda())
+    dx, dbias = torch.autograd.grad(y, (x, bias), torch.ones_like(y))
+    expected = forward_mask(torch.empty(3, columns), STATE, 0.5, mask_offset=(rows - 3) * columns)
+    for tensor in (y, dx):
+        assert torch.equal((tensor[-3:] != 0).cpu(), expected)
+    counts = sum((part != 0).sum(0) for part in dx.split(1 << 18))
+    assert torch.allclose(dbias, counts * 2.0, rtol=1e-6)

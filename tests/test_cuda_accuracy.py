@@ -1,0 +1,24 @@
+"""The formulas that a GPU computes with, for every 16-bit number: on the CPU, with exact functions.
+
+What its approximate instructions add is seen on a GPU only (tests/gpu).
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from exact import HALVES, check_sixteen_bits, numbers
+from helpers import ACTIVATIONS
+
+sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+from shim import Kernels
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_sixteen_bit_number(activation, dtype):
+    x = numbers(dtype)
+    parameter = {"leaky_relu": 0.01, "elu": 1.0}.get(activation, 0.0)
+    call = Kernels(x, p=0.0, activation=activation, parameter=parameter)
+    check_sixteen_bits((call.forward(), call.backward(torch.ones_like(x), x)[0]), activation)
