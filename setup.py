@@ -81,8 +81,7 @@ def choose_architectures():
     """Sets TORCH_CUDA_ARCH_LIST where the user has not; returns it.
 
     To the GPUs of this machine, or where there are none, to the architectures that torch was built
-    for, from 8.0 on: the kernels convert bfloat16 in hardware. Always with PTX of the newest, which
-    later GPUs can compile.
+    for, from 7.5 on. Always with PTX of the newest, which later GPUs can compile.
     """
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         if torch.cuda.is_available():
@@ -90,9 +89,10 @@ def choose_architectures():
             chosen = sorted(set(devices))
         else:
             flags = re.findall(r"sm_(\d+)(\d)\b", torch._C._cuda_getArchFlags())
-            versions = sorted({(int(major), int(minor)) for major, minor in flags})
+            found = {(int(major), int(minor)) for major, minor in flags}
+            versions = sorted(version for version in found if version >= (7, 5))
             # Of each generation the first: its code runs on the later ones.
-            first = {major: (major, minor) for major, minor in reversed(versions) if major >= 8}
+            first = {major: (major, minor) for major, minor in reversed(versions)}
             chosen = sorted(first.values())
         names = [f"{major}.{minor}" for major, minor in chosen]
         os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(names) + "+PTX"

@@ -51,7 +51,9 @@ Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIn
 
 Tensor mask_for(const Resolved& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
-  if (constants.keep_count == 0) return at::zeros({}, x.options().dtype(at::kBool));
+  if (constants.keep_count == 0 || (!rng_state && x.sym_numel() == 0)) {
+    return at::zeros({}, x.options().dtype(at::kBool));
+  }
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
   return compose_mask(*rng_state, x.sym_sizes(), strides, call, constants.keep_count);

@@ -351,3 +351,28 @@ def test_an_expanded_x(capability):
     x = torch.randn(5, 1, 7).expand(5, 40, 7)
     y = operator(x, None, None, state(), p=P, activation="gelu")
     assert torch.equal(y, operator(x.contiguous(), None, None, state(), p=P, activation="gelu"))
+
+
+# ---------------------------------------------------------------- no elements
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0), (2, 0, 4)])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])
+def test_empty_tensors(shape, residual, activation):
+    """An empty batch trains: nothing is drawn, and the gradient of the bias is zero."""
+    x, bias = torch.ones(shape, requires_grad=True), torch.ones(shape[-1], requires_grad=True)
+    added = torch.ones(shape, requires_grad=True) if residual else None
+    before = torch.get_rng_state()
+    y = FF.bias_act_dropout(x, bias, 0.5, activation, residual=added)
+    y.sum().backward()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert y.shape == x.grad.shape == shape
+    assert torch.equal(bias.grad, torch.zeros_like(bias))
+    if residual:
+        assert added.grad.shape == shape
+    tangent = torch.func.jvp(
+        lambda one: FF.bias_act_dropout(one, bias.detach(), 0.5, activation),
+        (x.detach(),), (torch.ones(shape),),
+    )[1]  # fmt: skip
+    assert tangent.shape == shape

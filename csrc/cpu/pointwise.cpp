@@ -19,8 +19,8 @@ namespace {
 constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
 
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
-                      const DropConstants& constants) {
-  if (constants.keep_count == 0 || constants.keep_count == 65536) return {};
+                      const DropConstants& constants, const Tensor& x) {
+  if (constants.keep_count == 0 || constants.keep_count == 65536 || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
   return read_rng_state(*rng_state);
@@ -37,7 +37,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
                const OptionalTensor& residual_any, const OptionalTensor& rng_state,
                OptionalTensor out) {
   const DropConstants constants = call.constants();
-  const PhiloxState state = state_for(call, rng_state, constants);
+  const PhiloxState state = state_for(call, rng_state, constants, x_any);
   const Tensor x = dense(x_any);
   const at::ScalarType dtype = output_dtype(x, residual_any);
   const Tensor y = out ? *out : empty_large(x, dtype);
@@ -107,7 +107,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   if (gradient.from_output && constants.keep_count > 0) {
     constants.keep_count = 65536;  // the output is zero wherever it was dropped
   }
-  PhiloxState state = state_for(call, rng_state, constants);
+  PhiloxState state = state_for(call, rng_state, constants, dy_any);
   if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
   Tensor dx = at::empty({0}, tensor_options.dtype(gradient.dtype));
   Tensor dbias = at::empty({0}, tensor_options.dtype(gradient.bias_dtype.value_or(at::kFloat)));

@@ -25,8 +25,8 @@ bool draws(const DropConstants& constants) {
 
 // The state is read on the device, when the kernel runs: a captured graph may have changed it.
 RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
-                      const DropConstants& constants) {
-  if (!draws(constants)) return {};
+                      const DropConstants& constants, const Tensor& x) {
+  if (!draws(constants) || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
   return RandomState::at(rng_state->const_data_ptr<int64_t>());
@@ -115,7 +115,7 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
   const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!fits(call, x)) return compose_forward(x, bias, residual, rng_state, options);
-  const RandomState random = state_for(call, rng_state, call.constants());
+  const RandomState random = state_for(call, rng_state, call.constants(), x);
   return forward(call, x, bias, residual, random, std::nullopt);
 }
 
@@ -133,7 +133,7 @@ void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& opti
   if (!fits(call, x)) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else {
-    forward_into(x, call, state_for(call, rng_state, call.constants()));
+    forward_into(x, call, state_for(call, rng_state, call.constants(), x));
   }
 }
 
@@ -154,7 +154,7 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   if (gradient.from_output && constants.keep_count > 0) {
     constants.keep_count = 65536;  // the output is zero wherever it was dropped
   }
-  const RandomState random = state_for(call, rng_state, constants);
+  const RandomState random = state_for(call, rng_state, constants, dy_any);
   const auto tensor_options = dy_any.options();
   const auto [need_dx, need_dbias] = gradient.output_mask;
   Tensor dx = at::empty({0}, tensor_options.dtype(gradient.dtype));
