@@ -10,12 +10,27 @@ Environment:
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from glob import glob
 
 from setuptools import setup
 
+
+def find_toolkit():
+    """Sets CUDA_HOME where torch would take the folder above a link to nvcc for the toolkit."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return
+    behind_link = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
+    for home in (os.path.dirname(os.path.dirname(nvcc)), behind_link, "/usr/local/cuda"):
+        if os.path.exists(os.path.join(home, "include", "cuda.h")):
+            os.environ["CUDA_HOME"] = home
+            return
+
+
+find_toolkit()
 try:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
@@ -60,6 +75,8 @@ def decide_cuda():
         )
     elif toolkit is None:
         decision = False, f"nvcc in {CUDA_HOME} cannot be run"
+    elif not os.path.exists(os.path.join(CUDA_HOME, "include", "cuda.h")):
+        decision = False, f"the CUDA toolkit in {CUDA_HOME} has no headers (set CUDA_HOME)"
     elif toolkit[0] != int(built_for.split(".")[0]):
         decision = (
             False,

@@ -140,5 +140,5 @@ class Kernels:
 if __name__ == "__main__":
     # Every access to memory that is not the kernel's, and every address that is not aligned as the
     # access wants it, ends the program.
-    flags = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run([build("sanitize", "sanitize.cpp", flags)], check=True)
