@@ -42,33 +42,30 @@ FD_HD uint32_t low_word(uint64_t product) { return static_cast<uint32_t>(product
 
 FD_HD uint32_t next_key(uint32_t key, uint32_t step) { return key + step; }
 
+constexpr int kPhiloxRounds = 10;
+constexpr uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
+
 // One round. `Key` is uint32_t, or Word where every counter has a key of its own.
 template <class Word, class Key>
-FD_HD PhiloxBlock<Word> philox_round(const PhiloxBlock<Word>& counter, Key key0, Key key1) {
+FD_HD PhiloxBlock<Word> philox_round(PhiloxBlock<Word> counter, Key key0, Key key1) {
   const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
   const auto product1 = multiply_wide(counter.z, 0xCD9E8D57u);
   return {high_word(product1) ^ counter.y ^ key0, low_word(product1),
           high_word(product0) ^ counter.w ^ key1, low_word(product0)};
 }
 
-// Calls `round(key0, key1)` with the keys of the ten rounds.
-template <class Key, class Round>
-FD_HD void philox_rounds(Key key0, Key key1, const Round& round) {
+template <class Word, class Key>
+FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
 #if defined(__CUDACC__)
 #pragma unroll
 #else
 #pragma GCC unroll 10
 #endif
-  for (int i = 0; i < 10; ++i) {
-    round(key0, key1);
-    key0 = next_key(key0, 0x9E3779B9u);
-    key1 = next_key(key1, 0xBB67AE85u);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    counter = philox_round(counter, key0, key1);
+    key0 = next_key(key0, kPhiloxKeyStep0);
+    key1 = next_key(key1, kPhiloxKeyStep1);
   }
-}
-
-template <class Word, class Key>
-FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
-  philox_rounds(key0, key1, [&](Key k0, Key k1) { counter = philox_round(counter, k0, k1); });
   return counter;
 }
 

@@ -46,7 +46,7 @@ enum class MaskKind : int {
 
 struct MaskRule {
   MaskKind kind = MaskKind::kKeepAll;
-  uint32_t keep_count = 65536;
+  uint32_t threshold = 0;  // keep_count in the upper half; unused where everything is kept
   int64_t first = 0;
   // Of kStrided, outermost dimension first.
   int ndim = 0;
@@ -54,6 +54,7 @@ struct MaskRule {
   int64_t strides[kMaxMaskDims];
   Divisor by_size[kMaxMaskDims];
 
+  void set_keep_count(uint32_t keep_count) { threshold = keep_count << 16; }
   void add_dimension(int64_t size, int64_t stride) {
     sizes[ndim] = size;
     strides[ndim] = stride;

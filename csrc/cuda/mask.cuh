@@ -28,8 +28,6 @@ struct GroupMask {
   }
 };
 
-FD_HD uint32_t threshold_of(uint32_t keep_count) { return keep_count << 16; }
-
 // Of a mask index, which is not negative: a shift and a mask.
 FD_HD int64_t group_of(int64_t index) { return static_cast<uint64_t>(index) / kGroup; }
 FD_HD int lane_of(int64_t index) { return static_cast<int>(index) & (kGroup - 1); }
@@ -65,20 +63,21 @@ inline bool is_vectorisable(const MaskRule& rule) {
 template <int kCount>
 FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t group, int64_t step,
                        GroupMask (&masks)[kCount]) {
-  const uint32_t threshold = threshold_of(rule.keep_count);
   if (rule.kind == MaskKind::kMemoryOrder) {
     const int64_t first = rule.first / kGroup + group;
 #pragma unroll
     for (int u = 0; u < kCount; ++u) {
-      masks[u] = {group_counter(state, first + u * step), threshold};
+      masks[u] = {group_counter(state, first + u * step), rule.threshold};
     }
-    philox_rounds(static_cast<uint32_t>(state.seed), static_cast<uint32_t>(state.seed >> 32),
-                  [&](uint32_t key0, uint32_t key1) {
+    uint32_t key0 = static_cast<uint32_t>(state.seed);
+    uint32_t key1 = static_cast<uint32_t>(state.seed >> 32);
 #pragma unroll
-                    for (int u = 0; u < kCount; ++u) {
-                      masks[u].bits = philox_round(masks[u].bits, key0, key1);
-                    }
-                  });
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+#pragma unroll
+      for (int u = 0; u < kCount; ++u) masks[u].bits = philox_round(masks[u].bits, key0, key1);
+      key0 = next_key(key0, kPhiloxKeyStep0);
+      key1 = next_key(key1, kPhiloxKeyStep1);
+    }
   } else if (rule.kind == MaskKind::kKeepAll) {
 #pragma unroll
     for (int u = 0; u < kCount; ++u) masks[u] = {{0, 0, 0, 0}, ~0u};
@@ -86,7 +85,7 @@ FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t g
 #pragma unroll
     for (int u = 0; u < kCount; ++u) {
       const int64_t index = mask_index(rule, (group + u * step) * kGroup);
-      masks[u] = {group_bits(state, group_of(index)), threshold};
+      masks[u] = {group_bits(state, group_of(index)), rule.threshold};
       if (rule.strides[rule.ndim - 1] == 0) {
         const uint32_t draw = draw_of(masks[u].bits, lane_of(index));
         masks[u].bits.x = masks[u].bits.y = masks[u].bits.z = masks[u].bits.w = draw << 16 | draw;
@@ -114,7 +113,8 @@ FD_HD AnyMask any_mask(const MaskRule& rule, const PhiloxState& state, int64_t p
       group = group_of(index);
       bits = group_bits(state, group);
     }
-    kept |= static_cast<uint32_t>(is_kept(draw_of(bits, lane_of(index)), rule.keep_count)) << k;
+    kept |= static_cast<uint32_t>(is_kept(draw_of(bits, lane_of(index)), rule.threshold >> 16))
+            << k;
   }
   return {kept};
 }

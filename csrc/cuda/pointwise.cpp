@@ -36,7 +36,7 @@ bool fits(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims
 
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
   MaskRule rule;
-  rule.keep_count = keep_count;
+  rule.set_keep_count(keep_count);
   rule.first = layout.first;
   if (keep_count == 65536) return rule;
   if (layout.in_memory_order()) {

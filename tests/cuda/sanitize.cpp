@@ -46,7 +46,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
 
   MaskRule mask;
   mask.kind = strided ? MaskKind::kStrided : MaskKind::kMemoryOrder;
-  mask.keep_count = 40000;
+  mask.set_keep_count(40000);
   mask.add_dimension(shape.outer * shape.channels, 1);  // one decision for each channel
   mask.add_dimension(shape.inner, 0);
   RandomState random;

@@ -18,7 +18,7 @@ struct Call {
 static MaskRule mask_of(const Call& call) {
   MaskRule mask;
   mask.kind = static_cast<MaskKind>(call.mask_kind);
-  mask.keep_count = static_cast<uint32_t>(call.keep_count);
+  mask.set_keep_count(static_cast<uint32_t>(call.keep_count));
   mask.first = call.first;
   for (int dim = 0; dim < call.ndim; ++dim) {
     mask.add_dimension(call.sizes[dim], call.strides[dim]);
