@@ -16,7 +16,7 @@ import fused_dropout.functional as FF
 from fused_dropout import reference
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
-from shim import Kernels
+from shim import Kernels, divide
 
 OFFSET = 8
 STATE = state(SEED, OFFSET)
@@ -91,6 +91,16 @@ def test_shared_masks(shape, shared):
     assert torch.equal(call.forward() != 0, expected)
     assert torch.equal(call.backward(x)[0] != 0, expected)
     assert torch.equal(call.mask(), expected)
+
+
+def test_division_by_a_known_number():
+    powers = [2**k + d for k in range(63) for d in (-1, 0, 1)]
+    others = [3, 7, 49, 641, 1000, 6700417, 10**12 + 39, 3**39]
+    numbers = sorted({n for n in (*powers, *others, 2**63 - 1, 2**63 - 2) if 0 < n < 2**63})
+    for divisor in numbers:
+        multiples = [n for k in (1, 2, 3, 1000, 2**40) for n in (k * divisor - 1, k * divisor)]
+        for numerator in (0, *numbers, *(n for n in multiples if n < 2**63)):
+            assert divide(numerator, divisor) == numerator // divisor, (numerator, divisor)
 
 
 # ---------------------------------------------------------------- values and gradients

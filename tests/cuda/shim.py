@@ -137,6 +137,13 @@ class Kernels:
         return kept
 
 
+def divide(numerator, divisor):
+    """As kernels divide by a number that is known before."""
+    api = library()
+    api.shim_divide.restype = ctypes.c_int64
+    return api.shim_divide(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
+
+
 if __name__ == "__main__":
     # Every access to memory that is not the kernel's, and every address that is not aligned as the
     # access wants it, ends the program.

@@ -68,6 +68,10 @@ void shim_backward(const Call* call, const void* dy, const void* x, const void* 
   }
 }
 
+int64_t shim_divide(int64_t numerator, int64_t divisor) {
+  return Divisor(divisor).divide(numerator);
+}
+
 void shim_mask(const Call* call, bool* kept) {
   launch_mask(mask_of(*call), random_of(*call), call->numel, kept, nullptr);
 }
