@@ -16,7 +16,7 @@ import fused_dropout.functional as FF
 from fused_dropout import reference
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))
-from shim import Kernels, divide
+from shim import Grid, Kernels, divide
 
 OFFSET = 8
 STATE = state(SEED, OFFSET)
@@ -101,6 +101,49 @@ def test_division_by_a_known_number():
         multiples = [n for k in (1, 2, 3, 1000, 2**40) for n in (k * divisor - 1, k * divisor)]
         for numerator in (0, *numbers, *(n for n in multiples if n < 2**63)):
             assert divide(numerator, divisor) == numerator // divisor, (numerator, divisor)
+
+
+THREADS = 128  # of a block: kThreads in csrc/cuda/kernels.cuh
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    "numel, channels",
+    [(1000, 1), (2**20 + 3, 1000), (2**33 + 5, 1), (2**35, 4096), (2**34 + 8, 8191),
+     (3 * 2**36, 2**31), (2**38, 2**37), (2**36 + 1, 2**36 + 1), (2**37, 2**28 + 3)],
+)  # fmt: skip
+def test_walks_of_tensors_of_any_size(numel, channels, backward):
+    """A thread visits its column of the block's rows, as many of them as the tensor has."""
+    grid = Grid(numel, channels, backward=backward)
+    assert grid.column_blocks * grid.row_blocks < 2**31, "more blocks than a launch takes"
+    groups = grid.groups + (numel % 8 > 0)
+    deep = THREADS // grid.width
+    for row_block in (0, grid.row_blocks // 2, grid.row_blocks - 1):
+        for column_block in (0, grid.column_blocks // 2, grid.column_blocks - 1):
+            block = row_block * grid.column_blocks + column_block
+            for thread in (0, 1, 31, 32, 77, THREADS - 1):
+                column = column_block * grid.width + thread % grid.width
+                first_row = row_block * grid.rows_per_block
+                places = range(
+                    (first_row + thread // grid.width) * grid.columns + column,
+                    min(groups, (first_row + grid.rows_per_block) * grid.columns),
+                    deep * grid.columns,
+                )
+                if column >= grid.columns or not places:
+                    assert grid.visited(block, thread)[0] == 0
+                else:
+                    expected = (len(places), places[0], places[-1])
+                    assert grid.visited(block, thread) == expected
+
+
+@pytest.mark.parametrize("mode", ["classic", "alpha"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_modes(mode, dtype):
+    x, dy = random(9, 200, dtype=dtype), random(9, 200, dtype=dtype, seed=1)
+    y, (dx,) = gradients(x, None, dy, p=0.3, activation="selu", mode=mode)
+    call = kernels(x, p=0.3, activation="selu", mode=mode)
+    assert close(call.forward(), y)
+    assert close(call.backward(dy, x)[0], dx)
 
 
 # ---------------------------------------------------------------- values and gradients

@@ -45,9 +45,10 @@ inline int64_t row_blocks(const Layout& layout, const Grid& grid) {
 inline Grid forward_grid(const Layout& layout) { return grid_for(layout, /*most_rows=*/4); }
 
 inline Grid backward_grid(const Layout& layout) {
-  constexpr int64_t kMostPartials = 512;
+  constexpr int64_t kMostPartials = 512;  // unless there were too few blocks
   Grid grid = grid_for(layout, /*most_rows=*/16);
   while (row_blocks(layout, grid) > kMostPartials &&
+         row_blocks(layout, grid) * grid.column_blocks > 4 * kManyBlocks &&
          2 * grid.rows_per_block * grid.columns <= kMostPlaces) {
     grid.rows_per_block *= 2;
   }

@@ -81,8 +81,9 @@ class Kernels:
 
     def __init__(
         self, x, bias=None, *, p=0.5, activation="identity", parameter=0.0, seed=0, offset=0,
-        inner=1, mask=None, first=0,
+        inner=1, mask=None, first=0, mode="inverted",
     ):  # fmt: skip
+        scale, shift, fill = reference.constants(p, mode)
         keep = reference.keep_count(p)
         sizes, strides, first = mask or ((), (), first)
         kind = 0 if keep == 65536 else 2 if mask else 1
@@ -91,7 +92,7 @@ class Kernels:
             numel=x.numel(), channels=1 if bias is None else bias.numel(), inner=inner,
             seed=seed, offset=offset, mask_kind=kind, keep_count=keep, first=first,
             sizes=_numbers(sizes), strides=_numbers(strides), ndim=len(sizes),
-            scale=65536 / keep if keep else 0.0, shift=-0.0, fill=0.0, parameter=parameter,
+            scale=scale, shift=shift or -0.0, fill=fill, parameter=parameter,
             storage=STORAGES[x.dtype], wide=0,
             bias_wide=bias is not None and bias.dtype != x.dtype,
             activation=FF.ACTIVATIONS.index(activation),
@@ -135,6 +136,31 @@ class Kernels:
         kept = torch.empty(self.x.shape, dtype=torch.bool)
         library().shim_mask(ctypes.byref(self.call), _pointer(kept))
         return kept
+
+
+class Grid(ctypes.Structure):
+    """`GridOf` of shim_api.cpp: of a tensor that need not exist."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("groups", "columns", "column_blocks", "width", "rows_per_block", "row_blocks")
+    ]
+
+    def __init__(self, numel, channels=1, inner=1, backward=False):
+        self.call = Call(numel=numel, channels=channels, inner=inner)
+        self.backward = backward
+        library().shim_grid(ctypes.byref(self.call), backward, ctypes.byref(self))
+
+    def visited(self, block, thread):
+        """How many groups a thread visits, the first and the last of them."""
+        first, last = ctypes.c_int64(-1), ctypes.c_int64(-1)
+        api = library()
+        api.shim_walk.restype = ctypes.c_int64
+        count = api.shim_walk(
+            ctypes.byref(self.call), self.backward, ctypes.c_uint32(block), thread,
+            ctypes.byref(first), ctypes.byref(last),
+        )  # fmt: skip
+        return count, first.value, last.value
 
 
 def divide(numerator, divisor):

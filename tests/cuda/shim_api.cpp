@@ -1,5 +1,5 @@
 // What Python calls in the library of the kernels under the shim.
-#include "launch.h"
+#include "launch.cuh"
 
 using namespace fused_dropout;
 using namespace fused_dropout::cuda;
@@ -66,6 +66,32 @@ void shim_backward(const Call* call, const void* dy, const void* x, const void* 
     launch_bias_sum(partials, args.layout, storage == Storage::kFloat64, dbias,
                     static_cast<Storage>(dbias_storage), nullptr);
   }
+}
+
+// The grid of a tensor of any size, and the groups that one thread of it visits: how many,
+// the first and the last.
+struct GridOf {
+  int64_t groups, columns, column_blocks, width, rows_per_block, row_blocks;
+};
+void shim_grid(const Call* call, bool backward, GridOf* result) {
+  const Layout layout = layout_for(call->numel, call->channels, call->inner);
+  const Grid grid = backward ? backward_grid(layout) : forward_grid(layout);
+  *result = {grid.groups, grid.columns,        grid.column_blocks,
+             grid.width,  grid.rows_per_block, row_blocks(layout, grid)};
+}
+int64_t shim_walk(const Call* call, bool backward, uint32_t block, int32_t thread, int64_t* first,
+                  int64_t* last) {
+  const Layout layout = layout_for(call->numel, call->channels, call->inner);
+  Walk walk(backward ? backward_grid(layout) : forward_grid(layout), block, thread);
+  const int64_t groups = call->numel / kGroup + (call->numel % kGroup > 0);
+  int64_t count = 0;
+  for (; walk.place < walk.end; walk.place += walk.step) {
+    const int64_t group = walk.base + walk.place;
+    if (group >= groups) continue;
+    if (count++ == 0) *first = group;
+    *last = group;
+  }
+  return count;
 }
 
 int64_t shim_divide(int64_t numerator, int64_t divisor) {
