@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "cuda_check"
 ARCHITECTURES = (80, 90, 100)
 OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
+THREADS = 128  # of a block
 UNROLL = 2  # groups in one turn of the vector loops of csrc/cuda/kernels.cuh
 
 # Issue slots per element of the bf16 vector loop, of them integer and comparison instructions (half
@@ -110,6 +111,12 @@ def vector_kernel(name, direction):
     return found and found[1]
 
 
+def resident_warps(registers):
+    """Warps that run on a processor together, of the 64 that it has room for."""
+    per_block = -(-registers // 8) * 8 * THREADS
+    return min(64, 65536 // per_block * THREADS // 32)
+
+
 def loop_counts(tools, architecture):
     """{(direction, activation): counts} of the bf16 vector kernels."""
     counts = {}
@@ -128,7 +135,7 @@ def check_counts(architecture, counts, registers):
     wrong = []
     print(f"\nsm_{architecture}, bf16, per element of the vector loop")
     print(f"{'':10}{'activation':14}{'instructions':>14}{'of':>5}{'ALU':>7}{'of':>4}", end="")
-    print(f"{'special':>9}{'of':>3}{'registers':>11}")
+    print(f"{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
     for direction, budgets in (("forward", FORWARD), ("backward", BACKWARD)):
         for (side, activation), count in sorted(counts.items()):
             if side != direction:
@@ -138,6 +145,7 @@ def check_counts(architecture, counts, registers):
                 f"{direction:10}{activation:14}{count.instructions:14.2f}{limit or '-':>5}"
                 f"{count.alu:7.2f}{ALU[direction]:4}{count.special:9.2f}{SPECIAL[direction]:3}"
                 f"{registers[direction, activation]:11}"
+                f"{resident_warps(registers[direction, activation]):7}"
             )
             where = f"sm_{architecture} {direction} {activation}"
             if limit and count.instructions > limit:
