@@ -39,6 +39,8 @@ struct ActivationTraits {
   static constexpr bool kIdentity = false;
   // derivative(value(x)) == derivative(x): backward may read the output instead of the input.
   static constexpr bool kFromOutput = false;
+  // Value and derivative have an expensive part in common: there is a function `both`.
+  static constexpr bool kShares = false;
 };
 
 template <class Precision>
@@ -105,21 +107,32 @@ struct LeakyRelu : ActivationTraits {
 // Hendrycks and Gimpel, "Gaussian error linear units", 2016: x Phi(x).
 template <class Precision>
 struct Gelu : ActivationTraits {
+  static constexpr bool kShares = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     return multiply_by_normal_cdf<Precision>(x);
   }
   template <class T>
-  static FD_HD T derivative(T x, T) {
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
     T cdf, pdf;
     normal_cdf_and_pdf<Precision>(x, cdf, pdf);
-    return fmadd(x, pdf, cdf);
+    // Not x times zero where x is infinite.
+    value = maximum(x, T(-3e38)) * cdf;
+    derivative = fmadd(x, pdf, cdf);
   }
 };
 
 // The same paper's approximation, x/2 (1 + tanh(z)), which is x sigmoid(2z).
 template <class Precision>
 struct GeluTanh : ActivationTraits {
+  static constexpr bool kShares = true;
   static constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
   static constexpr double kCubic = 0.044715 * kLinear;
 
@@ -128,56 +141,87 @@ struct GeluTanh : ActivationTraits {
     return x * sigmoid<Precision>(x * fmadd(T(kCubic), x * x, T(kLinear)));
   }
   template <class T>
-  static FD_HD T derivative(T x, T) {
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
     // Beyond the bounds the derivative is 0 or 1; within them the square is finite.
     const T bounded = minimum(maximum(x, T(-11.0)), T(11.0));
     const T square = bounded * bounded;
     const T inner = bounded * fmadd(T(kCubic), square, T(kLinear));
     T s, ds;
     sigmoid_and_derivative<Precision>(inner, s, ds);
-    return fmadd(bounded * fmadd(T(3.0 * kCubic), square, T(kLinear)), ds, s);
+    value = x * s;
+    derivative = fmadd(bounded * fmadd(T(3.0 * kCubic), square, T(kLinear)), ds, s);
   }
 };
 
 template <class Precision>
 struct QuickGelu : ActivationTraits {
+  static constexpr bool kShares = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     return x * sigmoid<Precision>(T(1.702) * x);
   }
   template <class T>
-  static FD_HD T derivative(T x, T) {
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
     T s, ds;
     sigmoid_and_derivative<Precision>(T(1.702) * x, s, ds);
-    return fmadd(x, T(1.702) * ds, s);
+    value = x * s;
+    derivative = fmadd(x, T(1.702) * ds, s);
   }
 };
 
 template <class Precision>
 struct Silu : ActivationTraits {
+  static constexpr bool kShares = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     return x * sigmoid<Precision>(x);
   }
   template <class T>
-  static FD_HD T derivative(T x, T) {
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
     T s, ds;
     sigmoid_and_derivative<Precision>(x, s, ds);
-    return fmadd(x, ds, s);
+    value = x * s;
+    derivative = fmadd(x, ds, s);
   }
 };
 
 template <class Precision>
 struct Sigmoid : ActivationTraits {
+  static constexpr bool kShares = true;
+
   template <class T>
   static FD_HD T value(T x, T) {
     return sigmoid<Precision>(x);
   }
   template <class T>
-  static FD_HD T derivative(T x, T) {
-    T s, ds;
-    sigmoid_and_derivative<Precision>(x, s, ds);
-    return ds;
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    sigmoid_and_derivative<Precision>(x, value, derivative);
   }
 };
 
@@ -315,6 +359,16 @@ struct SquaredRelu : ActivationTraits {
   X(Mish, "mish")                 \
   X(Hardswish, "hardswish")       \
   X(SquaredRelu, "squared_relu")
+
+template <class Function, class T>
+FD_HD void value_and_derivative(T x, T parameter, T& value, T& derivative) {
+  if constexpr (Function::kShares) {
+    Function::both(x, parameter, value, derivative);
+  } else {
+    value = Function::value(x, parameter);
+    derivative = Function::derivative(x, parameter);
+  }
+}
 
 enum class Activation : int {
 #define FD_ENUMERATOR(Functor, name) k##Functor,

@@ -6,30 +6,15 @@
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include "autograd.h"
+
 #include "activations.h"
-#include "ops.h"
 
 namespace fused_dropout {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
-bool has_tangent(const OptionalTensor& tensor) { return tensor && has_tangent(*tensor); }
-
-// Each level of torch.func's transforms hands its operators on through this key.
-bool inside_transform() {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
-}
-
-// C++ autograd functions have no forward mode and refuse the transforms of torch.func.
-bool needs_composition(const Tensor& x, const OptionalTensor& bias,
-                       const OptionalTensor& residual) {
-  return inside_transform() || has_tangent(x) || has_tangent(bias) || has_tangent(residual);
-}
-
-bool requires_grad(const OptionalTensor& tensor) { return tensor && tensor->requires_grad(); }
 
 struct SavedCall : torch::CustomClassHolder {
   explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
@@ -106,7 +91,7 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
 
     // The mask is drawn again from rng_state, so that only what the derivative reads is kept.
     Tensor input, kept_bias;
-    if (x.requires_grad() || requires_grad(bias)) {
+    if (requires_grad(x) || requires_grad(bias)) {
       if (state->from_output) {
         input = y;
       } else if (!kActivations[call.activation].identity) {
@@ -151,11 +136,10 @@ struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
 
 Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalTensor& rng_state, const Options& options) {
-  if (needs_composition(x, bias, residual)) {
+  if (needs_composition({x, bias, residual})) {
     return compose_forward(x, bias, residual, rng_state, options);
   }
-  if (at::GradMode::is_enabled() &&
-      (x.requires_grad() || requires_grad(bias) || requires_grad(residual))) {
+  if (needs_graph({x, bias, residual})) {
     return BiasActDropout::apply(x, bias, residual, Random{rng_state}, options)[0];
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -165,7 +149,7 @@ Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const Optio
 void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& options) {
   const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
   torch::autograd::check_inplace(x, differentiable);
-  if (needs_composition(x, {}, {})) {
+  if (needs_composition({x})) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else if (differentiable) {
     InplaceDropout::apply(x, Random{rng_state}, options);
@@ -187,12 +171,11 @@ void inplace_version(Tensor x, const OptionalTensor& rng_state, const Options& o
 Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
                             const OptionalTensor& residual, const OptionalGenerator& generator,
                             const Options& options) {
-  if (needs_composition(x, bias, residual)) {
+  if (needs_composition({x, bias, residual})) {
     const Tensor rng_state = call_draw(x, options.p_tensor, generator);
     return {compose_forward(x, bias, residual, rng_state, options), rng_state};
   }
-  if (at::GradMode::is_enabled() &&
-      (x.requires_grad() || requires_grad(bias) || requires_grad(residual))) {
+  if (needs_graph({x, bias, residual})) {
     const auto results =
         BiasActDropout::apply(x, bias, residual, Random{{}, true, generator}, options);
     return {results[0], results[1]};
@@ -204,7 +187,7 @@ Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
 Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const Options& options) {
   const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
   torch::autograd::check_inplace(x, differentiable);
-  if (needs_composition(x, {}, {})) {
+  if (needs_composition({x})) {
     const Tensor rng_state = call_draw(x, options.p_tensor, generator);
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
     return rng_state;
@@ -227,9 +210,7 @@ Tensor draw_inplace_version(Tensor x, const OptionalGenerator& generator, const 
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& input,
                             const OptionalTensor& bias, const OptionalTensor& rng_state,
                             const Options& options, const Gradient& gradient) {
-  if (needs_composition(dy, input, bias) ||
-      (at::GradMode::is_enabled() &&
-       (dy.requires_grad() || requires_grad(input) || requires_grad(bias)))) {
+  if (needs_composition({dy, input, bias}) || needs_graph({dy, input, bias})) {
     return compose_backward(dy, input, bias, rng_state, options, gradient);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;

@@ -13,6 +13,8 @@
 
 #include "activations.h"
 #include "cpu/capability.h"
+#include "gated.h"
+#include "norm.h"
 #include "ops.h"
 
 namespace fused_dropout {
@@ -93,6 +95,49 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
   return x;
 }
 
+// The state of a call that draws and computes by two operators.
+OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
+                        const OptionalTensor& rng_state) {
+  if (!needs_state(call, x)) return {};
+  return rng_state ? rng_state : call_draw(x, {}, generator);
+}
+
+Options row_options(double p, std::string_view activation, bool training,
+                    std::optional<double> negative_slope, std::optional<double> alpha,
+                    const std::vector<int64_t>& shared_dims, std::string_view mode) {
+  return {p, {}, activation, negative_slope, alpha, -1, mode, training, shared_dims, {}, 0};
+}
+
+Tensor bias_glu_dropout(const std::string& function, const Tensor& x, const OptionalTensor& bias,
+                        bool gate_first, double p, std::string_view activation, bool training,
+                        std::optional<double> negative_slope, std::optional<double> alpha,
+                        const std::vector<int64_t>& shared_dims, std::string_view mode,
+                        const OptionalGenerator& generator, const OptionalTensor& rng_state) {
+  const Options options =
+      row_options(p, activation, training, negative_slope, alpha, shared_dims, mode);
+  const Resolved call = gated::check(function.c_str(), x, bias, rng_state, options);
+  return gated::call_forward(x, bias, state_of(call, x, generator, rng_state), gate_first, options);
+}
+
+std::tuple<Tensor, Tensor> dropout_add_norm(
+    const std::string& function, const Tensor& x, const OptionalTensor& residual,
+    const OptionalTensor& bias, const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
+    const OptionalTensor& weight, const OptionalTensor& norm_bias, std::string_view kind,
+    double eps, bool prenorm, double p, std::string_view activation, bool training,
+    std::optional<double> negative_slope, std::optional<double> alpha,
+    const std::vector<int64_t>& shared_dims, std::string_view mode,
+    const OptionalGenerator& generator, const OptionalTensor& rng_state) {
+  const Options options =
+      row_options(p, activation, training, negative_slope, alpha, shared_dims, mode);
+  const norm::Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
+  const norm::Settings settings{kind, eps, prenorm};
+  const norm::ResolvedNorm call =
+      norm::check(function.c_str(), x, operands, rng_state, settings, options);
+  const auto [y, h, statistics] =
+      norm::call_forward(x, operands, state_of(call, x, generator, rng_state), settings, options);
+  return {y, h};
+}
+
 #if defined(FUSED_DROPOUT_CUDA)
 // Those that setup.py has named, separated by commas.
 std::vector<std::string> architectures() {
@@ -140,7 +185,30 @@ PYBIND11_MODULE(_C, m) {
   using ReleaseGil = py::call_guard<py::gil_scoped_release>;
   m.def("bias_act_dropout", &bias_act_dropout, ReleaseGil());
   m.def("dropout_", &dropout_, ReleaseGil());
+  m.def("bias_glu_dropout", &bias_glu_dropout, ReleaseGil());
+  m.def("dropout_add_norm", &dropout_add_norm, ReleaseGil());
   m.def("check", &check);
+  m.def("check_bias_glu_dropout",
+        [](const std::string& function, const Tensor& x, const OptionalTensor& bias, double p,
+           std::string_view activation, std::optional<double> negative_slope,
+           std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
+           std::string_view mode, const OptionalTensor& rng_state) {
+          gated::check(function.c_str(), x, bias, rng_state,
+                       row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
+        });
+  m.def("check_dropout_add_norm",
+        [](const std::string& function, const Tensor& x, const OptionalTensor& residual,
+           const OptionalTensor& bias, const OptionalTensor& row_scale,
+           const OptionalTensor& layer_scale, const OptionalTensor& weight,
+           const OptionalTensor& norm_bias, std::string_view kind, double eps, bool prenorm,
+           double p, std::string_view activation, std::optional<double> negative_slope,
+           std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
+           std::string_view mode, const OptionalTensor& rng_state) {
+          norm::check(function.c_str(), x,
+                      {residual, bias, row_scale, layer_scale, weight, norm_bias}, rng_state,
+                      {kind, eps, prenorm},
+                      row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
+        });
   m.def("check_", [](const std::string& function, const Tensor& x, double p, bool training,
                      const std::vector<int64_t>& shared_dims, std::string_view mode,
                      const OptionalTensor& rng_state) {

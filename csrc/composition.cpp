@@ -4,8 +4,9 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "composition.h"
+
 #include "dispatch.h"
-#include "ops.h"
 #include "tensor_value.h"
 
 namespace fused_dropout {
@@ -49,6 +50,8 @@ Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIn
   return compose_draws(rng_state, index) < static_cast<int64_t>(keep_count);
 }
 
+}  // namespace
+
 Tensor mask_for(const Resolved& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
   if (constants.keep_count == 0 || (!rng_state && x.sym_numel() == 0)) {
@@ -79,24 +82,29 @@ Tensor chain_of(const Resolved& call, const Tensor& dz, const Tensor& z) {
   });
 }
 
-}  // namespace
+Tensor drop(const DropConstants& constants, const Tensor& kept, Tensor value) {
+  if (constants.scale != 1) value = value * constants.scale;
+  if (constants.shift != 0) value = value + constants.shift;
+  return kept.defined() ? at::where(kept, value, constants.fill) : value;
+}
 
-Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
-                       const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+Tensor compose_branch(const Resolved& call, const Tensor& x, const OptionalTensor& bias,
+                      const OptionalTensor& rng_state) {
   const DropConstants constants = call.constants();
-  const bool drops = constants.keep_count < 65536;
   Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
   Tensor kept;
-  if (drops) {
+  if (constants.keep_count < 65536) {
     kept = mask_for(call, constants, rng_state, x, at::empty_like(x).sym_strides());
     // Before the activation too: its derivative at a dropped NaN would be NaN, also times zero.
     z = at::where(kept, z, 0.);
   }
-  Tensor y = value_of(call, z);
-  if (constants.scale != 1) y = y * constants.scale;
-  if (constants.shift != 0) y = y + constants.shift;
-  if (drops) y = at::where(kept, y, constants.fill);
+  return drop(constants, kept, value_of(call, z));
+}
+
+Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
+                       const OptionalTensor& rng_state, const Options& options) {
+  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  Tensor y = compose_branch(call, x, bias, rng_state);
   if (residual) y = *residual + y;
   return y.to(output_dtype(x, residual));
 }

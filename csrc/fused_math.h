@@ -1,7 +1,7 @@
 // The element formulas of the operators and their gradients, for every value type of lanes.h.
 #pragma once
 
-#include "lanes.h"
+#include "activations.h"
 #include "mutation.h"
 #include "philox.h"
 
@@ -48,19 +48,72 @@ FD_HD V forward_element(V z, Keep keep, V scale, V shift, V fill, V parameter) {
   return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
 }
 
-// dy times the derivative at z.
+// dy times a derivative of the activation.
 template <class Activation, class V>
-FD_HD V chain(V dy, V z, V parameter) {
-  const V derivative = Activation::derivative(z, parameter);
+FD_HD V times_derivative(V dy, V derivative) {
   const V product = dy * derivative;
   if constexpr (!Activation::kCloses) return product;
   return select(absolute(derivative) <= V(0.0), V(0.0), product);
+}
+
+// dy times the derivative at z.
+template <class Activation, class V>
+FD_HD V chain(V dy, V z, V parameter) {
+  return times_derivative<Activation>(dy, Activation::derivative(z, parameter));
 }
 
 // The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.
 template <class Activation, class V, class Keep>
 FD_HD V backward_element(V dy, V z, Keep keep, V scale, V parameter) {
   return select(keep, chain<Activation>(dy * scale, z, parameter), V(0.0));
+}
+
+// drop(act(gate) * value)
+template <class Activation, class V, class Keep>
+FD_HD V gated_element(V gate, V value, Keep keep, V scale, V shift, V fill, V parameter) {
+  const V kept = fmadd(scale, Activation::value(gate, parameter) * value, shift);
+  return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
+}
+
+// The gradients by gate and value.
+template <class Activation, class V, class Keep>
+FD_HD void gated_backward_element(V dy, V gate, V value, Keep keep, V scale, V parameter, V& dgate,
+                                  V& dvalue) {
+  const V upstream = dy * scale;
+  V activated, derivative;
+  value_and_derivative<Activation>(gate, parameter, activated, derivative);
+  dgate = select(keep, times_derivative<Activation>(upstream * value, derivative), V(0.0));
+  dvalue = select(keep, upstream * activated, V(0.0));
+}
+
+// residual + branch * layer_scale * row_scale is the stream h; without a residual it is -0, which
+// changes nothing.
+template <class V>
+FD_HD V stream_element(V residual, V branch, V layer_scale, V row_scale) {
+  return residual + branch * layer_scale * row_scale;
+}
+
+// What is summed up for the variance, and for the gradients of weights.
+template <class V>
+FD_HD V add_product(V sum, V a, V b) {
+  return fmadd(a, b, sum);
+}
+
+template <class V>
+FD_HD V normalised(V h, V mean, V rstd) {
+  return (h - mean) * rstd;
+}
+
+template <class V>
+FD_HD V norm_element(V h, V mean, V rstd, V weight, V norm_bias) {
+  return fmadd(normalised(h, mean, rstd), weight, norm_bias);
+}
+
+// The gradient by h. `gradient` is that by the normalised value, whose mean over the row (0 for
+// RMSNorm) and whose mean product with the normalised values come back through the statistics.
+template <class V>
+FD_HD V norm_backward_element(V gradient, V normal, V mean_gradient, V mean_product, V rstd) {
+  return rstd * fmadd(-normal, mean_product, gradient - mean_gradient);
 }
 
 }  // namespace fused_dropout

@@ -23,6 +23,11 @@ Tensor dense(const Tensor& x) {
   return x.is_non_overlapping_and_dense() ? x : at::empty_like(x).copy_(x);
 }
 
+std::vector<int64_t> dense_strides(const Tensor& x) {
+  if (x.is_non_overlapping_and_dense()) return x.strides().vec();
+  return at::empty_like(x, x.options().device(at::kMeta)).strides().vec();
+}
+
 Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype) {
   if (tensor.scalar_type() == dtype && has_layout(tensor, strides)) return tensor;
   return at::empty_strided(tensor.sizes(), strides, tensor.options().dtype(dtype)).copy_(tensor);

@@ -13,19 +13,6 @@
 namespace fused_dropout {
 namespace {
 
-bool is_supported(at::ScalarType dtype) {
-  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
-         dtype == at::kBFloat16;
-}
-
-void check_operand(const char* function, const char* argument, const Tensor& operand,
-                   const Tensor& x) {
-  TORCH_CHECK(is_supported(operand.scalar_type()), function, ": ", argument, " has dtype ",
-              operand.scalar_type(), ", but expected float32, float64, float16 or bfloat16");
-  TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ", operand.device(),
-              ", but x is on ", x.device());
-}
-
 int resolve_activation(const char* function, std::string_view name) {
   const int activation = activation_from_name(name);
   if (activation < 0) {
@@ -71,6 +58,30 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
 bool has_values(const Tensor& tensor) { return tensor.device().is_cpu() && has_no_wrapper(tensor); }
 
 }  // namespace
+
+bool is_supported(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+         dtype == at::kBFloat16;
+}
+
+void check_operand(const char* function, const char* argument, const Tensor& operand,
+                   const Tensor& x) {
+  TORCH_CHECK(is_supported(operand.scalar_type()), function, ": ", argument, " has dtype ",
+              operand.scalar_type(), ", but expected float32, float64, float16 or bfloat16");
+  TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ", operand.device(),
+              ", but x is on ", x.device());
+}
+
+void check_row_vector(const char* function, const char* argument, const OptionalTensor& vector,
+                      const Tensor& x) {
+  if (!vector) return;
+  check_operand(function, argument, *vector, x);
+  TORCH_CHECK(vector->dim() == 1, function, ": ", argument, " has ", vector->dim(),
+              " dimensions, but expected 1");
+  TORCH_SYM_CHECK(vector->sym_size(0).sym_eq(x.sym_size(-1)), function, ": ", argument, " has ",
+                  vector->sym_size(0), " elements, but x has ", x.sym_size(-1),
+                  " along dimension -1");
+}
 
 bool has_no_wrapper(const Tensor& tensor) {
   using c10::DispatchKey;

@@ -68,6 +68,13 @@ struct Gradient;
 Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
                                   const OptionalTensor& bias, const OptionalTensor& rng_state,
                                   const Options& options, const Gradient& gradient);
+bool is_supported(at::ScalarType dtype);
+// Dtype and device.
+void check_operand(const char* function, const char* argument, const Tensor& operand,
+                   const Tensor& x);
+// A vector along the last dimension of x besides that.
+void check_row_vector(const char* function, const char* argument, const OptionalTensor& vector,
+                      const Tensor& x);
 void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides);
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
@@ -126,6 +133,23 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
                            const OptionalTensor& bias, const OptionalTensor& rng_state,
                            const Options& options, const Gradient& gradient);
+
+// The options of an operator that works along the last dimension, as its schema lists them.
+constexpr auto kRowOptions =
+    "float p, Tensor? p_tensor, str activation, float? negative_slope, float? alpha, "
+    "str dropout_mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
+    "SymInt mask_offset";
+#define FD_ROW_OPTION_PARAMETERS                                                                \
+  double p, const OptionalTensor &p_tensor, std::string_view activation,                        \
+      std::optional<double> negative_slope, std::optional<double> alpha, std::string_view mode, \
+      bool training, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,      \
+      c10::SymInt mask_offset
+#define FD_ROW_OPTIONS                                                          \
+  {p,        p_tensor,    activation,   negative_slope,        alpha, -1, mode, \
+   training, shared_dims, mask_strides, std::move(mask_offset)}
+#define FD_ROW_OPTION_ARGUMENTS(o)                                                             \
+  o.p, o.p_tensor, o.activation, o.negative_slope, o.alpha, o.mode, o.training, o.shared_dims, \
+      o.mask_strides, o.mask_offset
 
 // These turn the flat argument list of a schema into Options. `Random` is a state, or a generator
 // to draw one from.

@@ -1,4 +1,4 @@
-"""Fused dropout + bias + activation (+ residual) kernels and drop-in modules for PyTorch."""
+"""Fused dropout + bias + activation (+ residual, + norm) kernels and modules for PyTorch."""
 
 from fused_dropout import functional
 from fused_dropout._extension import _C
@@ -8,12 +8,17 @@ from fused_dropout.modules import (
     AlphaDropout,
     BiasActDropout,
     BiasDropoutAdd,
+    BiasGLUDropout,
     Dropout,
     Dropout1d,
     Dropout2d,
     Dropout3d,
+    DropoutAddLayerNorm,
+    DropoutAddRMSNorm,
     FeatureAlphaDropout,
+    GatedMLP,
     LinearActDropout,
+    LinearGLUDropout,
 )
 
 __version__ = "0.1.0"
@@ -46,12 +51,17 @@ __all__ = [
     "AlphaDropout",
     "BiasActDropout",
     "BiasDropoutAdd",
+    "BiasGLUDropout",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DropoutAddLayerNorm",
+    "DropoutAddRMSNorm",
     "FeatureAlphaDropout",
+    "GatedMLP",
     "LinearActDropout",
+    "LinearGLUDropout",
     "build_info",
     "functional",
     "new_rng_state",

@@ -57,13 +57,17 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
   }
 }
 
+// Room for a first lane that is not zero and for the whole last step.
+constexpr int draw_capacity(int count) { return count + kGroupSize + kDrawsPerStep + kPadding; }
+
 class DrawSource {
  public:
-  explicit DrawSource(const MaskRule& rule) : rule_(rule) {
-    if (!rule.draws()) memset(buffer_, 0, sizeof(buffer_));  // zero is always kept
+  // `buffer` has draw_capacity(most) numbers.
+  DrawSource(const MaskRule& rule, uint16_t* buffer, int most) : rule_(rule), buffer_(buffer) {
+    if (!rule.draws()) memset(buffer, 0, draw_capacity(most) * sizeof(uint16_t));  // always kept
   }
 
-  // The draws of `count` <= kBlock elements from `position` on. Some further ones are readable.
+  // The draws of `count` <= most elements from `position` on. Some further ones are readable.
   FD_HD const uint16_t* at(int64_t position, int count) {
     if (!rule_.draws()) return buffer_;
     if (rule_.ndim == 1 && rule_.strides[0] == 1) {
@@ -100,10 +104,13 @@ class DrawSource {
 
   FD_HD void fill_run(int64_t index, int64_t stride, int run, uint16_t* target) {
     if (stride == 1 && run >= 4 * kGroupSize) {
-      alignas(64) uint16_t consecutive[kCapacity];
-      const int lane = static_cast<int>(index % kGroupSize);
-      generate_draws(rule_.state, index / kGroupSize, lane + run, consecutive);
-      memcpy(target, consecutive + lane, run * sizeof(uint16_t));
+      alignas(64) uint16_t consecutive[draw_capacity(kBlock)];
+      for (int done = 0; done < run; done += kBlock) {
+        const int part = run - done < kBlock ? run - done : kBlock;
+        const int lane = static_cast<int>((index + done) % kGroupSize);
+        generate_draws(rule_.state, (index + done) / kGroupSize, lane + part, consecutive);
+        memcpy(target + done, consecutive + lane, part * sizeof(uint16_t));
+      }
     } else if (stride == 0) {
       const uint16_t draw = single(index);
       for (int i = 0; i < run; ++i) target[i] = draw;
@@ -126,13 +133,45 @@ class DrawSource {
     return cached_[index % kGroupSize];
   }
 
-  // Room for a first lane that is not zero and for the whole last step.
-  static constexpr int kCapacity = kBlock + kGroupSize + kDrawsPerStep + kPadding;
-
   const MaskRule& rule_;
+  uint16_t* buffer_;
   int64_t cached_group_ = -1;
   uint16_t cached_[kGroupSize];
-  alignas(64) uint16_t buffer_[kCapacity];
+};
+
+// The draws of one block after another.
+class BlockDraws : public DrawSource {
+ public:
+  explicit BlockDraws(const MaskRule& rule) : DrawSource(rule, block_, kBlock) {}
+
+ private:
+  alignas(64) uint16_t block_[draw_capacity(kBlock)];
+};
+
+// The draws of one row after another; those of short rows are generated together.
+class RowDraws {
+ public:
+  RowDraws(const MaskRule& rule, int64_t width, int64_t last_row, uint16_t* buffer)
+      : source_(rule, buffer, capacity(width)), width_(width), end_(last_row * width) {}
+
+  // How many draws are in the buffer at a time, for which draw_capacity tells its size.
+  static int capacity(int64_t width) { return width < kBlock ? kBlock : static_cast<int>(width); }
+
+  FD_HD const uint16_t* at(int64_t row) {
+    const int64_t position = row * width_;
+    if (position >= next_) {
+      const int64_t rows = width_ < kBlock ? kBlock / width_ : 1;
+      first_ = position;
+      next_ = position + rows * width_ < end_ ? position + rows * width_ : end_;
+      draws_ = source_.at(position, static_cast<int>(next_ - position));
+    }
+    return draws_ + (position - first_);
+  }
+
+ private:
+  DrawSource source_;
+  int64_t width_, end_, first_ = 0, next_ = -1;
+  const uint16_t* draws_ = nullptr;
 };
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -62,6 +62,106 @@ struct BackwardArgs {
 
 enum class Residual : int { kNone, kSame, kFloat32 };
 
+// ---- rows: memory whose last dimension lies innermost ----------------------------------------
+
+// Vectors along a row are arrays of arithmetic type (float, or double for fp64) with kPadding more
+// numbers behind them. None is null: what is not given is a vector that changes nothing.
+struct GatedArgs {
+  const void* x;     // rows of two halves of `width`
+  const void* bias;  // of 2 * width + kPadding
+  int64_t width;
+  bool gate_first;
+  MaskRule mask;
+  double scale, shift, fill;
+  double parameter;
+  bool stream;
+};
+
+struct GatedForwardArgs : GatedArgs {
+  void* y;
+};
+
+struct GatedBackwardArgs : GatedArgs {
+  const void* dy;
+  void* dx;  // null where not wanted
+};
+
+// A branch drop(act(x + bias)) * layer_scale * row_scale.
+struct BranchArgs {
+  const void* x;
+  const void* bias;
+  const void* layer_scale;
+  const void* row_scale;  // one number a row; null for none
+  MaskRule mask;
+  double scale, shift, fill;
+  double parameter;
+};
+
+struct NormArgs {
+  BranchArgs branch;
+  int64_t width;
+  const void* weight;
+  bool centered;  // LayerNorm rather than RMSNorm
+  double eps;
+  bool stream;
+};
+
+struct NormForwardArgs : NormArgs {
+  const void* residual;  // of h's type, as all of the stream; null for none
+  const void* norm_bias;
+  void* y;
+  void* h;     // null where not wanted
+  void* mean;  // one number a row, as rstd; null if not centered
+  void* rstd;
+};
+
+struct NormBackwardArgs : NormArgs {
+  const void* dy;
+  const void* dh;        // null for none
+  const void* h;         // null where it is computed from x and the residual
+  const void* residual;  // null for none
+  const void* mean;
+  const void* rstd;
+  void* dx;  // null where not wanted, as the next
+  void* dresidual;
+};
+
+// Which columns a row kernel sums up, each into a vector of its own (null where not wanted) that is
+// added to. A gated kernel has the two halves of its bias.
+struct ColumnSums {
+  void* bias = nullptr;
+  void* value_bias = nullptr;  // of the half that is not the first
+  void* layer_scale = nullptr;
+  void* weight = nullptr;
+  void* norm_bias = nullptr;
+};
+
+// Which rows and columns a kernel works on.
+struct RowRange {
+  int64_t first_row, last_row;
+  int64_t first_column, last_column;
+};
+
+// `scratch` has scratch_bytes(width).
+using GatedForwardKernel = void (*)(const GatedForwardArgs&, const RowRange&);
+using GatedBackwardKernel = void (*)(const GatedBackwardArgs&, const ColumnSums&, const RowRange&);
+// Writes `width` values of one row, without the two scales.
+using BranchKernel = void (*)(const BranchArgs&, int64_t row, int64_t width, const uint16_t* draws,
+                              void* values);
+// Turns gradients by the branch's value into those by x + bias, writes them to dx, and adds them to
+// `sums`; either may be null.
+using BranchBackwardKernel = void (*)(const BranchArgs&, int64_t row, int64_t width,
+                                      const uint16_t* draws, const void* gradients, void* dx,
+                                      void* sums);
+using NormForwardKernel = void (*)(const NormForwardArgs&, BranchKernel, int64_t first_row,
+                                   int64_t last_row, void* scratch);
+using NormBackwardKernel = void (*)(const NormBackwardArgs&, BranchKernel, BranchBackwardKernel,
+                                    const ColumnSums&, int64_t first_row, int64_t last_row,
+                                    void* scratch);
+
+// What a row kernel keeps of one row: three vectors and the draws, in 8 bytes a number and 2.
+constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kBlock + kPadding); }
+
 using ForwardKernel = void (*)(const ForwardArgs&, int64_t begin, int64_t end);
 // `partial` (may be null) has the layout of the bias values and is added to.
 using BackwardKernel = void (*)(const BackwardArgs&, void* partial, int64_t begin, int64_t end);
@@ -73,6 +173,13 @@ struct KernelTable {
   // `wide_gradient`: dy is fp32 while x is 16 bits wide.
   BackwardKernel (*backward)(Storage storage, bool wide_gradient, bool sum_bias, int activation);
   MaskKernel mask;
+  GatedForwardKernel (*gated_forward)(Storage storage, int activation);
+  GatedBackwardKernel (*gated_backward)(Storage storage, int activation);
+  BranchKernel (*branch)(Storage storage, int activation);
+  BranchBackwardKernel (*branch_backward)(Storage storage, int activation);
+  // `wide_h`: the stream is fp32 while x has 16 bits. `wide_y`: so is y, or dy.
+  NormForwardKernel (*norm_forward)(Storage storage, bool wide_h, bool wide_y);
+  NormBackwardKernel (*norm_backward)(Storage storage, bool wide_h, bool wide_y);
 };
 
 const KernelTable* baseline_kernels();

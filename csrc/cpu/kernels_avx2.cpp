@@ -24,7 +24,7 @@
 namespace fused_dropout::cpu {
 
 const KernelTable* avx2_kernels() {
-  static constexpr KernelTable kTable{"avx2", avx2::forward, avx2::backward, avx2::mask_kernel};
+  static constexpr KernelTable kTable = avx2::kernel_table("avx2");
   return &kTable;
 }
 

@@ -26,8 +26,7 @@
 namespace fused_dropout::cpu {
 
 const KernelTable* avx512_kernels() {
-  static constexpr KernelTable kTable{"avx512", avx512::forward, avx512::backward,
-                                      avx512::mask_kernel};
+  static constexpr KernelTable kTable = avx512::kernel_table("avx512");
   return &kTable;
 }
 

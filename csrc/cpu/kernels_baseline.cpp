@@ -17,8 +17,7 @@
 namespace fused_dropout::cpu {
 
 const KernelTable* baseline_kernels() {
-  static constexpr KernelTable kTable{"baseline", baseline::forward, baseline::backward,
-                                      baseline::mask_kernel};
+  static constexpr KernelTable kTable = baseline::kernel_table("baseline");
   return &kTable;
 }
 

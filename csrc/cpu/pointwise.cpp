@@ -16,16 +16,6 @@
 namespace fused_dropout::cpu {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
-
-PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
-                      const DropConstants& constants, const Tensor& x) {
-  if (constants.keep_count == 0 || constants.keep_count == 65536 || x.numel() == 0) return {};
-  TORCH_CHECK_VALUE(rng_state, call.function,
-                    ": rng_state is None, but a probability between 0 and 1 needs one");
-  return read_rng_state(*rng_state);
-}
-
 void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
   at::parallel_for(
       0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,

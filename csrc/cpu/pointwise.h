@@ -89,7 +89,7 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(args.x);
   const Y* residual = static_cast<const Y*>(args.residual);
   Y* y = static_cast<Y*>(args.y);
-  DrawSource source(args.mask);
+  BlockDraws source(args.mask);
   BiasReader<C> bias_reader(args.bias, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
@@ -138,7 +138,7 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   const DY* dy = static_cast<const DY*>(args.dy);
   const T* x = static_cast<const T*>(args.x);
   T* dx = static_cast<T*>(args.dx);
-  DrawSource source(args.mask);
+  BlockDraws source(args.mask);
   BiasReader<C> bias_reader(args.bias, begin);
   BiasGradient<C> bias_gradient(args.bias, partial, begin);
   const uint32_t keep_count = args.mask.keep_count;
@@ -187,7 +187,7 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
 }
 
 inline void mask_kernel(const MaskRule& rule, bool* kept, int64_t begin, int64_t end) {
-  DrawSource source(rule);
+  BlockDraws source(rule);
   for (int64_t position = begin; position < end; position += kBlock) {
     const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
     const uint16_t* draws = source.at(position, count);

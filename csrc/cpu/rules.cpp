@@ -1,10 +1,19 @@
 #include "rules.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 
 #include <algorithm>
 
 namespace fused_dropout::cpu {
+
+PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
+                      const DropConstants& constants, const Tensor& x) {
+  if (constants.keep_count == 0 || constants.keep_count == 65536 || x.numel() == 0) return {};
+  TORCH_CHECK_VALUE(rng_state, call.function,
+                    ": rng_state is None, but a probability between 0 and 1 needs one");
+  return read_rng_state(*rng_state);
+}
 
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state) {
   if (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536) ++keep_count;
@@ -38,6 +47,14 @@ Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
 
 BiasRule BiasLayout::rule(const Tensor& values) const {
   return {values.defined() ? values.const_data_ptr() : nullptr, period, unrolled() ? 1 : inner};
+}
+
+Tensor row_vector(const OptionalTensor& given, double neutral, int64_t length,
+                  at::ScalarType arithmetic) {
+  const Tensor values =
+      at::full({length + kPadding}, neutral, at::TensorOptions().dtype(arithmetic));
+  if (given) values.narrow(0, 0, length).copy_(*given);
+  return values;
 }
 
 }  // namespace fused_dropout::cpu

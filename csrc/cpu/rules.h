@@ -8,6 +8,12 @@
 
 namespace fused_dropout::cpu {
 
+constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
+
+// The numbers of rng_state, where any are drawn.
+PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
+                      const DropConstants& constants, const Tensor& x);
+
 // The rule points into the layout.
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state);
 
@@ -29,5 +35,9 @@ struct BiasLayout {
   int64_t inner;
   int64_t period;
 };
+
+// A vector along rows as the row kernels want it; one that changes nothing where none is given.
+Tensor row_vector(const OptionalTensor& given, double neutral, int64_t length,
+                  at::ScalarType arithmetic);
 
 }  // namespace fused_dropout::cpu

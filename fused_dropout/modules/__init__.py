@@ -6,6 +6,8 @@ from fused_dropout.modules.dropout import (
     Dropout3d,
     FeatureAlphaDropout,
 )
+from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
+from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
 
 __all__ = [
@@ -13,10 +15,15 @@ __all__ = [
     "AlphaDropout",
     "BiasActDropout",
     "BiasDropoutAdd",
+    "BiasGLUDropout",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DropoutAddLayerNorm",
+    "DropoutAddRMSNorm",
     "FeatureAlphaDropout",
+    "GatedMLP",
     "LinearActDropout",
+    "LinearGLUDropout",
 ]

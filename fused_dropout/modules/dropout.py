@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.functional._arguments import probability
 
 
 class _ModeMixin:
@@ -114,7 +115,7 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout):
 
 
 def _dropout1d(x, p, training, inplace, mode):
-    FF._probability(p)
+    probability(p)
     if x.dim() not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {x.dim()}D input. Note "
@@ -126,7 +127,7 @@ def _dropout1d(x, p, training, inplace, mode):
 
 
 def _dropout2d(x, p, training, inplace, mode):
-    FF._probability(p)
+    probability(p)
     if x.dim() not in (3, 4):
         _warn_dimensions("dropout2d", x.dim(), 2, "3D or 4D")
     if x.dim() == 3:
@@ -142,7 +143,7 @@ def _dropout2d(x, p, training, inplace, mode):
 
 
 def _dropout3d(x, p, training, inplace, mode):
-    FF._probability(p)
+    probability(p)
     if x.dim() not in (4, 5):
         _warn_dimensions("dropout3d", x.dim(), 3, "4D or 5D")
     # Any input but a batched one is a single example, as in torch.
@@ -151,7 +152,7 @@ def _dropout3d(x, p, training, inplace, mode):
 
 
 def _feature_alpha_dropout(x, p, training):
-    FF._probability(p)
+    probability(p)
     return FF.dropout(x, p, training, shared_dims=_feature_dims(x, p, training), mode="alpha")
 
 

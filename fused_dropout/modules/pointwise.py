@@ -5,20 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-
-
-def _check_p(p):
-    FF._probability(p)
-    return p
-
-
-def _check_activation(module, activation):
-    if activation not in FF.ACTIVATIONS:
-        raise ValueError(
-            f"{type(module).__name__}: activation is {activation!r}, but expected one of "
-            + ", ".join(FF.ACTIVATIONS)
-        )
-    return activation
+from fused_dropout.modules._checks import check_activation, check_p
 
 
 class BiasActDropout(nn.Module):
@@ -41,8 +28,8 @@ class BiasActDropout(nn.Module):
     ):
         super().__init__()
         self.num_features = num_features
-        self.p = _check_p(p)
-        self.activation = _check_activation(self, activation)
+        self.p = check_p(p)
+        self.activation = check_activation(self, activation)
         self.bias_dim = bias_dim
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
@@ -78,7 +65,7 @@ class BiasDropoutAdd(nn.Module):
     def __init__(self, num_features, p=0.5, *, device=None, dtype=None):
         super().__init__()
         self.num_features = num_features
-        self.p = _check_p(p)
+        self.p = check_p(p)
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -119,8 +106,8 @@ class LinearActDropout(nn.Linear):
         dtype=None,
     ):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.p = _check_p(p)
-        self.activation = _check_activation(self, activation)
+        self.p = check_p(p)
+        self.activation = check_activation(self, activation)
 
     def forward(self, x):
         return FF.bias_act_dropout(

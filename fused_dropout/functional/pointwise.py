@@ -1,14 +1,18 @@
-"""Functional interface. Shapes and dtypes are those of torch; see the README for the mask."""
+"""Elementwise: dropout, with a bias, an activation and a residual."""
 
 import torch
-from torch.overrides import has_torch_function_variadic
 
 from fused_dropout._extension import _C
-
-__all__ = ["bias_act_dropout", "bias_dropout_add", "dropout", "dropout_mask"]
-
-ACTIVATIONS = tuple(_C.ACTIVATIONS)
-MODES = ("inverted", "classic", "alpha")
+from fused_dropout.functional._arguments import (
+    MODES,
+    is_plain,
+    is_zero,
+    normalized_dims,
+    probability,
+    probability_arguments,
+    shared_dims_of,
+    state_for,
+)
 
 
 def dropout(
@@ -57,12 +61,12 @@ def dropout(
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
     JMLR 2014; alpha: Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
     """
-    p = _probability(p)
+    p = probability(p)
     if mode not in MODES:
         raise ValueError(f"dropout: mode is {mode!r}, but expected one of {', '.join(MODES)}")
     if not training and mode != "classic":
         return x
-    if _is_zero(p) or x.numel() == 0:
+    if is_zero(p) or x.numel() == 0:
         return x
     if inplace:
         return _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state)
@@ -134,7 +138,7 @@ def bias_act_dropout(
         x,
         bias,
         residual,
-        _probability(p),
+        probability(p),
         activation,
         training,
         bias_dim=bias_dim,
@@ -176,7 +180,7 @@ def bias_dropout_add(
         x,
         bias,
         residual,
-        _probability(p),
+        probability(p),
         "identity",
         training,
         bias_dim=bias_dim,
@@ -203,7 +207,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
     Returns:
         Tensor: bool, of the given shape, True where an element is kept.
     """
-    p = float(_probability(p))
+    p = float(probability(p))
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )
@@ -216,90 +220,10 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
         memory.shape,
         memory.stride(),
         p,
-        _normalized_dims("dropout_mask", shared_dims, memory.dim()),
+        normalized_dims("dropout_mask", shared_dims, memory.dim()),
         None,
         0,
     )
-
-
-def _normalized_dims(function, dims, ndim):
-    for dim in dims:
-        if not -ndim <= dim < ndim:
-            raise IndexError(f"{function}: shared_dims has {dim}, but x has {ndim} dimensions")
-    dims = [dim % ndim for dim in dims]
-    if len(set(dims)) != len(dims):
-        raise ValueError(f"{function}: shared_dims names a dimension twice: {dims}")
-    return dims
-
-
-def _probability(p):
-    """A number, or, under torch.compile, a tensor whose value is read when the graph runs."""
-    if isinstance(p, torch.Tensor):
-        if p.requires_grad:
-            raise TypeError(
-                "dropout probability p is a constant, but got a tensor that requires grad"
-            )
-        if p.dim() != 0:
-            raise TypeError(
-                f"dropout probability p is a scalar, but got a tensor of shape {tuple(p.shape)}"
-            )
-        if torch.compiler.is_compiling():
-            return p.to(torch.float64)
-        p = p.item()
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    return p
-
-
-def _is_zero(p):
-    return not isinstance(p, torch.Tensor) and p == 0
-
-
-def _shared_dims(function, x, shared_dims, noise_shape):
-    if noise_shape is None:
-        return shared_dims
-    if shared_dims:
-        raise ValueError(
-            f"{function}: shared_dims is {tuple(shared_dims)} and noise_shape is "
-            f"{tuple(noise_shape)}, but only one of them can be given"
-        )
-    if len(noise_shape) != x.dim():
-        raise ValueError(
-            f"{function}: noise_shape has {len(noise_shape)} entries, but x has {x.dim()} "
-            "dimensions"
-        )
-    shared = []
-    for dim, (size, wanted) in enumerate(zip(x.shape, noise_shape, strict=True)):
-        if wanted is None or wanted == size:
-            continue
-        if wanted != 1:
-            raise ValueError(
-                f"{function}: noise_shape has {wanted} in dimension {dim}, but expected 1, None or "
-                f"x's size {size}"
-            )
-        shared.append(dim)
-    return shared
-
-
-def _state(function, x, p, training, generator, rng_state):
-    """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
-    if not training:
-        return None
-    tensor_p = p if isinstance(p, torch.Tensor) else None
-    if tensor_p is None and (p == 0 or p == 1):
-        return None
-    if rng_state is not None:
-        return rng_state
-    if generator is not None and torch.compiler.is_compiling():
-        raise TypeError(
-            f"{function}: a generator cannot be an input of a compiled graph; draw a state outside "
-            "with fused_dropout.new_rng_state(device, generator) and pass it as rng_state="
-        )
-    if not torch.compiler.is_compiling():
-        return torch.ops.fused_dropout.draw_rng_state(x, tensor_p, generator=generator)
-    # A fresh token for each call: see new_rng_state.
-    token = torch.empty(2, dtype=torch.int64, device=x.device)
-    return torch.ops.fused_dropout.draw_rng_state(token, tensor_p)
 
 
 def _apply(
@@ -321,8 +245,8 @@ def _apply(
     rng_state=None,
 ):
     if noise_shape is not None:
-        shared_dims = _shared_dims(function, x, shared_dims, noise_shape)
-    if not torch.compiler.is_compiling() and not has_torch_function_variadic(x, bias, residual):
+        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
+    if is_plain(x, bias, residual):
         return _C.bias_act_dropout(
             function,
             x,
@@ -339,7 +263,6 @@ def _apply(
             generator,
             rng_state,
         )
-    tensor_p = p if isinstance(p, torch.Tensor) else None
     if not torch.compiler.is_compiling():
         # Before a state is drawn; tracing checks by itself, before anything runs.
         _C.check(
@@ -360,9 +283,8 @@ def _apply(
         x,
         bias,
         residual,
-        _state(function, x, p, training, generator, rng_state),
-        0.5 if tensor_p is not None else float(p),
-        tensor_p,
+        state_for(function, x, p, training, generator, rng_state),
+        *probability_arguments(p),
         activation,
         negative_slope,
         alpha,
@@ -376,17 +298,15 @@ def _apply(
 
 
 def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state):
-    shared_dims = _shared_dims("dropout", x, shared_dims, noise_shape)
-    if not torch.compiler.is_compiling() and not has_torch_function_variadic(x):
+    shared_dims = shared_dims_of("dropout", x, shared_dims, noise_shape)
+    if is_plain(x):
         return _C.dropout_("dropout", x, p, training, shared_dims, mode, generator, rng_state)
-    tensor_p = p if isinstance(p, torch.Tensor) else None
     if not torch.compiler.is_compiling():
         _C.check_("dropout", x, p, training, shared_dims, mode, rng_state)
     torch.ops.fused_dropout.dropout_(
         x,
-        _state("dropout", x, p, training, generator, rng_state),
-        0.5 if tensor_p is not None else float(p),
-        tensor_p,
+        state_for("dropout", x, p, training, generator, rng_state),
+        *probability_arguments(p),
         mode,
         training,
         list(shared_dims),
@@ -394,8 +314,3 @@ def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_sta
         0,
     )
     return x
-
-
-# Tools that trace symbolically record calls of these instead of looking inside.
-for _name in ("dropout", "bias_act_dropout", "bias_dropout_add"):
-    torch.fx.wrap(_name)

@@ -1,0 +1,39 @@
+// Which calls need a graph, and which the composition takes over.
+#pragma once
+
+#include <ATen/core/grad_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <initializer_list>
+
+#include "ops.h"
+
+namespace fused_dropout {
+
+// Each level of torch.func's transforms hands its operators on through this key.
+inline bool inside_transform() {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
+}
+
+inline bool requires_grad(const OptionalTensor& tensor) {
+  return tensor && tensor->requires_grad();
+}
+
+// C++ autograd functions have no forward mode and refuse the transforms of torch.func.
+inline bool needs_composition(std::initializer_list<OptionalTensor> tensors) {
+  if (inside_transform()) return true;
+  for (const OptionalTensor& tensor : tensors) {
+    if (tensor && tensor->_fw_grad(/*level=*/0).defined()) return true;
+  }
+  return false;
+}
+
+inline bool needs_graph(std::initializer_list<OptionalTensor> tensors) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const OptionalTensor& tensor : tensors) {
+    if (requires_grad(tensor)) return true;
+  }
+  return false;
+}
+
+}  // namespace fused_dropout

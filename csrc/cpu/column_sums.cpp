@@ -1,0 +1,125 @@
+#include "column_sums.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "rules.h"
+
+namespace fused_dropout::cpu {
+namespace {
+
+// Enough tasks for many cores; beyond that partial sums only cost memory.
+constexpr int64_t kMaxParts = 64;
+constexpr int64_t kPartElements = 1 << 16;
+// A part's partial sums are read and written once: keep them a small share of the part itself.
+constexpr int64_t kRowsPerPart = 64;
+// So many rows are summed up apart: a long row of additions into one fp32 number loses more than
+// torch's summation does.
+constexpr int64_t kRowsPerStep = 32;
+constexpr int64_t kPanel = 8 * kBlock;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Cut {
+  int64_t parts, rows_per_part;
+  int64_t panels, columns_per_panel;
+
+  Cut(int64_t rows, int64_t width, int64_t most_parts, bool cuts_columns) {
+    parts = std::clamp<int64_t>(most_parts, 1, rows);
+    rows_per_part = divide_up(rows, parts);
+    parts = divide_up(rows, rows_per_part);
+    const int64_t wanted = cuts_columns && parts < 16 ? width / kPanel : 1;
+    columns_per_panel = divide_up(divide_up(width, std::max<int64_t>(wanted, 1)), kBlock) * kBlock;
+    panels = divide_up(width, columns_per_panel);
+  }
+  int64_t tasks() const { return parts * panels; }
+  RowRange range(int64_t task, int64_t rows, int64_t width) const {
+    const int64_t row = task / panels * rows_per_part, column = task % panels * columns_per_panel;
+    return {row, std::min(row + rows_per_part, rows), column,
+            std::min(column + columns_per_panel, width)};
+  }
+};
+
+at::Tensor scratch_for(int64_t width, bool cuts_columns) {
+  // A task that works on parts of rows keeps nothing of a whole one.
+  return at::empty({cuts_columns ? 0 : scratch_bytes(width)}, at::TensorOptions().dtype(at::kByte));
+}
+
+template <class C>
+std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, int count,
+                            const at::TensorOptions& options, bool cuts_columns) {
+  const int64_t affordable = std::max<int64_t>(rows / kRowsPerPart, 1);
+  const int64_t wanted = std::clamp<int64_t>(rows * width / kPartElements, 1, kMaxParts);
+  const Cut cut(rows, width, std::min(wanted, affordable), cuts_columns);
+  const int64_t length = width + kPadding;
+  const at::Tensor partials = at::empty({cut.parts, count, length}, options);
+  C* const partial_sums = partials.mutable_data_ptr<C>();
+
+  at::parallel_for(0, cut.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
+    const at::Tensor few_rows = at::empty({count, length}, options);
+    C* const few = few_rows.mutable_data_ptr<C>();
+    const at::Tensor scratch = scratch_for(width, cuts_columns);
+    std::vector<void*> sums(count);
+    for (int vector = 0; vector < count; ++vector) sums[vector] = few + vector * length;
+    for (int64_t i = first_task; i < last_task; ++i) {
+      const RowRange range = cut.range(i, rows, width);
+      C* const partial = partial_sums + i / cut.panels * count * length;
+      for (int64_t row = range.first_row; row < range.last_row; row += kRowsPerStep) {
+        std::fill_n(few, count * length, C(0));
+        task(sums.data(),
+             {row, std::min(row + kRowsPerStep, range.last_row), range.first_column,
+              range.last_column},
+             scratch.mutable_data_ptr());
+        for (int vector = 0; vector < count; ++vector) {
+          C* const to = partial + vector * length;
+          const C* const from = few + vector * length;
+          const bool first = row == range.first_row;
+          for (int64_t column = range.first_column; column < range.last_column; ++column) {
+            to[column] = first ? from[column] : to[column] + from[column];
+          }
+        }
+      }
+    }
+  });
+
+  // The rest is little, and is summed in fp64.
+  std::vector<at::Tensor> results;
+  for (int vector = 0; vector < count; ++vector) {
+    results.push_back(at::empty({width}, options));
+    C* const result = results.back().mutable_data_ptr<C>();
+    at::parallel_for(0, width, 4096, [&](int64_t first, int64_t last) {
+      std::vector<double> totals(last - first, 0.0);
+      for (int64_t part = 0; part < cut.parts; ++part) {
+        const C* partial = partial_sums + (part * count + vector) * length + first;
+        for (int64_t i = 0; i < last - first; ++i) totals[i] += partial[i];
+      }
+      std::copy(totals.begin(), totals.end(), result + first);
+    });
+  }
+  return results;
+}
+
+}  // namespace
+
+std::vector<at::Tensor> sum_columns(const RowTask& task, int64_t rows, int64_t width, int count,
+                                    at::ScalarType arithmetic, bool cuts_columns) {
+  const auto options = at::TensorOptions().dtype(arithmetic);
+  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, options, cuts_columns)
+                                   : sum<float>(task, rows, width, count, options, cuts_columns);
+}
+
+void for_each_row(const RowTask& task, int64_t rows, int64_t width, bool cuts_columns) {
+  const int64_t wanted = divide_up(rows * width, kGrain);
+  const Cut cut(rows, width, wanted, cuts_columns);
+  at::parallel_for(0, cut.tasks(), 1, [&](int64_t first, int64_t last) {
+    const at::Tensor scratch = scratch_for(width, cuts_columns);
+    for (int64_t i = first; i < last; ++i) {
+      task(nullptr, cut.range(i, rows, width), scratch.mutable_data_ptr());
+    }
+  });
+}
+
+}  // namespace fused_dropout::cpu

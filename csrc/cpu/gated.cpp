@@ -1,0 +1,121 @@
+// The gated operator on the CPU: memory, layouts and threads around the kernels.
+#include "../gated.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "../rows.h"
+#include "capability.h"
+#include "column_sums.h"
+#include "large_memory.h"
+#include "rules.h"
+
+namespace fused_dropout::cpu {
+namespace {
+
+// y of an x with these dense strides.
+struct Output {
+  std::vector<int64_t> sizes, strides;
+  Output(const Tensor& x, at::IntArrayRef x_strides)
+      : sizes(C10_AS_INTARRAYREF_SLOW(gated::sizes_of(x.sym_sizes())).vec()),
+        strides(
+            C10_AS_INTARRAYREF_SLOW(gated::strides_of(c10::fromIntArrayRefSlow(x_strides))).vec()) {
+  }
+};
+
+GatedArgs arguments(const Resolved& call, const DropConstants& constants, const PhiloxState& state,
+                    const RowLayout& layout, const Tensor& x, const Tensor& bias, bool gate_first) {
+  return {x.const_data_ptr(),
+          bias.const_data_ptr(),
+          layout.width,
+          gate_first,
+          mask_rule(layout.mask, constants.keep_count, state),
+          constants.scale,
+          constants.shift,
+          constants.fill,
+          call.parameter,
+          false};
+}
+
+Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
+                   const OptionalTensor& rng_state, bool gate_first, const Options& options) {
+  const Resolved call = gated::check("bias_glu_dropout", x_any, bias_any, rng_state, options);
+  const DropConstants constants = call.constants();
+  const PhiloxState state = state_for(call, rng_state, constants, x_any);
+  const Output output(x_any, dense_strides(x_any));
+  const Tensor y = empty_large(output.sizes, output.strides, x_any.options());
+  if (y.numel() == 0) return y;
+  if (constants.keep_count == 0) return y.zero_();
+
+  const RowLayout layout(call, output.sizes, output.strides);
+  const Tensor x = in_layout(x_any, layout.strides_of(2), x_any.scalar_type());
+  const bool direct = layout.has_strides(output.strides);
+  const Tensor rows = direct ? y : empty_large(layout.sizes, layout.strides, y.options());
+  const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic_of(x.scalar_type()));
+  GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
+                        rows.mutable_data_ptr()};
+  args.stream = exceeds_cache(y.nbytes());
+  const auto kernel = kernels().gated_forward(storage_of(x.scalar_type()), call.activation);
+  for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
+               layout.rows, layout.width, /*cuts_columns=*/true);
+  return direct ? y : y.copy_(rows);
+}
+
+Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
+                       const OptionalTensor& rng_state, bool gate_first, const Options& options,
+                       const gated::Gradient& gradient) {
+  const Resolved call =
+      gated::check_backward(dy_any, x_any, bias_any, rng_state, options, gradient);
+  const DropConstants constants = call.constants();
+  PhiloxState state = state_for(call, rng_state, constants, x_any);
+  if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
+  const auto [need_dx, need_dbias] = gradient.output_mask;
+  const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
+  Tensor dx = at::empty({0}, x_any.options());
+  Tensor dbias = at::empty({0}, x_any.options().dtype(gradient.bias_dtype));
+  if (need_dx) dx = empty_large(x_any.sizes(), x_strides, x_any.options());
+  if (x_any.numel() == 0 || constants.keep_count == 0) {
+    if (need_dbias) dbias = at::zeros({x_any.size(-1)}, dbias.options());
+    return {dx.zero_(), dbias};
+  }
+
+  const Output output(x_any, x_strides);
+  const RowLayout layout(call, output.sizes, output.strides);
+  const auto strides = layout.strides_of(2);
+  const at::ScalarType dtype = x_any.scalar_type(), arithmetic = arithmetic_of(dtype);
+  const Tensor x = in_layout(x_any, strides, dtype);
+  const Tensor dy = in_layout(dy_any, layout.strides, dtype);
+  const bool direct = layout.has_strides(output.strides);
+  const Tensor rows = direct || !need_dx ? dx : empty_large(x.sizes(), strides, x.options());
+  const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic);
+  const GatedBackwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
+                               dy.const_data_ptr(), need_dx ? rows.mutable_data_ptr() : nullptr};
+  const auto kernel = kernels().gated_backward(storage_of(dtype), call.activation);
+  const RowTask task = [&](void* const* sums, const RowRange& range, void*) {
+    ColumnSums columns;
+    if (sums) {
+      columns.bias = sums[0];
+      columns.value_bias = sums[1];
+    }
+    kernel(args, columns, range);
+  };
+  if (need_dbias) {
+    const auto halves = sum_columns(task, layout.rows, layout.width, 2, arithmetic, true);
+    dbias = at::cat({halves[0], halves[1]}).to(gradient.bias_dtype);
+  } else {
+    for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/true);
+  }
+  if (need_dx && !direct) dx.copy_(rows);
+  return {dx, dbias};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
+  m.impl("bias_glu_dropout", gated::forward_entry<forward_cpu>);
+  m.impl("bias_glu_dropout_backward", gated::backward_entry<backward_cpu>);
+}
+
+}  // namespace fused_dropout::cpu

@@ -1,0 +1,250 @@
+// The normalised operator on the CPU: memory, layouts and threads around the kernels.
+#include "../norm.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
+
+#include "../rows.h"
+#include "capability.h"
+#include "column_sums.h"
+#include "large_memory.h"
+#include "rules.h"
+
+namespace fused_dropout::cpu {
+namespace {
+
+using norm::Gradient;
+using norm::Kind;
+using norm::Operands;
+using norm::ResolvedNorm;
+using norm::Saved;
+using norm::Settings;
+
+// The types that kernels know: x's, and fp32 for the stream beside 16 bits. A wider stream widens
+// x.
+struct Types {
+  at::ScalarType x, h, y;
+  Types(at::ScalarType x_type, at::ScalarType h_type, at::ScalarType y_type)
+      : x(h_type == x_type || h_type == at::kFloat ? x_type : h_type), h(h_type) {
+    y = y_type == x_type ? x : h;
+  }
+  at::ScalarType arithmetic() const { return arithmetic_of(x); }
+  bool wide_h() const { return h != x; }
+  bool wide_y() const { return y != x; }
+};
+
+// The vectors along rows, and the branch that they and x make.
+struct Vectors {
+  Tensor bias, layer_scale, weight, norm_bias, row_scale;
+
+  Vectors(const RowLayout& layout, at::ScalarType arithmetic, const OptionalTensor& bias_any,
+          const OptionalTensor& layer_scale_any, const OptionalTensor& weight_any,
+          const OptionalTensor& norm_bias_any, const OptionalTensor& row_scale_any)
+      : bias(row_vector(bias_any, -0.0, layout.width, arithmetic)),
+        layer_scale(row_vector(layer_scale_any, 1.0, layout.width, arithmetic)),
+        weight(row_vector(weight_any, 1.0, layout.width, arithmetic)),
+        norm_bias(row_vector(norm_bias_any, -0.0, layout.width, arithmetic)) {
+    if (row_scale_any) {
+      row_scale = in_layout(*row_scale_any, layout.strides_without_rows(), arithmetic);
+    }
+  }
+
+  BranchArgs branch(const ResolvedNorm& call, const DropConstants& constants,
+                    const PhiloxState& state, const RowLayout& layout, const Tensor& x) const {
+    BranchArgs args{x.defined() ? x.const_data_ptr() : nullptr,
+                    bias.const_data_ptr(),
+                    layer_scale.const_data_ptr(),
+                    row_scale.defined() ? row_scale.const_data_ptr() : nullptr,
+                    mask_rule(layout.mask, constants.keep_count, state),
+                    constants.scale,
+                    constants.shift,
+                    constants.fill,
+                    call.parameter};
+    // Nothing is kept, whatever it is; there is no draw that says so.
+    if (constants.keep_count == 0) args.mask.keep_count = 65536;
+    return args;
+  }
+};
+
+// Tensors that a kernel writes in rows, and that go where they belong afterwards.
+class RowOutput {
+ public:
+  RowOutput(bool wanted, const RowLayout& layout, at::IntArrayRef strides, at::ScalarType dtype)
+      : layout_(layout) {
+    const auto options = at::TensorOptions().dtype(dtype);
+    result_ = wanted ? empty_large(layout.sizes, strides, options) : at::empty({0}, options);
+    rows_ = !wanted || layout.has_strides(strides)
+                ? result_
+                : empty_large(layout.sizes, layout.strides, options);
+    data_ = wanted ? rows_.mutable_data_ptr() : nullptr;
+  }
+  void* data() const { return data_; }
+  bool exceeds_cache() const { return cpu::exceeds_cache(result_.nbytes()); }
+  Tensor finish() const { return rows_.is_same(result_) ? result_ : result_.copy_(rows_); }
+  Tensor zeros() const { return result_.zero_(); }
+
+ private:
+  const RowLayout& layout_;
+  Tensor result_, rows_;
+  void* data_;
+};
+
+const void* data_of(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+Tensor in_rows(const OptionalTensor& tensor, const RowLayout& layout, at::ScalarType dtype) {
+  return tensor ? in_layout(*tensor, layout.strides, dtype) : Tensor();
+}
+
+norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
+                          const OptionalTensor& rng_state, const Settings& settings,
+                          const Options& options) {
+  const ResolvedNorm call =
+      norm::check("dropout_add_norm", x_any, operands, rng_state, settings, options);
+  const DropConstants constants = call.constants();
+  const PhiloxState state = state_for(call, rng_state, constants, x_any);
+  const auto strides = dense_strides(x_any);
+  const RowLayout layout(call, x_any.sizes(), strides);
+  const Types types(x_any.scalar_type(), call.h_dtype, call.y_dtype);
+  const bool centered = call.kind == Kind::kLayer;
+
+  const RowOutput y(true, layout, strides, types.y);
+  const RowOutput h(settings.prenorm, layout, strides, types.h);
+  const Tensor statistics =
+      at::empty({centered ? 2 : 1, layout.rows}, x_any.options().dtype(types.arithmetic()));
+  if (x_any.numel() == 0) {
+    return {y.finish().to(call.y_dtype), h.finish(),
+            statistics.to(arithmetic_of(x_any.scalar_type()))};
+  }
+
+  // Where nothing is kept, a branch of zeros takes its place.
+  const bool is_empty = constants.keep_count == 0;
+  const Tensor x = in_rows(is_empty ? at::zeros_like(x_any) : x_any, layout, types.x);
+  const Tensor residual = in_rows(operands.residual, layout, types.h);
+  const Vectors vectors(layout, types.arithmetic(), is_empty ? std::nullopt : operands.bias,
+                        operands.layer_scale, operands.weight, operands.norm_bias,
+                        operands.row_scale);
+  NormForwardArgs args;
+  args.branch = vectors.branch(call, constants, state, layout, x);
+  args.width = layout.width;
+  args.weight = vectors.weight.const_data_ptr();
+  args.centered = centered;
+  args.eps = settings.eps;
+  args.stream = y.exceeds_cache();
+  args.residual = data_of(residual);
+  args.norm_bias = vectors.norm_bias.const_data_ptr();
+  args.y = y.data();
+  args.h = h.data();
+  args.mean = statistics.select(0, 0).mutable_data_ptr();
+  args.rstd = statistics.select(0, centered).mutable_data_ptr();
+
+  const KernelTable& table = kernels();
+  const auto kernel = table.norm_forward(storage_of(types.x), types.wide_h(), types.wide_y());
+  const auto branch = table.branch(storage_of(types.x), call.activation);
+  for_each_row(
+      [&](void* const*, const RowRange& range, void* scratch) {
+        kernel(args, branch, range.first_row, range.last_row, scratch);
+      },
+      layout.rows, layout.width, /*cuts_columns=*/false);
+  return {y.finish().to(call.y_dtype), h.finish(),
+          statistics.to(arithmetic_of(x_any.scalar_type()))};
+}
+
+norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any, const Saved& saved,
+                             const OptionalTensor& rng_state, const Settings& settings,
+                             const Options& options, const Gradient& gradient) {
+  const ResolvedNorm call =
+      norm::check_backward(dy_any, dh_any, saved, rng_state, settings, options, gradient);
+  const DropConstants constants = call.constants();
+  PhiloxState state = state_for(call, rng_state, constants, dy_any);
+  if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
+  const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
+  const RowLayout layout(call, dy_any.sizes(), strides);
+  const at::ScalarType y_dtype =
+      dy_any.scalar_type() == gradient.dtype ? gradient.dtype : gradient.h_dtype;
+  const Types types(gradient.dtype, gradient.h_dtype, y_dtype);
+  const at::ScalarType given = arithmetic_of(gradient.dtype);
+  const auto& wanted = gradient.output_mask;
+
+  const RowOutput dx(wanted[norm::kDx], layout, strides, types.x);
+  const RowOutput dresidual(wanted[norm::kDresidual], layout, strides, types.h);
+  // The vectors in the order of the results, and where a kernel finds each of them.
+  constexpr norm::Output kVectors[] = {norm::kDbias, norm::kDlayerScale, norm::kDweight,
+                                       norm::kDnormBias};
+  constexpr void* ColumnSums::* kPlaces[] = {&ColumnSums::bias, &ColumnSums::layer_scale,
+                                             &ColumnSums::weight, &ColumnSums::norm_bias};
+  const bool is_empty = constants.keep_count == 0;
+  Tensor sums[4];
+  std::vector<int> summed;
+  for (int i = 0; i < 4; ++i) {
+    sums[i] = at::zeros({wanted[kVectors[i]] ? layout.width : 0}, dy_any.options().dtype(given));
+    const bool is_zero = dy_any.numel() == 0 || (is_empty && i < 2);
+    if (wanted[kVectors[i]] && !is_zero) summed.push_back(i);
+  }
+  const auto results = [&]() -> norm::Gradients {
+    return {(is_empty ? dx.zeros() : dx.finish()).to(gradient.dtype),
+            dresidual.finish().to(gradient.h_dtype),
+            sums[0],
+            sums[1],
+            sums[2],
+            sums[3]};
+  };
+  if (dy_any.numel() == 0) return results();
+
+  const bool centered = call.kind == Kind::kLayer;
+  const Tensor dy = in_rows(dy_any, layout, types.y);
+  const Tensor dh = in_rows(dh_any, layout, types.h);
+  const Tensor h = in_rows(saved.h, layout, types.h);
+  const Tensor residual = saved.h ? Tensor() : in_rows(saved.residual, layout, types.h);
+  OptionalTensor x_any = saved.x;
+  if (is_empty && x_any) x_any = at::zeros_like(*x_any);
+  const Tensor x = in_rows(x_any, layout, types.x);
+  const Vectors vectors(layout, types.arithmetic(), is_empty ? std::nullopt : saved.bias,
+                        saved.layer_scale, saved.weight, {}, saved.row_scale);
+  const Tensor statistics = saved.statistics.to(types.arithmetic());
+  NormBackwardArgs args;
+  args.branch = vectors.branch(call, constants, state, layout, x);
+  args.width = layout.width;
+  args.weight = vectors.weight.const_data_ptr();
+  args.centered = centered;
+  args.eps = settings.eps;
+  args.stream = dresidual.exceeds_cache();
+  args.dy = dy.const_data_ptr();
+  args.dh = data_of(dh);
+  args.h = data_of(h);
+  args.residual = data_of(residual);
+  args.mean = statistics.select(0, 0).const_data_ptr();
+  args.rstd = statistics.select(0, centered).const_data_ptr();
+  args.dx = is_empty ? nullptr : dx.data();
+  args.dresidual = dresidual.data();
+
+  const KernelTable& table = kernels();
+  const auto kernel = table.norm_backward(storage_of(types.x), types.wide_h(), types.wide_y());
+  const auto branch = table.branch(storage_of(types.x), call.activation);
+  const auto branch_backward = table.branch_backward(storage_of(types.x), call.activation);
+  const RowTask task = [&](void* const* columns, const RowRange& range, void* scratch) {
+    ColumnSums places;
+    for (size_t i = 0; columns && i < summed.size(); ++i) places.*kPlaces[summed[i]] = columns[i];
+    kernel(args, branch, branch_backward, places, range.first_row, range.last_row, scratch);
+  };
+  if (summed.empty()) {
+    for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/false);
+  } else {
+    const auto totals = sum_columns(task, layout.rows, layout.width,
+                                    static_cast<int>(summed.size()), types.arithmetic(),
+                                    /*cuts_columns=*/false);
+    for (size_t i = 0; i < summed.size(); ++i) sums[summed[i]] = totals[i].to(given);
+  }
+  return results();
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
+  m.impl("dropout_add_norm", norm::forward_entry<forward_cpu>);
+  m.impl("dropout_add_norm_backward", norm::backward_entry<backward_cpu>);
+}
+
+}  // namespace fused_dropout::cpu

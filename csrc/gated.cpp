@@ -1,0 +1,182 @@
+// The gated operator: schema, checks of arguments, calls, shapes of results, and autograd.
+#include "gated.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include "autograd.h"
+
+namespace fused_dropout::gated {
+
+Resolved check(const char* function, const Tensor& x, const OptionalTensor& bias,
+               const OptionalTensor& rng_state, const Options& options) {
+  TORCH_CHECK(x.dim() > 0, function, ": x has 0 dimensions, but expected at least 1");
+  TORCH_SYM_CHECK((x.sym_size(-1) % 2).sym_eq(0), function, ": x has ", x.sym_size(-1),
+                  " elements along dimension -1, but expected an even number, two halves");
+  return check_arguments(function, x, bias, {}, rng_state, options);
+}
+
+Resolved check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, const Options& options,
+                        const Gradient& gradient) {
+  constexpr auto kFunction = "bias_glu_dropout_backward";
+  Resolved call = check(kFunction, x, bias, rng_state, options);
+  check_operand(kFunction, "dy", dy, x);
+  TORCH_CHECK(dy.dim() == x.dim(), kFunction, ": dy has ", dy.dim(), " dimensions, but x has ",
+              x.dim());
+  TORCH_SYM_CHECK((dy.sym_size(-1) * 2).sym_eq(x.sym_size(-1)), kFunction, ": dy has ",
+                  dy.sym_size(-1), " elements along dimension -1, but x has ", x.sym_size(-1));
+  check_dense(kFunction, x.sym_sizes(), gradient.strides);
+  return call;
+}
+
+std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes) {
+  std::vector<c10::SymInt> sizes = x_sizes.vec();
+  sizes.back() = sizes.back() / 2;
+  return sizes;
+}
+
+std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides) {
+  std::vector<c10::SymInt> strides = x_strides.vec();
+  for (c10::SymInt& stride : strides) {
+    if (stride > x_strides.back()) stride = stride / 2;
+  }
+  return strides;
+}
+
+Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
+                    bool gate_first, const Options& o) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::bias_glu_dropout", "")
+                             .typed<decltype(forward_entry<compose_forward>)>();
+  return op.call(x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o));
+}
+
+Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, bool gate_first, const Options& o,
+                        const Gradient& gradient) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("fused_dropout::bias_glu_dropout_backward", "")
+                             .typed<decltype(backward_entry<compose_backward>)>();
+  return op.call(dy, x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o), gradient.strides,
+                 gradient.bias_dtype, gradient.output_mask);
+}
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+Tensor forward_meta(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
+                    bool, const Options& options) {
+  check("bias_glu_dropout", x, bias, rng_state, options);
+  const Tensor like = at::empty_like(x);
+  return at::empty_strided_symint(sizes_of(x.sym_sizes()), strides_of(like.sym_strides()),
+                                  x.options());
+}
+
+Gradients backward_meta(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, bool, const Options& options,
+                        const Gradient& gradient) {
+  check_backward(dy, x, bias, rng_state, options, gradient);
+  Tensor dx = at::empty({0}, x.options());
+  Tensor dbias = at::empty({0}, x.options().dtype(gradient.bias_dtype));
+  if (gradient.output_mask[0]) {
+    dx = at::empty_strided_symint(x.sym_sizes(), gradient.strides, x.options());
+  }
+  if (gradient.output_mask[1]) dbias = at::empty_symint({x.sym_size(-1)}, dbias.options());
+  return {dx, dbias};
+}
+
+struct SavedCall : torch::CustomClassHolder {
+  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+  Resolved call;
+  bool gate_first = true;
+  std::vector<c10::SymInt> strides;
+  std::optional<at::ScalarType> bias_dtype;
+};
+
+struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, bool gate_first, const Options& options) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto state =
+        c10::make_intrusive<SavedCall>(check("bias_glu_dropout", x, bias, rng_state, options));
+    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
+    state->gate_first = gate_first;
+    state->strides = at::empty_like(x).sym_strides().vec();
+    if (bias) state->bias_dtype = bias->scalar_type();
+    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    ctx->save_for_backward({x, bias.value_or(Tensor()), rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    return call_forward(x, bias, rng_state, gate_first, options);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto capsule = ctx->saved_data["call"].toCapsule();
+    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto saved = ctx->get_saved_variables();
+    const auto optional = [](const Tensor& tensor) {
+      return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+    };
+    const bool needs_x = ctx->needs_input_grad(0);
+    const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(1);
+    Options options = state.call.options();
+    options.p_tensor = optional(saved[3]);
+    auto [dx, dbias] = call_backward(
+        grads[0], saved[0], optional(saved[1]), optional(saved[2]), state.gate_first, options,
+        {state.strides, state.bias_dtype.value_or(at::kFloat), {needs_x, needs_bias}});
+    return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), {}, {}, {}};
+  }
+};
+
+Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& rng_state, bool gate_first, const Options& options) {
+  if (needs_composition({x, bias})) return compose_forward(x, bias, rng_state, gate_first, options);
+  if (needs_graph({x, bias})) return BiasGluDropout::apply(x, bias, rng_state, gate_first, options);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_forward(x, bias, rng_state, gate_first, options);
+}
+
+Gradients backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                            const OptionalTensor& rng_state, bool gate_first,
+                            const Options& options, const Gradient& gradient) {
+  if (needs_composition({dy, x, bias}) || needs_graph({dy, x, bias})) {
+    return compose_backward(dy, x, bias, rng_state, gate_first, options, gradient);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(dy, x, bias, rng_state, gate_first, options, gradient);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
+  m.def(c10::str("bias_glu_dropout(Tensor x, Tensor? bias, Tensor? rng_state, bool gate_first, ",
+                 kRowOptions, ") -> Tensor")
+            .c_str(),
+        {at::Tag::pt2_compliant_tag});
+  m.def(c10::str("bias_glu_dropout_backward(Tensor dy, Tensor x, Tensor? bias, Tensor? rng_state, "
+                 "bool gate_first, ",
+                 kRowOptions,
+                 ", SymInt[] strides, ScalarType bias_dtype, bool[2] output_mask) "
+                 "-> (Tensor, Tensor)")
+            .c_str(),
+        {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
+  m.impl("bias_glu_dropout", forward_entry<forward_meta>);
+  m.impl("bias_glu_dropout_backward", backward_entry<backward_meta>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
+  m.impl("bias_glu_dropout", forward_entry<forward_autograd>);
+  m.impl("bias_glu_dropout_backward", backward_entry<backward_autograd>);
+}
+
+}  // namespace fused_dropout::gated

@@ -1,0 +1,152 @@
+// Autograd of the normalised operator: what is saved for backward.
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include "activations.h"
+#include "autograd.h"
+#include "norm.h"
+
+namespace fused_dropout::norm {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+OptionalTensor optional(const Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+std::optional<at::ScalarType> dtype_of(const OptionalTensor& tensor) {
+  return tensor ? std::optional(tensor->scalar_type()) : std::nullopt;
+}
+
+struct SavedCall : torch::CustomClassHolder {
+  explicit SavedCall(ResolvedNorm resolved) : call(std::move(resolved)) {}
+  ResolvedNorm call;
+  double eps = 0;
+  std::vector<c10::SymInt> strides;
+  at::ScalarType dtype = at::kFloat;
+  // Of the arguments in their order, without x; none where not given.
+  std::optional<at::ScalarType> residual, bias, row_scale, layer_scale, weight, norm_bias;
+};
+
+struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x,
+                               const OptionalTensor& residual, const OptionalTensor& bias,
+                               const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
+                               const OptionalTensor& weight, const OptionalTensor& norm_bias,
+                               const OptionalTensor& rng_state, const Settings& settings,
+                               const Options& options) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
+    auto state = c10::make_intrusive<SavedCall>(
+        check("dropout_add_norm", x, operands, rng_state, settings, options));
+    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
+    state->eps = settings.eps;
+    state->strides = at::empty_like(x).sym_strides().vec();
+    state->dtype = x.scalar_type();
+    state->residual = dtype_of(residual);
+    state->bias = dtype_of(bias);
+    state->row_scale = dtype_of(row_scale);
+    state->layer_scale = dtype_of(layer_scale);
+    state->weight = dtype_of(weight);
+    state->norm_bias = dtype_of(norm_bias);
+    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    ctx->set_materialize_grads(false);
+
+    const auto [y, h, statistics] = call_forward(x, operands, rng_state, settings, options);
+    // The mask is drawn again. Where h is a result anyway, it is kept; else the inputs are, of
+    // which h is computed again: no tensor is kept that is neither input nor result.
+    const bool needs_x = !settings.prenorm || !kActivations[state->call.activation].identity ||
+                         requires_grad(layer_scale);
+    const auto kept = [](bool condition, const OptionalTensor& tensor) {
+      return condition && tensor ? *tensor : Tensor();
+    };
+    ctx->save_for_backward({kept(settings.prenorm, h), kept(needs_x, x),
+                            kept(!settings.prenorm, residual), kept(needs_x, bias),
+                            kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
+                            statistics, kept(true, rng_state), kept(true, options.p_tensor)});
+    ctx->mark_non_differentiable({statistics});
+    return {y, h, statistics};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto capsule = ctx->saved_data["call"].toCapsule();
+    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    variable_list result(10);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const auto tensors = ctx->get_saved_variables();
+    const Saved saved{
+        optional(tensors[0]), optional(tensors[1]), optional(tensors[2]), optional(tensors[3]),
+        optional(tensors[4]), optional(tensors[5]), optional(tensors[6]), tensors[7]};
+    Options options = state.call.options();
+    options.p_tensor = optional(tensors[9]);
+
+    // Gradients are asked for by position among the tensors that were given.
+    size_t edge = 0;
+    const auto needs = [&](bool given) { return given && ctx->needs_input_grad(edge++); };
+    const bool x = needs(true), residual = needs(state.residual.has_value()),
+               bias = needs(state.bias.has_value());
+    needs(state.row_scale.has_value());
+    const bool layer_scale = needs(state.layer_scale.has_value()),
+               weight = needs(state.weight.has_value()),
+               norm_bias = needs(state.norm_bias.has_value());
+
+    const Tensor dy = grads[0].defined()
+                          ? grads[0]
+                          : at::zeros_like(grads[1], grads[1].options().dtype(state.call.y_dtype));
+    const std::string_view kind = state.call.kind == Kind::kLayer ? "layer_norm" : "rms_norm";
+    auto [dx, dresidual, dbias, dlayer_scale, dweight, dnorm_bias] = call_backward(
+        dy, optional(grads[1]), saved, optional(tensors[8]), {kind, state.eps, false}, options,
+        {state.strides,
+         state.dtype,
+         state.call.h_dtype,
+         {x, residual, bias, layer_scale, weight, norm_bias}});
+    if (x) result[0] = dx;
+    if (residual) result[1] = dresidual.to(*state.residual);
+    if (bias) result[2] = dbias.to(*state.bias);
+    if (layer_scale) result[4] = dlayer_scale.to(*state.layer_scale);
+    if (weight) result[5] = dweight.to(*state.weight);
+    if (norm_bias) result[6] = dnorm_bias.to(*state.norm_bias);
+    return result;
+  }
+};
+
+Results forward_autograd(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
+                         const Settings& settings, const Options& options) {
+  // Kernels have no gradient by row_scale.
+  if (needs_composition(
+          {x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias}) ||
+      needs_graph({t.row_scale})) {
+    return compose_forward(x, t, rng_state, settings, options);
+  }
+  if (needs_graph({x, t.residual, t.bias, t.layer_scale, t.weight, t.norm_bias})) {
+    const auto results = DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale,
+                                               t.weight, t.norm_bias, rng_state, settings, options);
+    return {results[0], results[1], results[2]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_forward(x, t, rng_state, settings, options);
+}
+
+Gradients backward_autograd(const Tensor& dy, const OptionalTensor& dh, const Saved& s,
+                            const OptionalTensor& rng_state, const Settings& settings,
+                            const Options& options, const Gradient& gradient) {
+  const auto tensors = {OptionalTensor(dy), dh,      s.h, s.x, s.residual, s.bias, s.row_scale,
+                        s.layer_scale,      s.weight};
+  if (needs_composition(tensors) || needs_graph(tensors)) {
+    return compose_backward(dy, dh, s, rng_state, settings, options, gradient);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_backward(dy, dh, s, rng_state, settings, options, gradient);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
+  m.impl("dropout_add_norm", forward_entry<forward_autograd>);
+  m.impl("dropout_add_norm_backward", backward_entry<backward_autograd>);
+}
+
+}  // namespace fused_dropout::norm

@@ -1,0 +1,29 @@
+"""Functional interface. Shapes and dtypes are those of torch; see the README for the mask."""
+
+import torch
+
+from fused_dropout.functional._arguments import ACTIVATIONS, MODES
+from fused_dropout.functional.gated import bias_glu_dropout
+from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
+from fused_dropout.functional.pointwise import (
+    bias_act_dropout,
+    bias_dropout_add,
+    dropout,
+    dropout_mask,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "MODES",
+    "bias_act_dropout",
+    "bias_dropout_add",
+    "bias_glu_dropout",
+    "dropout",
+    "dropout_add_layer_norm",
+    "dropout_add_rms_norm",
+    "dropout_mask",
+]
+
+# Tools that trace symbolically record calls of these instead of looking inside.
+for _name in __all__[2:-1]:
+    torch.fx.wrap(_name)

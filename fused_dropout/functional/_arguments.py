@@ -1,0 +1,101 @@
+"""What the functions of this package do with their arguments before they call an operator."""
+
+import torch
+from torch.overrides import has_torch_function_variadic
+
+from fused_dropout._extension import _C
+
+ACTIVATIONS = tuple(_C.ACTIVATIONS)
+MODES = ("inverted", "classic", "alpha")
+
+
+def is_plain(*tensors):
+    """Whether a call can go through the extension module, rather than through ``torch.ops``."""
+    return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
+
+
+def probability_arguments(p):
+    """``p, p_tensor`` as the operators take them."""
+    return (0.5, p) if isinstance(p, torch.Tensor) else (float(p), None)
+
+
+def normalized_dims(function, dims, ndim):
+    for dim in dims:
+        if not -ndim <= dim < ndim:
+            raise IndexError(f"{function}: shared_dims has {dim}, but x has {ndim} dimensions")
+    dims = [dim % ndim for dim in dims]
+    if len(set(dims)) != len(dims):
+        raise ValueError(f"{function}: shared_dims names a dimension twice: {dims}")
+    return dims
+
+
+def probability(p):
+    """A number, or, under torch.compile, a tensor whose value is read when the graph runs."""
+    if isinstance(p, torch.Tensor):
+        if p.requires_grad:
+            raise TypeError(
+                "dropout probability p is a constant, but got a tensor that requires grad"
+            )
+        if p.dim() != 0:
+            raise TypeError(
+                f"dropout probability p is a scalar, but got a tensor of shape {tuple(p.shape)}"
+            )
+        if torch.compiler.is_compiling():
+            return p.to(torch.float64)
+        p = p.item()
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    return p
+
+
+def is_zero(p):
+    return not isinstance(p, torch.Tensor) and p == 0
+
+
+def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None):
+    """Of the two spellings the one that was used. `sizes`: of the mask, where not x's."""
+    sizes = x.shape if sizes is None else sizes
+    if noise_shape is None:
+        return shared_dims
+    if shared_dims:
+        raise ValueError(
+            f"{function}: shared_dims is {tuple(shared_dims)} and noise_shape is "
+            f"{tuple(noise_shape)}, but only one of them can be given"
+        )
+    if len(noise_shape) != x.dim():
+        raise ValueError(
+            f"{function}: noise_shape has {len(noise_shape)} entries, but x has {x.dim()} "
+            "dimensions"
+        )
+    shared = []
+    for dim, (size, wanted) in enumerate(zip(sizes, noise_shape, strict=True)):
+        if wanted is None or wanted == size:
+            continue
+        if wanted != 1:
+            raise ValueError(
+                f"{function}: noise_shape has {wanted} in dimension {dim}, but expected 1, None or "
+                f"the size {size}"
+            )
+        shared.append(dim)
+    return shared
+
+
+def state_for(function, x, p, training, generator, rng_state):
+    """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
+    if not training:
+        return None
+    tensor_p = p if isinstance(p, torch.Tensor) else None
+    if tensor_p is None and (p == 0 or p == 1):
+        return None
+    if rng_state is not None:
+        return rng_state
+    if generator is not None and torch.compiler.is_compiling():
+        raise TypeError(
+            f"{function}: a generator cannot be an input of a compiled graph; draw a state outside "
+            "with fused_dropout.new_rng_state(device, generator) and pass it as rng_state="
+        )
+    if not torch.compiler.is_compiling():
+        return torch.ops.fused_dropout.draw_rng_state(x, tensor_p, generator=generator)
+    # A fresh token for each call: see new_rng_state.
+    token = torch.empty(2, dtype=torch.int64, device=x.device)
+    return torch.ops.fused_dropout.draw_rng_state(token, tensor_p)

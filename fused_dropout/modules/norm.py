@@ -1,0 +1,184 @@
+"""Modules around :func:`fused_dropout.functional.dropout_add_layer_norm` and its RMS sibling."""
+
+import math
+
+import torch
+from torch import nn
+
+from fused_dropout import functional as FF
+from fused_dropout.modules._checks import check_activation, check_p
+
+
+class _Branch:
+    """What is in front of the normalisation: a mixin of the two modules below."""
+
+    def _init_branch(
+        self, p, branch_bias, activation, prenorm, layer_scale_init, device=None, dtype=None
+    ):
+        self.p = check_p(p)
+        self.activation = check_activation(self, activation)
+        self.prenorm = prenorm
+        self.layer_scale_init = layer_scale_init
+
+        def parameter(wanted):
+            empty = torch.empty(self.normalized_shape, device=device, dtype=dtype)
+            return nn.Parameter(empty) if wanted else None
+
+        self.register_parameter("branch_bias", parameter(branch_bias))
+        self.register_parameter("layer_scale", parameter(layer_scale_init is not None))
+        self._reset_branch()
+
+    def _reset_branch(self):
+        if self.branch_bias is not None:
+            nn.init.zeros_(self.branch_bias)
+        if self.layer_scale is not None:
+            nn.init.constant_(self.layer_scale, self.layer_scale_init)
+
+    def _apply_to_rows(self, function, x, residual, row_scale, **vectors):
+        """Calls `function` with the normalised dimensions flattened to one."""
+        vectors |= {"bias": self.branch_bias, "layer_scale": self.layer_scale}
+        shape = x.shape
+        dims = len(self.normalized_shape)
+        if shape[-dims:] != self.normalized_shape:
+            raise RuntimeError(
+                f"{type(self).__name__}: x has shape {tuple(shape)}, but normalized_shape is "
+                f"{self.normalized_shape}"
+            )
+        if dims > 1:
+            width = math.prod(self.normalized_shape)
+            x = x.reshape(*shape[:-dims], width)
+            residual = residual.reshape(x.shape) if residual is not None else None
+            vectors = {
+                name: vector if vector is None else vector.reshape(width)
+                for name, vector in vectors.items()
+            }
+        result = function(
+            x,
+            residual,
+            p=self.p,
+            eps=self.eps,
+            activation=self.activation,
+            prenorm=self.prenorm,
+            training=self.training,
+            row_scale=row_scale,
+            **vectors,
+        )
+        if dims == 1:
+            return result
+        if self.prenorm:
+            return tuple(tensor.reshape(shape) for tensor in result)
+        return result.reshape(shape)
+
+    def _branch_repr(self):
+        text = f", p={self.p}, activation={self.activation!r}, prenorm={self.prenorm}"
+        if self.branch_bias is not None:
+            text += ", branch_bias=True"
+        if self.layer_scale is not None:
+            text += f", layer_scale_init={self.layer_scale_init}"
+        return text
+
+
+class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
+    """``layer_norm(residual + dropout(x))``: a ``torch.nn.LayerNorm`` with what precedes it.
+
+    Args:
+        normalized_shape: sizes of the last dimensions of ``x``, as in ``torch.nn.LayerNorm``.
+        p: probability to drop an element of ``x``.
+        eps, elementwise_affine, bias: as in ``torch.nn.LayerNorm``.
+        branch_bias: whether a bias is added to ``x`` first, such as that of the linear layer
+            before.
+        activation: of ``x``; one of ``fused_dropout.functional.ACTIVATIONS``.
+        prenorm: return the sum ``h`` too, from which the next residual connection starts.
+        layer_scale_init: if given, the branch is multiplied by a parameter of this initial value.
+
+    Attributes:
+        weight, bias: the normalisation's, of shape ``normalized_shape``, as in
+            ``torch.nn.LayerNorm``; ``branch_bias`` (zeros at first) and ``layer_scale`` likewise.
+
+    Shape: ``x`` and ``residual`` (or None) of one shape ``(*, *normalized_shape)``; ``row_scale``
+    (optional, for stochastic depth) of shape ``*``. Returns ``y``, or ``(y, h)`` with ``prenorm``.
+
+    Equivalent::
+
+        h = residual + row_scale * layer_scale * F.dropout(act(x + branch_bias), p, training)
+        y = F.layer_norm(h, normalized_shape, weight, bias, eps)
+    """
+
+    def __init__(
+        self,
+        normalized_shape,
+        p=0.5,
+        eps=1e-5,
+        elementwise_affine=True,
+        bias=True,
+        *,
+        branch_bias=False,
+        activation="identity",
+        prenorm=False,
+        layer_scale_init=None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
+        self._init_branch(p, branch_bias, activation, prenorm, layer_scale_init, device, dtype)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if hasattr(self, "layer_scale"):  # torch's constructor comes before
+            self._reset_branch()
+
+    def forward(self, x, residual, row_scale=None):
+        return self._apply_to_rows(
+            FF.dropout_add_layer_norm,
+            x,
+            residual,
+            row_scale,
+            weight=self.weight,
+            norm_bias=self.bias,
+        )
+
+    def extra_repr(self):
+        return super().extra_repr() + self._branch_repr()
+
+
+class DropoutAddRMSNorm(_Branch, nn.RMSNorm):
+    """``rms_norm(residual + dropout(x))``: a ``torch.nn.RMSNorm`` with what precedes it.
+
+    Arguments, attributes and shapes are those of :class:`DropoutAddLayerNorm`, without a ``bias``
+    of the normalisation. Unlike in ``torch.nn.RMSNorm``, ``eps`` is a number in any case.
+
+    Equivalent::
+
+        h = residual + row_scale * layer_scale * F.dropout(act(x + branch_bias), p, training)
+        y = F.rms_norm(h, normalized_shape, weight, eps)
+    """
+
+    def __init__(
+        self,
+        normalized_shape,
+        p=0.5,
+        eps=1e-5,
+        elementwise_affine=True,
+        *,
+        branch_bias=False,
+        activation="identity",
+        prenorm=False,
+        layer_scale_init=None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
+        self._init_branch(p, branch_bias, activation, prenorm, layer_scale_init, device, dtype)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if hasattr(self, "layer_scale"):  # torch's constructor comes before
+            self._reset_branch()
+
+    def forward(self, x, residual, row_scale=None):
+        return self._apply_to_rows(
+            FF.dropout_add_rms_norm, x, residual, row_scale, weight=self.weight
+        )
+
+    def extra_repr(self):
+        return super().extra_repr() + self._branch_repr()
