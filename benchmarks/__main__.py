@@ -101,7 +101,7 @@ def _collect(args: argparse.Namespace) -> dict:
         for mode in args.memory:
             plan_file.write_text(json.dumps(_plan(args, mode)))
             rows_file.write_text("")
-            status = allocator.run_child(mode, str(plan_file), str(rows_file))
+            status = allocator.run_child(mode, "benchmarks.child", str(plan_file), str(rows_file))
             result["rows"] += map(json.loads, rows_file.read_text().splitlines())
             if status:
                 result["rows"].append(_failed_child(mode, status))

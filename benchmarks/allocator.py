@@ -19,13 +19,13 @@ _NEVER = str(1 << 40)
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
-def run_child(mode: str, *arguments: str) -> int:
-    """Runs ``python -m benchmarks.child`` in a memory mode and returns its exit status."""
+def run_child(mode: str, module: str, *arguments: str) -> int:
+    """Runs ``python -m module`` in a memory mode and returns its exit status."""
     env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
     if mode == "recycled":
         env.update(dict.fromkeys(_VARIABLES, _NEVER))
     env.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes a line per use otherwise
-    command = [sys.executable, "-m", "benchmarks.child", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, env=env, check=False).returncode
 
 

@@ -15,6 +15,8 @@ SMALL_SHAPE = (8, 64)  # what is timed here is the overhead of a call
 class Case:
     """One operation, written fused and as the unfused chain of PyTorch operators.
 
+    A case returns one tensor or a tuple of them.
+
     Attributes:
         inputs: ``inputs(new, rows, cols)`` returns the tensors by name, "x" among them;
             ``new(*shape)`` makes one with normal values, of the dtype and device measured.
@@ -49,6 +51,42 @@ def _x_bias(new, rows, cols):
 
 def _x_bias_residual(new, rows, cols):
     return {"x": new(rows, cols), "bias": new(cols), "residual": new(rows, cols)}
+
+
+def _x_residual_norm(new, rows, cols):
+    x, residual = new(rows, cols), new(rows, cols)
+    return {"x": x, "residual": residual, "weight": new(cols), "norm_bias": new(cols)}
+
+
+def _x_residual_weight(new, rows, cols):
+    return {"x": new(rows, cols), "residual": new(rows, cols), "weight": new(cols)}
+
+
+def _halves_bias(new, rows, cols):
+    """The result has rows x cols elements, x twice as many."""
+    return {"x": new(rows, 2 * cols), "bias": new(2 * cols)}
+
+
+def _layer_norm(p, x, residual, weight, norm_bias):
+    return F.layer_norm(residual + F.dropout(x, p), weight.shape, weight, norm_bias)
+
+
+def _layer_norm_prenorm(p, x, residual, weight, norm_bias):
+    h = residual + F.dropout(x, p)
+    return F.layer_norm(h, weight.shape, weight, norm_bias), h
+
+
+def _rms_norm_prenorm(p, x, residual, weight):
+    h = residual + F.dropout(x, p)
+    return F.rms_norm(h, weight.shape, weight, 1e-5), h
+
+
+def _gated(activation):
+    def chain(p, x, bias):
+        gate, value = (x + bias).chunk(2, -1)
+        return F.dropout(activation(gate) * value, p)
+
+    return chain
 
 
 def _images(new, rows, cols):
@@ -102,5 +140,49 @@ CASES = {
         eager=lambda p, x: F.dropout2d(x, p),
         grads=("x",),
         moved={"fwd": 2, "bwd": 2},
+    ),
+    "dropout_add_layer_norm": Case(
+        inputs=_x_residual_norm,
+        fused=lambda FF, p, x, residual, **norm: FF.dropout_add_layer_norm(
+            x, residual, p=p, **norm
+        ),
+        eager=_layer_norm,
+        grads=("x", "residual", "weight", "norm_bias"),
+        moved={"fwd": 3, "bwd": 5},  # x, residual → y; dy, x, residual → dx, dresidual
+        small=True,
+    ),
+    "dropout_add_layer_norm_prenorm": Case(
+        inputs=_x_residual_norm,
+        fused=lambda FF, p, x, residual, **norm: FF.dropout_add_layer_norm(
+            x, residual, p=p, prenorm=True, **norm
+        ),
+        eager=_layer_norm_prenorm,
+        grads=("x", "residual", "weight", "norm_bias"),
+        moved={"fwd": 4, "bwd": 5},  # x, residual → y, h; dy, dh, h → dx, dresidual
+    ),
+    "dropout_add_rms_norm_prenorm": Case(
+        inputs=_x_residual_weight,
+        fused=lambda FF, p, x, residual, weight: FF.dropout_add_rms_norm(
+            x, residual, weight, p=p, prenorm=True
+        ),
+        eager=_rms_norm_prenorm,
+        grads=("x", "residual", "weight"),
+        moved={"fwd": 4, "bwd": 5},
+    ),
+    # Half of x's bytes is one number for each element of y: x → y; dy, x → dx.
+    "bias_swiglu_dropout": Case(
+        inputs=_halves_bias,
+        fused=lambda FF, p, x, bias: FF.bias_glu_dropout(x, bias, p, "silu"),
+        eager=_gated(F.silu),
+        grads=("x", "bias"),
+        moved={"fwd": 1.5, "bwd": 2.5},
+        small=True,
+    ),
+    "bias_geglu_dropout": Case(
+        inputs=_halves_bias,
+        fused=lambda FF, p, x, bias: FF.bias_glu_dropout(x, bias, p, "gelu"),
+        eager=_gated(F.gelu),
+        grads=("x", "bias"),
+        moved={"fwd": 1.5, "bwd": 2.5},
     ),
 }

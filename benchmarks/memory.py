@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from .providers import Provider
+from .providers import Provider, outputs_of
 
 
-def measure(provider: Provider, dy: torch.Tensor, device) -> tuple[dict[str, int], dict[str, int]]:
+def measure(provider: Provider, dy, device) -> tuple[dict[str, int], dict[str, int]]:
     """One forward and backward under observation: bytes kept in between, peak per direction.
 
     Kept: "saved_bytes_total", the storages that autograd saves and that are neither input nor
@@ -31,11 +31,11 @@ def measure(provider: Provider, dy: torch.Tensor, device) -> tuple[dict[str, int
     y, forward_peak, between = device.track(forward)
     grads, backward_peak, _ = device.track(lambda: provider.backward(y, dy))
     del grads
-    for tensor in (y, *provider.tensors.values()):
+    for tensor in (*outputs_of(y), *provider.tensors.values()):
         saved.pop(tensor.untyped_storage().data_ptr(), None)
     kept = {
         "saved_bytes_total": sum(saved.values()),
-        "retained_bytes": between - y.untyped_storage().nbytes(),
+        "retained_bytes": between - sum(t.untyped_storage().nbytes() for t in outputs_of(y)),
     }
     peaks = {"fwd": forward_peak, "bwd": between + backward_peak}
     return kept, peaks | {"fwd+bwd": max(peaks.values())}

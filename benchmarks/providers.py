@@ -27,17 +27,22 @@ class Provider:
     """A call without arguments, and the tensors it differentiates (none: forward only)."""
 
     name: str
-    forward: Callable[[], torch.Tensor]
+    forward: Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]
     tensors: dict[str, torch.Tensor]
     wrt: list[torch.Tensor] = field(default_factory=list)
 
-    def backward(self, y: torch.Tensor, dy: torch.Tensor):
+    def backward(self, y, dy):
         """Gradients of ``y``, returned and not accumulated; frees the graph."""
         return torch.autograd.grad(y, self.wrt, dy)
 
 
-def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, torch.Tensor]:
-    """The inputs by name, those in ``case.grads`` requiring grad, and an upstream gradient."""
+def outputs_of(y) -> tuple[torch.Tensor, ...]:
+    """The tensors that a case has returned."""
+    return y if isinstance(y, tuple) else (y,)
+
+
+def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, tuple[torch.Tensor, ...]]:
+    """The inputs by name, those in ``case.grads`` requiring grad, and upstream gradients."""
     generator = torch.Generator(device).manual_seed(0)
 
     def new(*size):
@@ -47,7 +52,8 @@ def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, torch.Tens
         return torch.empty(size, dtype=dtype, device="meta")
 
     tensors = case.inputs(new, *shape)
-    dy = new(*case.eager(P, **case.inputs(shape_only, *shape)).shape)
+    results = outputs_of(case.eager(P, **case.inputs(shape_only, *shape)))
+    dy = tuple(new(*result.shape) for result in results)
     for name in case.grads:
         tensors[name].requires_grad_()
     return tensors, dy

@@ -30,12 +30,12 @@ def table(rows: list[dict]) -> str:
         block = [row for row in measured if (row["memory"], row["shape"]) == (memory, shape)]
         unit, scale = ("µs", 1e3) if min(r["median_ms"] for r in block) < 0.5 else ("ms", 1)
         head = f"{memory} memory, {shape}, times in {unit}"
-        blocks.append(f"{head}\n{_align(_filled([_COLUMNS, *_lines(block, scale)]), 3)}")
+        blocks.append(f"{head}\n{align(_filled([_COLUMNS, *_lines(block, scale)]), 3)}")
     if any(row.get("preemptions") and row["median_ms"] < _SLICE_MS for row in measured):
         blocks.append(_BUSY)
     failures = [row for row in rows if "error" in row]
     if failures:
-        blocks.append("Not measured\n" + _align([_failure(row) for row in failures], 6))
+        blocks.append("Not measured\n" + align([_failure(row) for row in failures], 6))
     return "\n\n".join(blocks)
 
 
@@ -101,7 +101,7 @@ def _filled(lines: list) -> list:
     return list(zip(*columns, strict=True))
 
 
-def _align(lines, words: int) -> str:
+def align(lines, words: int) -> str:
     """Columns of equal width; the first ``words`` are flush left, the numbers flush right."""
     lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -32,7 +32,7 @@ QUICK = Effort(budget_s=0.05, min_samples=3, max_samples=7, sample_ms=0.5)
 class Sampler:
     """Times one provider; ``prepare`` warms it up and settles the calls and samples to take."""
 
-    def __init__(self, provider: Provider, dy: torch.Tensor, device):
+    def __init__(self, provider: Provider, dy: tuple[torch.Tensor, ...], device):
         self.provider, self.dy, self.device = provider, dy, device
         self.calls = 1
         self.times: dict[str, list[float]] = {}
@@ -43,7 +43,7 @@ class Sampler:
         """Warms up (compilation included) and returns the number of samples to take."""
         self._once()
         total_ms = max(self._once().values())
-        if self.dy.numel() <= _SMALL:
+        if self.dy[0].numel() <= _SMALL:
             self.calls = 20
             forward_ms = min(self._many()["fwd"] for _ in range(3))
             self.calls = max(2, min(1000, math.ceil(effort.sample_ms / forward_ms)))

@@ -25,6 +25,7 @@ struct SavedCall : torch::CustomClassHolder {
   explicit SavedCall(ResolvedNorm resolved) : call(std::move(resolved)) {}
   ResolvedNorm call;
   double eps = 0;
+  bool prenorm = false;
   std::vector<c10::SymInt> strides;
   at::ScalarType dtype = at::kFloat;
   // Of the arguments in their order, without x; none where not given.
@@ -44,6 +45,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
         check("dropout_add_norm", x, operands, rng_state, settings, options));
     state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
     state->eps = settings.eps;
+    state->prenorm = settings.prenorm;
     state->strides = at::empty_like(x).sym_strides().vec();
     state->dtype = x.scalar_type();
     state->residual = dtype_of(residual);
@@ -67,7 +69,8 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
                             kept(!settings.prenorm, residual), kept(needs_x, bias),
                             kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
                             statistics, kept(true, rng_state), kept(true, options.p_tensor)});
-    ctx->mark_non_differentiable({statistics});
+    ctx->mark_non_differentiable(settings.prenorm ? variable_list{statistics}
+                                                  : variable_list{h, statistics});
     return {y, h, statistics};
   }
 
@@ -75,7 +78,8 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     const auto capsule = ctx->saved_data["call"].toCapsule();
     const auto& state = *static_cast<const SavedCall*>(capsule.get());
     variable_list result(10);
-    if (!grads[0].defined() && !grads[1].defined()) return result;
+    const Tensor dh = state.prenorm ? grads[1] : Tensor();
+    if (!grads[0].defined() && !dh.defined()) return result;
     const auto tensors = ctx->get_saved_variables();
     const Saved saved{
         optional(tensors[0]), optional(tensors[1]), optional(tensors[2]), optional(tensors[3]),
@@ -93,12 +97,11 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
                weight = needs(state.weight.has_value()),
                norm_bias = needs(state.norm_bias.has_value());
 
-    const Tensor dy = grads[0].defined()
-                          ? grads[0]
-                          : at::zeros_like(grads[1], grads[1].options().dtype(state.call.y_dtype));
+    const Tensor dy =
+        grads[0].defined() ? grads[0] : at::zeros_like(dh, dh.options().dtype(state.call.y_dtype));
     const std::string_view kind = state.call.kind == Kind::kLayer ? "layer_norm" : "rms_norm";
     auto [dx, dresidual, dbias, dlayer_scale, dweight, dnorm_bias] = call_backward(
-        dy, optional(grads[1]), saved, optional(tensors[8]), {kind, state.eps, false}, options,
+        dy, optional(dh), saved, optional(tensors[8]), {kind, state.eps, false}, options,
         {state.strides,
          state.dtype,
          state.call.h_dtype,

@@ -14,13 +14,13 @@ TESTS = ROOT / "tests"
 
 # What notices which mistake. The selections are small, and pass without the mistake.
 NOTICED_BY = {
-    "unmasked_bias_gradient": "test_bias_gradient.py",
-    "periodic_mask": "test_mask.py",
-    "repeated_state": "test_statistics.py",
-    "nominal_scale": "test_statistics.py",
-    "inclusive_threshold": "test_mask.py",
-    "other_backward_mask": "test_mask.py",
-    "leaking_zero": "test_nonfinite.py",
+    "unmasked_bias_gradient": ("test_bias_gradient.py", "rows/test_rows_sums.py"),
+    "periodic_mask": ("test_mask.py", "rows/test_rows_masks.py"),
+    "repeated_state": ("test_statistics.py", "rows/test_rows_masks.py"),
+    "nominal_scale": ("test_statistics.py", "rows/test_rows_values.py"),
+    "inclusive_threshold": ("test_mask.py", "rows/test_rows_masks.py"),
+    "other_backward_mask": ("test_mask.py", "rows/test_rows_masks.py"),
+    "leaking_zero": ("test_nonfinite.py", "rows/test_rows_statistics.py"),
 }
 
 
@@ -61,11 +61,14 @@ def test_every_mutation_is_tried():
 
 
 def test_no_mutation_passes(mutants):
-    status, output = run_tests(mutants, sorted(set(NOTICED_BY.values())), "none")
+    files = sorted({file for files in NOTICED_BY.values() for file in files})
+    status, output = run_tests(mutants, files, "none")
     assert status == pytest.ExitCode.OK, output
 
 
+@pytest.mark.parametrize("kind", [0, 1], ids=["pointwise", "rows"])
 @pytest.mark.parametrize("mutation", NOTICED_BY)
-def test_mutation_fails(mutants, mutation):
-    status, output = run_tests(mutants, [NOTICED_BY[mutation]], mutation)
+def test_mutation_fails(mutants, mutation, kind):
+    """Those of the elementwise operators notice it, and those of the row operators."""
+    status, output = run_tests(mutants, [NOTICED_BY[mutation][kind]], mutation)
     assert status == pytest.ExitCode.TESTS_FAILED, output

@@ -148,29 +148,31 @@ class BlockDraws : public DrawSource {
   alignas(64) uint16_t block_[draw_capacity(kBlock)];
 };
 
-// The draws of one row after another; those of short rows are generated together.
+// The draws of parts of rows, one after another; those of short rows are generated together.
 class RowDraws {
  public:
-  RowDraws(const MaskRule& rule, int64_t width, int64_t last_row, uint16_t* buffer)
-      : source_(rule, buffer, capacity(width)), width_(width), end_(last_row * width) {}
+  // Rows of `width` up to the position `end`; `buffer` has draw_capacity(most) numbers.
+  RowDraws(const MaskRule& rule, int64_t width, int64_t end, uint16_t* buffer, int most)
+      : source_(rule, buffer, most),
+        several_(width < kBlock ? kBlock / width * width : 0),
+        end_(end) {}
 
-  // How many draws are in the buffer at a time, for which draw_capacity tells its size.
-  static int capacity(int64_t width) { return width < kBlock ? kBlock : static_cast<int>(width); }
+  // How many draws of whole rows are in the buffer at most.
+  static int most_for(int64_t width) { return width < kBlock ? kBlock : static_cast<int>(width); }
 
-  FD_HD const uint16_t* at(int64_t row) {
-    const int64_t position = row * width_;
+  FD_HD const uint16_t* at(int64_t position, int64_t count) {
     if (position >= next_) {
-      const int64_t rows = width_ < kBlock ? kBlock / width_ : 1;
+      if (several_) count = several_ < end_ - position ? several_ : end_ - position;
       first_ = position;
-      next_ = position + rows * width_ < end_ ? position + rows * width_ : end_;
-      draws_ = source_.at(position, static_cast<int>(next_ - position));
+      next_ = position + count;
+      draws_ = source_.at(position, static_cast<int>(count));
     }
     return draws_ + (position - first_);
   }
 
  private:
   DrawSource source_;
-  int64_t width_, end_, first_ = 0, next_ = -1;
+  int64_t several_, end_, first_ = 0, next_ = -1;
   const uint16_t* draws_ = nullptr;
 };
 

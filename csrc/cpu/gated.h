@@ -12,26 +12,15 @@ struct Halves {
       : gate(args.gate_first ? 0 : args.width), value(args.width - gate) {}
 };
 
-// The range has whole rows, or columns within one block of draws.
+// Calls visit(row, first, last, draws) for every part of a row within one block.
 template <class Visit>
-FD_HD void for_each_draws(const GatedArgs& args, const RowRange& range, Visit visit) {
-  BlockDraws source(args.mask);
-  const int64_t columns = range.last_column - range.first_column;
-  if (columns == args.width && columns < kBlock) {
-    // Several rows have one block of draws together.
-    const int64_t rows = kBlock / columns;
-    for (int64_t row = range.first_row; row < range.last_row; row += rows) {
-      const int64_t last = row + rows < range.last_row ? row + rows : range.last_row;
-      const uint16_t* draws = source.at(row * columns, static_cast<int>((last - row) * columns));
-      for (int64_t i = row; i < last; ++i)
-        visit(i, int64_t{0}, columns, draws + (i - row) * columns);
-    }
-    return;
-  }
+FD_HD void for_each_part(const GatedArgs& args, const RowRange& range, Visit visit) {
+  alignas(64) uint16_t buffer[draw_capacity(kBlock)];
+  RowDraws draws(args.mask, args.width, range.last_row * args.width, buffer, kBlock);
   for (int64_t row = range.first_row; row < range.last_row; ++row) {
     for (int64_t first = range.first_column; first < range.last_column; first += kBlock) {
       const int64_t last = first + kBlock < range.last_column ? first + kBlock : range.last_column;
-      visit(row, first, last, source.at(row * args.width + first, static_cast<int>(last - first)));
+      visit(row, first, last, draws.at(row * args.width + first, last - first));
     }
   }
 }
@@ -49,7 +38,7 @@ void gated_forward_kernel(const GatedForwardArgs& args, const RowRange& range) {
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
 
-  for_each_draws(
+  for_each_part(
       args, range, [&](int64_t row, int64_t first, int64_t last, const uint16_t* draws) FD_INLINE {
         const T* x = static_cast<const T*>(args.x) + row * 2 * args.width;
         T* y = static_cast<T*>(args.y) + row * args.width;
@@ -85,7 +74,7 @@ void gated_backward_kernel(const GatedBackwardArgs& args, const ColumnSums& sums
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
 
-  for_each_draws(
+  for_each_part(
       args, range, [&](int64_t row, int64_t first, int64_t last, const uint16_t* draws) FD_INLINE {
         const T* x = static_cast<const T*>(args.x) + row * 2 * args.width;
         const T* dy = static_cast<const T*>(args.dy) + row * args.width;

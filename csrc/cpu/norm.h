@@ -122,13 +122,14 @@ void norm_forward_kernel(const NormForwardArgs& args, BranchKernel branch, int64
   constexpr int kWidth = A::kWidth;
 
   const RowScratch<C> row_of(scratch, args.width);
-  RowDraws draws(args.branch.mask, args.width, last_row, row_of.draws);
+  RowDraws draws(args.branch.mask, args.width, last_row * args.width, row_of.draws,
+                 RowDraws::most_for(args.width));
   const C* weight = static_cast<const C*>(args.weight);
   const C* norm_bias = static_cast<const C*>(args.norm_bias);
   C* values = row_of.values;
 
   for (int64_t row = first_row; row < last_row; ++row) {
-    branch(args.branch, row, args.width, draws.at(row), values);
+    branch(args.branch, row, args.width, draws.at(row * args.width, args.width), values);
     const double sum = add_branch<T, H>(args, args.residual, row, values, values, args.h);
     const C mean = args.centered ? static_cast<C>(sum / args.width) : C(0);
     const V center(mean);
@@ -168,7 +169,8 @@ void norm_backward_kernel(const NormBackwardArgs& args, BranchKernel branch,
 
   const int64_t width = args.width;
   const RowScratch<C> row_of(scratch, width);
-  RowDraws row_draws(args.branch.mask, width, last_row, row_of.draws);
+  RowDraws row_draws(args.branch.mask, width, last_row * width, row_of.draws,
+                     RowDraws::most_for(width));
   const C* weight = static_cast<const C*>(args.weight);
   const C* layer_scale = static_cast<const C*>(args.branch.layer_scale);
   C* weight_sums = static_cast<C*>(sums.weight);
@@ -176,7 +178,7 @@ void norm_backward_kernel(const NormBackwardArgs& args, BranchKernel branch,
   C* layer_scale_sums = static_cast<C*>(sums.layer_scale);
 
   for (int64_t row = first_row; row < last_row; ++row) {
-    const uint16_t* draws = row_draws.at(row);
+    const uint16_t* draws = row_draws.at(row * width, width);
     if (layer_scale_sums || !args.h) {
       branch(args.branch, row, width, draws, row_of.branch);
     }

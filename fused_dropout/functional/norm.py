@@ -194,9 +194,7 @@ def _apply(
         return (y, h) if prenorm else y
     if not torch.compiler.is_compiling():
         # Before a state is drawn; tracing checks by itself, before anything runs.
-        _C.check_dropout_add_norm(
-            function, *tensors, *settings, p, activation, *options, rng_state
-        )
+        _C.check_dropout_add_norm(function, *tensors, *settings, p, activation, *options, rng_state)
     y, h, _ = torch.ops.fused_dropout.dropout_add_norm(
         *tensors,
         state_for(function, x, p, training, generator, rng_state),

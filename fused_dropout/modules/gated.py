@@ -9,7 +9,7 @@ from fused_dropout.modules._checks import check_activation, check_p
 
 
 class BiasGLUDropout(nn.Module):
-    """``dropout(activation(x1 + b1) * (x2 + b2))``, where ``x = [x1 | x2]``, with a bias of its own.
+    """``dropout(activation(x1 + b1) * (x2 + b2))``, ``x = [x1 | x2]``, with a bias of its own.
 
     Args:
         num_features: size of the result along its last dimension, half of ``x``'s.

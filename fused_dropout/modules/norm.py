@@ -9,6 +9,41 @@ from fused_dropout import functional as FF
 from fused_dropout.modules._checks import check_activation, check_p
 
 
+def _over(function, x, residual, normalized_shape, options):
+    """Calls `function` with the normalised dimensions of all tensors flattened to one."""
+    shape, dims = x.shape, len(normalized_shape)
+    if shape[-dims:] != normalized_shape:
+        raise RuntimeError(
+            f"{function.__name__}: x has shape {tuple(shape)}, but normalized_shape is "
+            f"{tuple(normalized_shape)}"
+        )
+    if dims == 1:
+        return function(x, residual, **options)
+    width = math.prod(normalized_shape)
+    x = x.reshape(*shape[:-dims], width)
+    residual = residual.reshape(x.shape) if residual is not None else None
+    for name in ("weight", "norm_bias", "bias", "layer_scale"):
+        if options.get(name) is not None:
+            options[name] = options[name].reshape(width)
+    result = function(x, residual, **options)
+    if isinstance(result, tuple):
+        return tuple(tensor.reshape(shape) for tensor in result)
+    return result.reshape(shape)
+
+
+def _layer_norm_over(x, residual, normalized_shape, **options):
+    return _over(FF.dropout_add_layer_norm, x, residual, normalized_shape, options)
+
+
+def _rms_norm_over(x, residual, normalized_shape, **options):
+    return _over(FF.dropout_add_rms_norm, x, residual, normalized_shape, options)
+
+
+# Symbolic tracing records these calls, as it cannot follow a comparison of shapes.
+torch.fx.wrap("_layer_norm_over")
+torch.fx.wrap("_rms_norm_over")
+
+
 class _Branch:
     """What is in front of the normalisation: a mixin of the two modules below."""
 
@@ -34,40 +69,16 @@ class _Branch:
         if self.layer_scale is not None:
             nn.init.constant_(self.layer_scale, self.layer_scale_init)
 
-    def _apply_to_rows(self, function, x, residual, row_scale, **vectors):
-        """Calls `function` with the normalised dimensions flattened to one."""
-        vectors |= {"bias": self.branch_bias, "layer_scale": self.layer_scale}
-        shape = x.shape
-        dims = len(self.normalized_shape)
-        if shape[-dims:] != self.normalized_shape:
-            raise RuntimeError(
-                f"{type(self).__name__}: x has shape {tuple(shape)}, but normalized_shape is "
-                f"{self.normalized_shape}"
-            )
-        if dims > 1:
-            width = math.prod(self.normalized_shape)
-            x = x.reshape(*shape[:-dims], width)
-            residual = residual.reshape(x.shape) if residual is not None else None
-            vectors = {
-                name: vector if vector is None else vector.reshape(width)
-                for name, vector in vectors.items()
-            }
-        result = function(
-            x,
-            residual,
-            p=self.p,
-            eps=self.eps,
-            activation=self.activation,
-            prenorm=self.prenorm,
-            training=self.training,
-            row_scale=row_scale,
-            **vectors,
-        )
-        if dims == 1:
-            return result
-        if self.prenorm:
-            return tuple(tensor.reshape(shape) for tensor in result)
-        return result.reshape(shape)
+    def _options(self):
+        return {
+            "bias": self.branch_bias,
+            "layer_scale": self.layer_scale,
+            "p": self.p,
+            "eps": self.eps,
+            "activation": self.activation,
+            "prenorm": self.prenorm,
+            "training": self.training,
+        }
 
     def _branch_repr(self):
         text = f", p={self.p}, activation={self.activation!r}, prenorm={self.prenorm}"
@@ -128,13 +139,14 @@ class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
             self._reset_branch()
 
     def forward(self, x, residual, row_scale=None):
-        return self._apply_to_rows(
-            FF.dropout_add_layer_norm,
+        return _layer_norm_over(
             x,
             residual,
-            row_scale,
+            self.normalized_shape,
             weight=self.weight,
             norm_bias=self.bias,
+            row_scale=row_scale,
+            **self._options(),
         )
 
     def extra_repr(self):
@@ -176,8 +188,13 @@ class DropoutAddRMSNorm(_Branch, nn.RMSNorm):
             self._reset_branch()
 
     def forward(self, x, residual, row_scale=None):
-        return self._apply_to_rows(
-            FF.dropout_add_rms_norm, x, residual, row_scale, weight=self.weight
+        return _rms_norm_over(
+            x,
+            residual,
+            self.normalized_shape,
+            weight=self.weight,
+            row_scale=row_scale,
+            **self._options(),
         )
 
     def extra_repr(self):
