@@ -34,6 +34,8 @@ Results compose_forward(const Tensor& x, const Operands& operands, const Optiona
   Tensor h = scaled(compose_branch(call, x, operands.bias, rng_state), operands.layer_scale,
                     operands.row_scale);
   if (operands.residual) h = *operands.residual + h;
+  // Backward knows the rounded h alone.
+  if (settings.prenorm) h = h.to(call.h_dtype).to(h.scalar_type());
   const Statistics statistics(h, call.kind, settings.eps);
   Tensor y = statistics.normalised(h);
   if (operands.weight) y = y * operands.weight->to(h.scalar_type());

@@ -437,7 +437,8 @@ def dropout_add_norm(
 
     The branch is `drop(activation(x + bias))`. `norm` is "layer_norm" or "rms_norm". Returns `y`,
     or with `prenorm` `(y, h)`. The dtype of `h` is that of `x` and `residual` promoted, that of `y`
-    is `x.dtype` with `prenorm` and else that of `h`; nothing is rounded in between.
+    is `x.dtype` with `prenorm` and else that of `h`. With `prenorm` the rounded `h` is normalised,
+    else nothing is rounded in between.
     """
     h = _branch(
         x,
@@ -462,6 +463,8 @@ def dropout_add_norm(
     if residual is not None:
         h = residual.to(torch.promote_types(h.dtype, residual.dtype)) + h
         h_dtype = torch.promote_types(x.dtype, residual.dtype)
+    if prenorm:
+        h = h.to(h_dtype).to(h.dtype)
     centered = h - h.mean(-1, keepdim=True) if norm == "layer_norm" else h
     y = centered / (centered.square().mean(-1, keepdim=True) + eps).sqrt()
     if weight is not None:

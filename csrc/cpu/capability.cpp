@@ -64,6 +64,10 @@ const KernelTable& kernels() {
   return *table;
 }
 
+const KernelTable& row_kernels(Storage storage) {
+  return storage == Storage::kFloat64 ? *baseline_kernels() : kernels();
+}
+
 std::vector<std::string> available_capabilities() {
   std::vector<std::string> names;
   for (const KernelTable* table : available()) names.emplace_back(table->name);

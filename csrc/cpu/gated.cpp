@@ -57,7 +57,8 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
                         rows.mutable_data_ptr()};
   args.stream = exceeds_cache(y.nbytes());
-  const auto kernel = kernels().gated_forward(storage_of(x.scalar_type()), call.activation);
+  const Storage storage = storage_of(x.scalar_type());
+  const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
                layout.rows, layout.width, /*cuts_columns=*/true);
   return direct ? y : y.copy_(rows);
@@ -92,7 +93,8 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic);
   const GatedBackwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
                                dy.const_data_ptr(), need_dx ? rows.mutable_data_ptr() : nullptr};
-  const auto kernel = kernels().gated_backward(storage_of(dtype), call.activation);
+  const Storage storage = storage_of(x.scalar_type());
+  const auto kernel = row_kernels(storage).gated_backward(storage, call.activation);
   const RowTask task = [&](void* const* sums, const RowRange& range, void*) {
     ColumnSums columns;
     if (sums) {

@@ -140,9 +140,10 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
   args.mean = statistics.select(0, 0).mutable_data_ptr();
   args.rstd = statistics.select(0, centered).mutable_data_ptr();
 
-  const KernelTable& table = kernels();
-  const auto kernel = table.norm_forward(storage_of(types.x), types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage_of(types.x), call.activation);
+  const Storage storage = storage_of(types.x);
+  const KernelTable& table = row_kernels(storage);
+  const auto kernel = table.norm_forward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.branch(storage, call.activation);
   for_each_row(
       [&](void* const*, const RowRange& range, void* scratch) {
         kernel(args, branch, range.first_row, range.last_row, scratch);
@@ -220,10 +221,11 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.dx = is_empty ? nullptr : dx.data();
   args.dresidual = dresidual.data();
 
-  const KernelTable& table = kernels();
-  const auto kernel = table.norm_backward(storage_of(types.x), types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage_of(types.x), call.activation);
-  const auto branch_backward = table.branch_backward(storage_of(types.x), call.activation);
+  const Storage storage = storage_of(types.x);
+  const KernelTable& table = row_kernels(storage);
+  const auto kernel = table.norm_backward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.branch(storage, call.activation);
+  const auto branch_backward = table.branch_backward(storage, call.activation);
   const RowTask task = [&](void* const* columns, const RowRange& range, void* scratch) {
     ColumnSums places;
     for (size_t i = 0; columns && i < summed.size(); ++i) places.*kPlaces[summed[i]] = columns[i];

@@ -81,7 +81,9 @@ FD_HD C row_scale_of(const BranchArgs& args, int64_t row) {
   return args.row_scale ? static_cast<const C*>(args.row_scale)[row] : C(1);
 }
 
-// h of one row, and its sum. `values` may be where the branch is.
+// h of one row, and its sum. `values` may be where the branch is. Where h is a result, it is the
+// rounded one that is normalised: backward knows no other, and in rows whose values hardly differ
+// the rounding is much of what is normalised.
 template <class T, class H, class C>
 FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row, const C* branch,
                         C* values, void* h) {
@@ -100,10 +102,13 @@ FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row,
         prefetch_register(stream_in + i + kBlock);
         before = load_some(stream_in + i, some);
       }
-      const V value = only_some(stream_element(before, load_register(branch + i),
-                                               load_register(layer_scale + i), row_scale),
-                                some);
-      if (stream_out) store_some(stream_out + i, value, some);
+      V value = only_some(stream_element(before, load_register(branch + i),
+                                         load_register(layer_scale + i), row_scale),
+                          some);
+      if (stream_out) {
+        store_some(stream_out + i, value, some);
+        value = load_some(stream_out + i, some);
+      }
       store(values + i, value);
       sum = sum + value;
     });

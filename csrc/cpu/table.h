@@ -65,63 +65,106 @@ inline BackwardKernel backward(Storage storage, bool wide_gradient, bool sum_bia
   return kRows[activation][sum_bias](storage, wide_gradient);
 }
 
-// The kernels that are told apart by x's type and the activation.
-#define FD_TABLE(function, Kernel, kernel)                                     \
-  template <template <class> class Functor>                                    \
-  Kernel function##_of(Storage storage) {                                      \
-    switch (storage) {                                                         \
-      case Storage::kFloat32:                                                  \
-        return kernel<float, Functor>;                                         \
-      case Storage::kFloat64:                                                  \
-        return kernel<double, Functor>;                                        \
-      case Storage::kFloat16:                                                  \
-        return kernel<Half, Functor>;                                          \
-      case Storage::kBFloat16:                                                 \
-        return kernel<BFloat16, Functor>;                                      \
-    }                                                                          \
-    return nullptr;                                                            \
-  }                                                                            \
-  inline Kernel function(Storage storage, int activation) {                    \
-    using Choose = Kernel (*)(Storage);                                        \
-    static constexpr Choose kRows[] = {FD_FOR_EACH_ACTIVATION(FD_##function)}; \
-    return kRows[activation](storage);                                         \
-  }
-#define FD_gated_forward(Functor, name) gated_forward_of<Functor>,
-#define FD_gated_backward(Functor, name) gated_backward_of<Functor>,
-#define FD_branch(Functor, name) branch_of<Functor>,
-#define FD_branch_backward(Functor, name) branch_backward_of<Functor>,
-FD_TABLE(gated_forward, GatedForwardKernel, gated_forward_kernel)
-FD_TABLE(gated_backward, GatedBackwardKernel, gated_backward_kernel)
-FD_TABLE(branch, BranchKernel, branch_kernel)
-FD_TABLE(branch_backward, BranchBackwardKernel, branch_backward_kernel)
-#undef FD_gated_forward
-#undef FD_gated_backward
-#undef FD_branch
-#undef FD_branch_backward
-#undef FD_TABLE
+// ---- row kernels -----------------------------------------------------------------------------
 
-// Those that are told apart by the types of x, of the stream and of y.
-#define FD_TABLE(function, Kernel, kernel)                            \
-  inline Kernel function(Storage storage, bool wide_h, bool wide_y) { \
-    switch (storage) {                                                \
-      case Storage::kFloat32:                                         \
-        return kernel<float, float, float>;                           \
-      case Storage::kFloat64:                                         \
-        return kernel<double, double, double>;                        \
-      case Storage::kFloat16:                                         \
-        return wide_y   ? kernel<Half, float, float>                  \
-               : wide_h ? kernel<Half, float, Half>                   \
-                        : kernel<Half, Half, Half>;                   \
-      case Storage::kBFloat16:                                        \
-        return wide_y   ? kernel<BFloat16, float, float>              \
-               : wide_h ? kernel<BFloat16, float, BFloat16>           \
-                        : kernel<BFloat16, BFloat16, BFloat16>;       \
-    }                                                                 \
-    return nullptr;                                                   \
+template <class T>
+struct TypeTag {
+  using Type = T;
+};
+template <template <class> class Functor>
+struct FunctorTag {
+  template <class Precision>
+  using Of = Functor<Precision>;
+};
+
+// See row_kernels.
+constexpr bool kHasDouble = kLanes == 4;
+
+// visit(TypeTag) for x's type.
+template <class Kernel, class Visit>
+Kernel with_type(Storage storage, Visit visit) {
+  switch (storage) {
+    case Storage::kFloat32:
+      return visit(TypeTag<float>{});
+    case Storage::kFloat64:
+      if constexpr (kHasDouble) return visit(TypeTag<double>{});
+      break;
+    case Storage::kFloat16:
+      return visit(TypeTag<Half>{});
+    case Storage::kBFloat16:
+      return visit(TypeTag<BFloat16>{});
   }
-FD_TABLE(norm_forward, NormForwardKernel, norm_forward_kernel)
-FD_TABLE(norm_backward, NormBackwardKernel, norm_backward_kernel)
-#undef FD_TABLE
+  return nullptr;
+}
+
+// visit(TypeTag, FunctorTag) for x's type and the activation.
+template <class Kernel, class Visit>
+Kernel with_type_and_functor(Storage storage, int activation, Visit visit) {
+  return with_type<Kernel>(storage, [&](auto type) -> Kernel {
+    static constexpr Kernel kKernels[] = {
+#define FD_KERNEL(Functor, name) visit(decltype(type){}, FunctorTag<Functor>{}),
+        FD_FOR_EACH_ACTIVATION(FD_KERNEL)
+#undef FD_KERNEL
+    };
+    return kKernels[activation];
+  });
+}
+
+inline GatedForwardKernel gated_forward(Storage storage, int activation) {
+  return with_type_and_functor<GatedForwardKernel>(
+      storage, activation, [](auto type, auto functor) {
+        return gated_forward_kernel<typename decltype(type)::Type, decltype(functor)::template Of>;
+      });
+}
+
+inline GatedBackwardKernel gated_backward(Storage storage, int activation) {
+  return with_type_and_functor<GatedBackwardKernel>(
+      storage, activation, [](auto type, auto functor) {
+        return gated_backward_kernel<typename decltype(type)::Type, decltype(functor)::template Of>;
+      });
+}
+
+inline BranchKernel branch(Storage storage, int activation) {
+  return with_type_and_functor<BranchKernel>(storage, activation, [](auto type, auto functor) {
+    return branch_kernel<typename decltype(type)::Type, decltype(functor)::template Of>;
+  });
+}
+
+inline BranchBackwardKernel branch_backward(Storage storage, int activation) {
+  return with_type_and_functor<BranchBackwardKernel>(
+      storage, activation, [](auto type, auto functor) {
+        return branch_backward_kernel<typename decltype(type)::Type,
+                                      decltype(functor)::template Of>;
+      });
+}
+
+// visit(TypeTag, TypeTag, TypeTag) for the types of x, of the stream and of y.
+template <class Kernel, class Visit>
+Kernel with_stream_types(Storage storage, bool wide_h, bool wide_y, Visit visit) {
+  return with_type<Kernel>(storage, [&](auto type) -> Kernel {
+    if constexpr (sizeof(typename decltype(type)::Type) == 2) {
+      if (wide_y) return visit(type, TypeTag<float>{}, TypeTag<float>{});
+      if (wide_h) return visit(type, TypeTag<float>{}, type);
+    }
+    return visit(type, type, type);
+  });
+}
+
+inline NormForwardKernel norm_forward(Storage storage, bool wide_h, bool wide_y) {
+  return with_stream_types<NormForwardKernel>(
+      storage, wide_h, wide_y, [](auto x, auto h, auto y) -> NormForwardKernel {
+        return norm_forward_kernel<typename decltype(x)::Type, typename decltype(h)::Type,
+                                   typename decltype(y)::Type>;
+      });
+}
+
+inline NormBackwardKernel norm_backward(Storage storage, bool wide_h, bool wide_y) {
+  return with_stream_types<NormBackwardKernel>(
+      storage, wide_h, wide_y, [](auto x, auto h, auto y) -> NormBackwardKernel {
+        return norm_backward_kernel<typename decltype(x)::Type, typename decltype(h)::Type,
+                                    typename decltype(y)::Type>;
+      });
+}
 
 constexpr KernelTable kernel_table(const char* name) {
   return {name,           forward, backward,        mask_kernel,  gated_forward,

@@ -1,0 +1,132 @@
+"""Data, model and training loop of :mod:`examples.lm`."""
+
+import sysconfig
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from examples.transformer import Block, FusedBlock
+
+# The first modules are trained on, the last ones validate.
+TRAINING_MODULES = ("argparse", "inspect", "tarfile", "typing")
+VALIDATION_MODULES = ("dataclasses", "subprocess", "shutil")
+LENGTH, BATCH = 128, 16
+WIDTH, HEADS, LAYERS = 128, 4, 3
+LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.1
+VOCABULARY = 128  # ASCII; everything else is read as "?"
+
+
+def read_modules(names):
+    """The sources of modules of the standard library as one int64 tensor of ASCII codes."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    text = "".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in names)
+    return torch.tensor(list(text.encode("ascii", "replace")))
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next character: embeddings, pre-norm blocks, a norm and a linear layer."""
+
+    def __init__(self, p, fused):
+        super().__init__()
+        self.characters = nn.Embedding(VOCABULARY, WIDTH)
+        self.places = nn.Embedding(LENGTH, WIDTH)
+        block = FusedBlock if fused else Block
+        self.blocks = nn.Sequential(*(block(WIDTH, HEADS, p) for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+        for embedding in (self.characters, self.places):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, text):
+        """Codes of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
+        x = self.characters(text) + self.places.weight[: text.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+    def loss(self, text):
+        """Mean cross-entropy of every next character, in nats; ``text`` has one more than read."""
+        scores = self(text[:, :-1])
+        return F.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten())
+
+
+def batch_of(text, generator):
+    """Excerpts that begin at random places."""
+    starts = torch.randint(len(text) - LENGTH - 1, (BATCH,), generator=generator)
+    return text[starts[:, None] + torch.arange(LENGTH + 1)]
+
+
+@dataclass
+class Run:
+    """One model in training."""
+
+    p: float
+    fused: bool
+    steps: int
+    times: list = field(default_factory=list)
+    training: list = field(default_factory=list)  # a loss per step
+    validation: list = field(default_factory=list)  # (step, loss)
+
+    def __post_init__(self):
+        torch.manual_seed(0)  # equal weights in all runs
+        self.model = LanguageModel(self.p, self.fused)
+        parameters = self.model.parameters()
+        self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, LEARNING_RATE, total_steps=self.steps
+        )
+
+    @property
+    def name(self):
+        return f"{'fused' if self.fused else 'unfused'}, p = {self.p:g}"
+
+    def step(self, text):
+        """One step of training, timed."""
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        loss = self.model.loss(text)
+        loss.backward()
+        self.optimizer.step()
+        self.times.append(time.perf_counter() - start)
+        self.schedule.step()
+        self.training.append(loss.item())
+
+    @torch.no_grad()
+    def validate(self, texts):
+        """Adds the mean loss without dropout."""
+        self.model.eval()
+        loss = sum(self.model.loss(text).item() for text in texts) / len(texts)
+        self.model.train()
+        self.validation.append((len(self.training), loss))
+
+    def activation_bytes(self, text):
+        """The most memory that forward and backward have at a time beyond the parameters'."""
+        from benchmarks.devices import Cpu
+
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        _, peak, _ = Cpu().track(lambda: self.model.loss(text).backward())
+        return peak
+
+
+def train(p, steps, validate_every, progress):
+    """Four runs, unfused and fused, without and with dropout, step by step in turn.
+
+    All see the same text. ``progress()`` is called after each step of each.
+    """
+    runs = [Run(rate, fused, steps) for rate in (0.0, p) for fused in (False, True)]
+    training, validation = read_modules(TRAINING_MODULES), read_modules(VALIDATION_MODULES)
+    generator = torch.Generator().manual_seed(1)
+    held_out = [batch_of(validation, generator) for _ in range(8)]
+    for step in range(steps):
+        text = batch_of(training, generator)
+        for run in runs:
+            run.step(text)
+            progress()
+        if (step + 1) % validate_every == 0 or step + 1 == steps:
+            for run in runs:
+                run.validate(held_out)
+    memory = {run.name: run.activation_bytes(text) for run in runs}
+    return runs, memory, (len(training), len(validation))
