@@ -9,13 +9,15 @@ CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_kernels.py test_modules.py test_bias_gradient.py
 
-.PHONY: help demo test test-full bench bench-quick lint format build mutants archive clean \
+.PHONY: help demo example-lm test test-full bench bench-quick bench-step lint format build mutants archive clean \
     cuda-check cuda-sanitize cuda-build gpu-report
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
+	@echo "make example-lm train a character-level language model, fused against unfused"
 	@echo "make test       all tests but the longest (make test-full: those too)"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
+	@echo "make bench-step whole training steps of transformer blocks"
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
 	@echo "make archive    build the source archive, and the package from it"
@@ -46,6 +48,11 @@ mutants: $(VENV)/ready
 demo: build
 	$(RUN) -m examples.digits --out demo_output
 
+# LM_STEPS=40 is a quick run.
+LM_STEPS ?= 350
+example-lm: build
+	$(RUN) -m examples.lm --out demo_output --steps $(LM_STEPS)
+
 test: build mutants
 	$(RUN) -m pytest
 
@@ -62,6 +69,9 @@ bench: build
 
 bench-quick: build
 	$(RUN) -m benchmarks --device cpu --quick
+
+bench-step: build
+	$(RUN) -m benchmarks.training_step
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .

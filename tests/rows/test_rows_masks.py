@@ -64,6 +64,15 @@ def test_the_contract(shape, dtype, capability, threads):
         assert (backward == expected).double().mean() > 0.99
 
 
+@pytest.mark.parametrize("shape", [(1000, 1100), (30, 40000), (50000, 24)], ids=str)
+def test_many_elements(shape):
+    """Enough of them that some draws lie on the threshold, and that a period would show."""
+    expected = reference.dropout_mask(shape, P, STATE)
+    x = torch.empty(shape)
+    for found in (*norm_masks(x, prenorm=True), *glu_masks(x)):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("shared", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)], ids=str)
 def test_shared_dimensions(shared, capability):
     x = torch.empty(5, 6, 70)
