@@ -17,7 +17,7 @@ NOTICED_BY = {
     "unmasked_bias_gradient": ("test_bias_gradient.py", "rows/test_rows_sums.py"),
     "periodic_mask": ("test_mask.py", "rows/test_rows_masks.py"),
     "repeated_state": ("test_statistics.py", "rows/test_rows_masks.py"),
-    "nominal_scale": ("test_statistics.py", "rows/test_rows_values.py"),
+    "nominal_scale": ("test_statistics.py", "rows/test_rows_modules.py"),
     "inclusive_threshold": ("test_mask.py", "rows/test_rows_masks.py"),
     "other_backward_mask": ("test_mask.py", "rows/test_rows_masks.py"),
     "leaking_zero": ("test_nonfinite.py", "rows/test_rows_statistics.py"),

@@ -95,6 +95,7 @@ struct BranchArgs {
   MaskRule mask;
   double scale, shift, fill;
   double parameter;
+  bool stream = false;
 };
 
 struct NormArgs {

@@ -211,7 +211,9 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.weight = vectors.weight.const_data_ptr();
   args.centered = centered;
   args.eps = settings.eps;
-  args.stream = dresidual.exceeds_cache();
+  // Measured: it saves a sixth in fp32, and nothing in 16 bits, which are bound by arithmetic.
+  args.stream = types.x == at::kFloat && dresidual.exceeds_cache();
+  args.branch.stream = types.x == at::kFloat && dx.exceeds_cache();
   args.dy = dy.const_data_ptr();
   args.dh = data_of(dh);
   args.h = data_of(h);

@@ -43,6 +43,7 @@ void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
   C* columns = static_cast<C*>(sums);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
+  const bool streaming = args.stream && is_register_aligned(target);
   for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
     V value(C(0));
     if constexpr (!Function::kIdentity) {
@@ -51,7 +52,7 @@ void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
     const V dy = load_register(upstream + i);
     const V result =
         backward_element<Function>(dy, value, keep_of<V>(draws + i, keep_count), scale, parameter);
-    if (target) store_some(target + i, result, some);
+    if (target) store_some(target + i, result, some, streaming);
     if (columns) {
       const V term = mutated(Mutation::kUnmaskedBiasGradient) ? dy * scale : result;
       store_some(columns + i, load_register(columns + i) + term, some);
