@@ -46,8 +46,8 @@ def dropout_add_layer_norm(
     Each row is read once; its statistics are computed in two passes over what was read, in fp32
     (fp64 for float64), of ``h`` as it is returned, or else before any rounding. Backward is one
     pass as well, the gradients of the vectors included: they accumulate in fp32 in a fixed order
-    and have the same bits on every run. Kept for it are ``h`` if it is returned and else ``x`` and ``residual``, two
-    numbers a row and 16 bytes; an activation or a layer scale keeps ``x`` too.
+    and have the same bits on every run. Kept for it are ``h`` if it is returned and else ``x`` and
+    ``residual``, two numbers a row and 16 bytes; an activation or a layer scale keeps ``x`` too.
 
     Args:
         x: the branch, shape (..., n); float32, float64, float16 or bfloat16.
