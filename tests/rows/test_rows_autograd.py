@@ -257,3 +257,15 @@ def test_replay_and_other_devices():
         ):
             torch.testing.assert_close(one[0], other)
     assert fd.new_rng_state().shape == (2,)
+
+
+@every_call
+def test_an_expanded_gradient(name):
+    """As that of a sum: one number, with strides of zero."""
+    tensors = tensors_of(name, (6, 33), torch.float64)
+    results = ours(name, tensors)
+    expanded = [torch.ones((), dtype=one.dtype).expand(one.shape) for one in results]
+    whole = [dy.clone(memory_format=torch.contiguous_format) for dy in expanded]
+    expected = gradients_of(results, tensors, whole)
+    for key, gradient in gradients_of(results, tensors, expanded).items():
+        assert torch.equal(gradient, expected[key]), key
