@@ -40,9 +40,6 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
   if (dy.defined()) {
     if (needs_x || needs_bias) {
       const auto tensors = ctx->get_saved_variables();
-      const auto optional = [](const Tensor& tensor) {
-        return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-      };
       const Gradient gradient{
           state.from_output, state.strides, state.dtype, state.bias_dtype, {needs_x, needs_bias}};
       Options options = state.call.options();

@@ -15,6 +15,11 @@ inline bool inside_transform() {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
 }
 
+// What autograd has saved, of which an undefined tensor stands for none.
+inline OptionalTensor optional(const Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
 inline bool requires_grad(const OptionalTensor& tensor) {
   return tensor && tensor->requires_grad();
 }

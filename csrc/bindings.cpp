@@ -31,6 +31,13 @@ bool is_plain_call(const Tensor& x) {
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
+// The state of a call that draws and computes by two operators.
+OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
+                        const OptionalTensor& rng_state) {
+  if (!needs_state(call, x)) return {};
+  return rng_state ? rng_state : call_draw(x, {}, generator);
+}
+
 Tensor bias_act_dropout(const std::string& function, const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& residual, double p, std::string_view activation,
                         bool training, int64_t bias_dim, std::optional<double> negative_slope,
@@ -40,12 +47,10 @@ Tensor bias_act_dropout(const std::string& function, const Tensor& x, const Opti
   const Options options{
       p, {}, activation, negative_slope, alpha, bias_dim, mode, training, shared_dims, {}, 0};
   const Resolved call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
-  if (!needs_state(call, x)) return call_forward(x, bias, residual, {}, options);
-  if (rng_state) return call_forward(x, bias, residual, rng_state, options);
-  if (is_plain_call(x)) {
+  if (needs_state(call, x) && !rng_state && is_plain_call(x)) {
     return std::get<0>(call_draw_forward(x, bias, residual, generator, options));
   }
-  return call_forward(x, bias, residual, call_draw(x, {}, generator), options);
+  return call_forward(x, bias, residual, state_of(call, x, generator, rng_state), options);
 }
 
 // The checks alone, for calls that reach the operator through torch.ops.
@@ -83,23 +88,12 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
                 const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options = inplace_options(p, training, shared_dims, mode);
   const Resolved call = check_(function, x, options, rng_state);
-  if (!needs_state(call, x)) {
-    call_inplace(x, {}, options);
-  } else if (rng_state) {
-    call_inplace(x, rng_state, options);
-  } else if (is_plain_call(x)) {
+  if (needs_state(call, x) && !rng_state && is_plain_call(x)) {
     call_draw_inplace(x, generator, options);
   } else {
-    call_inplace(x, call_draw(x, {}, generator), options);
+    call_inplace(x, state_of(call, x, generator, rng_state), options);
   }
   return x;
-}
-
-// The state of a call that draws and computes by two operators.
-OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
-                        const OptionalTensor& rng_state) {
-  if (!needs_state(call, x)) return {};
-  return rng_state ? rng_state : call_draw(x, {}, generator);
 }
 
 Options row_options(double p, std::string_view activation, bool training,

@@ -121,9 +121,6 @@ struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
     const auto capsule = ctx->saved_data["call"].toCapsule();
     const auto& state = *static_cast<const SavedCall*>(capsule.get());
     const auto saved = ctx->get_saved_variables();
-    const auto optional = [](const Tensor& tensor) {
-      return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-    };
     const bool needs_x = ctx->needs_input_grad(0);
     const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(1);
     Options options = state.call.options();

@@ -100,9 +100,9 @@ ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Sa
                             const Options& options, const Gradient& gradient) {
   constexpr auto kFunction = "dropout_add_norm_backward";
   ResolvedNorm call{check_arguments(kFunction, dy, saved.bias, saved.h, rng_state, options)};
-  for (const OptionalTensor& tensor : {dh, saved.x, saved.residual}) {
-    check_arguments(kFunction, dy, {}, tensor, {}, options);
-  }
+  check_like(kFunction, "dh", dh, dy);
+  check_like(kFunction, "input", saved.x, dy);
+  check_like(kFunction, "residual", saved.residual, dy);
   call.kind = resolve_kind(kFunction, settings.kind);
   check_eps(kFunction, settings.eps);
   check_row_scale(kFunction, saved.row_scale, dy);

@@ -14,9 +14,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-OptionalTensor optional(const Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
 std::optional<at::ScalarType> dtype_of(const OptionalTensor& tensor) {
   return tensor ? std::optional(tensor->scalar_type()) : std::nullopt;
 }

@@ -83,6 +83,18 @@ void check_row_vector(const char* function, const char* argument, const Optional
                   " along dimension -1");
 }
 
+void check_like(const char* function, const char* argument, const OptionalTensor& operand,
+                const Tensor& x) {
+  if (!operand) return;
+  check_operand(function, argument, *operand, x);
+  TORCH_CHECK(operand->dim() == x.dim(), function, ": ", argument, " has ", operand->dim(),
+              " dimensions, but x has ", x.dim());
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    TORCH_SYM_CHECK(operand->sym_size(dim).sym_eq(x.sym_size(dim)), function, ": ", argument,
+                    " has shape ", operand->sym_sizes(), ", but x has ", x.sym_sizes());
+  }
+}
+
 bool has_no_wrapper(const Tensor& tensor) {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet kWrappers{DispatchKey::Python, DispatchKey::FuncTorchBatched,
@@ -172,16 +184,7 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
                     bias->sym_size(0), " elements, but x has ", x.sym_size(call.bias_dim),
                     " along dimension ", options.bias_dim);
   }
-  if (residual) {
-    check_operand(function, "residual", *residual, x);
-    TORCH_CHECK(residual->dim() == x.dim(), function, ": residual has ", residual->dim(),
-                " dimensions, but x has ", x.dim());
-    for (int64_t dim = 0; dim < x.dim(); ++dim) {
-      TORCH_SYM_CHECK(residual->sym_size(dim).sym_eq(x.sym_size(dim)), function,
-                      ": residual has shape ", residual->sym_sizes(), ", but x has ",
-                      x.sym_sizes());
-    }
-  }
+  check_like(function, "residual", residual, x);
   if (rng_state) check_rng_state(function, *rng_state, x.device());
 
   call.shared_dims.reserve(options.shared_dims.size());

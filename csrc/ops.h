@@ -72,7 +72,10 @@ bool is_supported(at::ScalarType dtype);
 // Dtype and device.
 void check_operand(const char* function, const char* argument, const Tensor& operand,
                    const Tensor& x);
-// A vector along the last dimension of x besides that.
+// Besides that, x's shape.
+void check_like(const char* function, const char* argument, const OptionalTensor& operand,
+                const Tensor& x);
+// Besides that, a vector along the last dimension of x.
 void check_row_vector(const char* function, const char* argument, const OptionalTensor& vector,
                       const Tensor& x);
 void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides);

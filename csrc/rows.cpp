@@ -34,11 +34,8 @@ RowLayout::RowLayout(const Resolved& call, at::IntArrayRef tensor_sizes,
       strides(row_strides(tensor_sizes, tensor_strides)),
       rows(c10::multiply_integers(tensor_sizes.slice(0, tensor_sizes.size() - 1))),
       width(tensor_sizes.back()),
+      is_direct(lies_in_rows(tensor_sizes, tensor_strides)),
       mask(mask_in(call, tensor_sizes, tensor_strides)) {}
-
-bool RowLayout::has_strides(at::IntArrayRef tensor_strides) const {
-  return lies_in_rows(sizes, tensor_strides);
-}
 
 std::vector<int64_t> RowLayout::strides_of(int64_t copies) const {
   std::vector<int64_t> result = strides;

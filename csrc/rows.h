@@ -11,8 +11,6 @@ struct RowLayout {
   // Of a dense tensor with these sizes and strides.
   RowLayout(const Resolved& call, at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides);
 
-  // Whether a tensor with these strides lies as kernels see it.
-  bool has_strides(at::IntArrayRef tensor_strides) const;
   // The strides of a tensor with rows of `copies` times the length, and of one number a row.
   std::vector<int64_t> strides_of(int64_t copies) const;
   std::vector<int64_t> strides_without_rows() const;
@@ -20,6 +18,7 @@ struct RowLayout {
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
   int64_t rows, width;
+  bool is_direct;  // the tensor lies as kernels see it
   MaskLayout mask;
 };
 

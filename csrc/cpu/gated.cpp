@@ -9,7 +9,7 @@
 #include "../rows.h"
 #include "capability.h"
 #include "column_sums.h"
-#include "large_memory.h"
+#include "row_output.h"
 #include "rules.h"
 
 namespace fused_dropout::cpu {
@@ -45,23 +45,19 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   const DropConstants constants = call.constants();
   const PhiloxState state = state_for(call, rng_state, constants, x_any);
   const Output output(x_any, dense_strides(x_any));
-  const Tensor y = empty_large(output.sizes, output.strides, x_any.options());
-  if (y.numel() == 0) return y;
-  if (constants.keep_count == 0) return y.zero_();
-
   const RowLayout layout(call, output.sizes, output.strides);
+  const RowOutput y(true, layout, 1, output.strides, x_any.scalar_type());
+  if (x_any.numel() == 0 || constants.keep_count == 0) return y.zeros();
+
   const Tensor x = in_layout(x_any, layout.strides_of(2), x_any.scalar_type());
-  const bool direct = layout.has_strides(output.strides);
-  const Tensor rows = direct ? y : empty_large(layout.sizes, layout.strides, y.options());
   const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic_of(x.scalar_type()));
-  GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
-                        rows.mutable_data_ptr()};
-  args.stream = exceeds_cache(y.nbytes());
+  GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first), y.data()};
+  args.stream = y.exceeds_cache();
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
                layout.rows, layout.width, /*cuts_columns=*/true);
-  return direct ? y : y.copy_(rows);
+  return y.finish();
 }
 
 Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
@@ -74,25 +70,21 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
   const auto [need_dx, need_dbias] = gradient.output_mask;
   const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
-  Tensor dx = at::empty({0}, x_any.options());
-  Tensor dbias = at::empty({0}, x_any.options().dtype(gradient.bias_dtype));
-  if (need_dx) dx = empty_large(x_any.sizes(), x_strides, x_any.options());
-  if (x_any.numel() == 0 || constants.keep_count == 0) {
-    if (need_dbias) dbias = at::zeros({x_any.size(-1)}, dbias.options());
-    return {dx.zero_(), dbias};
-  }
-
   const Output output(x_any, x_strides);
   const RowLayout layout(call, output.sizes, output.strides);
-  const auto strides = layout.strides_of(2);
+  const RowOutput dx(need_dx, layout, 2, x_strides, x_any.scalar_type());
+  Tensor dbias = at::empty({0}, x_any.options().dtype(gradient.bias_dtype));
+  if (x_any.numel() == 0 || constants.keep_count == 0) {
+    if (need_dbias) dbias = at::zeros({x_any.size(-1)}, dbias.options());
+    return {dx.zeros(), dbias};
+  }
+
   const at::ScalarType dtype = x_any.scalar_type(), arithmetic = arithmetic_of(dtype);
-  const Tensor x = in_layout(x_any, strides, dtype);
+  const Tensor x = in_layout(x_any, layout.strides_of(2), dtype);
   const Tensor dy = in_layout(dy_any, layout.strides, dtype);
-  const bool direct = layout.has_strides(output.strides);
-  const Tensor rows = direct || !need_dx ? dx : empty_large(x.sizes(), strides, x.options());
   const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic);
   const GatedBackwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
-                               dy.const_data_ptr(), need_dx ? rows.mutable_data_ptr() : nullptr};
+                               dy.const_data_ptr(), dx.data()};
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = row_kernels(storage).gated_backward(storage, call.activation);
   const RowTask task = [&](void* const* sums, const RowRange& range, void*) {
@@ -109,8 +101,7 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   } else {
     for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/true);
   }
-  if (need_dx && !direct) dx.copy_(rows);
-  return {dx, dbias};
+  return {dx.finish(), dbias};
 }
 
 }  // namespace

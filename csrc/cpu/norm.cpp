@@ -10,6 +10,7 @@
 #include "capability.h"
 #include "column_sums.h"
 #include "large_memory.h"
+#include "row_output.h"
 #include "rules.h"
 
 namespace fused_dropout::cpu {
@@ -68,29 +69,6 @@ struct Vectors {
   }
 };
 
-// Tensors that a kernel writes in rows, and that go where they belong afterwards.
-class RowOutput {
- public:
-  RowOutput(bool wanted, const RowLayout& layout, at::IntArrayRef strides, at::ScalarType dtype)
-      : layout_(layout) {
-    const auto options = at::TensorOptions().dtype(dtype);
-    result_ = wanted ? empty_large(layout.sizes, strides, options) : at::empty({0}, options);
-    rows_ = !wanted || layout.has_strides(strides)
-                ? result_
-                : empty_large(layout.sizes, layout.strides, options);
-    data_ = wanted ? rows_.mutable_data_ptr() : nullptr;
-  }
-  void* data() const { return data_; }
-  bool exceeds_cache() const { return cpu::exceeds_cache(result_.nbytes()); }
-  Tensor finish() const { return rows_.is_same(result_) ? result_ : result_.copy_(rows_); }
-  Tensor zeros() const { return result_.zero_(); }
-
- private:
-  const RowLayout& layout_;
-  Tensor result_, rows_;
-  void* data_;
-};
-
 const void* data_of(const Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr() : nullptr;
 }
@@ -110,8 +88,8 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
   const Types types(x_any.scalar_type(), call.h_dtype, call.y_dtype);
   const bool centered = call.kind == Kind::kLayer;
 
-  const RowOutput y(true, layout, strides, types.y);
-  const RowOutput h(settings.prenorm, layout, strides, types.h);
+  const RowOutput y(true, layout, 1, strides, types.y);
+  const RowOutput h(settings.prenorm, layout, 1, strides, types.h);
   const Tensor statistics =
       at::empty({centered ? 2 : 1, layout.rows}, x_any.options().dtype(types.arithmetic()));
   if (x_any.numel() == 0) {
@@ -169,8 +147,8 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   const at::ScalarType given = arithmetic_of(gradient.dtype);
   const auto& wanted = gradient.output_mask;
 
-  const RowOutput dx(wanted[norm::kDx], layout, strides, types.x);
-  const RowOutput dresidual(wanted[norm::kDresidual], layout, strides, types.h);
+  const RowOutput dx(wanted[norm::kDx], layout, 1, strides, types.x);
+  const RowOutput dresidual(wanted[norm::kDresidual], layout, 1, strides, types.h);
   // The vectors in the order of the results, and where a kernel finds each of them.
   constexpr norm::Output kVectors[] = {norm::kDbias, norm::kDlayerScale, norm::kDweight,
                                        norm::kDnormBias};

@@ -80,6 +80,24 @@ def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None):
     return shared
 
 
+def row_options(p, activation, training, negative_slope, alpha, shared_dims, mode):
+    """The options of an operator that works along the last dimension, in the order of its schema.
+
+    The mask has its usual place: no strides, no offset.
+    """
+    return (
+        *probability_arguments(p),
+        activation,
+        negative_slope,
+        alpha,
+        mode,
+        training,
+        list(shared_dims),
+        None,
+        0,
+    )
+
+
 def state_for(function, x, p, training, generator, rng_state):
     """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
     if not training:

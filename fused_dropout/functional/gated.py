@@ -6,7 +6,7 @@ from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     is_plain,
     probability,
-    probability_arguments,
+    row_options,
     shared_dims_of,
     state_for,
 )
@@ -85,13 +85,5 @@ def bias_glu_dropout(
         bias,
         state_for(function, x, p, training, generator, rng_state),
         gate_first,
-        *probability_arguments(p),
-        activation,
-        negative_slope,
-        alpha,
-        mode,
-        training,
-        list(shared_dims),
-        None,
-        0,
+        *row_options(p, activation, training, *options),
     )

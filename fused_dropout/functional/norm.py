@@ -6,7 +6,7 @@ from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     is_plain,
     probability,
-    probability_arguments,
+    row_options,
     shared_dims_of,
     state_for,
 )
@@ -175,8 +175,7 @@ def _apply(
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
     p = probability(p)
-    if noise_shape is not None:
-        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
     settings = (norm, eps, prenorm)
     options = (negative_slope, alpha, shared_dims, mode)
     if is_plain(*tensors):
@@ -199,14 +198,6 @@ def _apply(
         *tensors,
         state_for(function, x, p, training, generator, rng_state),
         *settings,
-        *probability_arguments(p),
-        activation,
-        negative_slope,
-        alpha,
-        mode,
-        training,
-        list(shared_dims),
-        None,
-        0,
+        *row_options(p, activation, training, *options),
     )
     return (y, h) if prenorm else y

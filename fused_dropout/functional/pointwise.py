@@ -244,8 +244,7 @@ def _apply(
     generator=None,
     rng_state=None,
 ):
-    if noise_shape is not None:
-        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
     if is_plain(x, bias, residual):
         return _C.bias_act_dropout(
             function,
