@@ -49,6 +49,10 @@ std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides) {
   return strides;
 }
 
+Output::Output(const Tensor& x, at::IntArrayRef x_strides)
+    : sizes(C10_AS_INTARRAYREF_SLOW(sizes_of(x.sym_sizes())).vec()),
+      strides(C10_AS_INTARRAYREF_SLOW(strides_of(c10::fromIntArrayRefSlow(x_strides))).vec()) {}
+
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& o) {
   static const auto op = c10::Dispatcher::singleton()

@@ -22,6 +22,12 @@ Resolved check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor&
 std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes);
 std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides);
 
+// The same in numbers, for kernels.
+struct Output {
+  Output(const Tensor& x, at::IntArrayRef x_strides);
+  std::vector<int64_t> sizes, strides;
+};
+
 // Calls through the dispatcher.
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& options);

@@ -29,6 +29,19 @@ struct ResolvedNorm : Resolved {
   at::ScalarType h_dtype, y_dtype;
 };
 
+// The types that kernels know: x's, and fp32 for the stream beside 16 bits. A wider stream widens
+// x.
+struct Types {
+  at::ScalarType x, h, y;
+  Types(at::ScalarType x_type, at::ScalarType h_type, at::ScalarType y_type)
+      : x(h_type == x_type || h_type == at::kFloat ? x_type : h_type),
+        h(h_type),
+        y(y_type == x_type ? x : h) {}
+  at::ScalarType arithmetic() const { return arithmetic_of(x); }
+  bool wide_h() const { return h != x; }
+  bool wide_y() const { return y != x; }
+};
+
 // y; h, of no elements unless prenorm; the statistics of each row in the order of a dense x: the
 // mean (LayerNorm only) and the reciprocal of the standard deviation.
 using Results = std::tuple<Tensor, Tensor, Tensor>;
@@ -52,6 +65,10 @@ struct Gradient {
   at::ScalarType dtype;        // of x
   at::ScalarType h_dtype;      // of the residual's gradient
   std::array<bool, kOutputs> output_mask;
+
+  Types types(at::ScalarType dy_dtype) const {
+    return {dtype, h_dtype, dy_dtype == dtype ? dtype : h_dtype};
+  }
 };
 // The gradients of vectors along rows are in the dtype that is computed in.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

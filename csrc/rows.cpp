@@ -1,5 +1,6 @@
 #include "rows.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/util/strides.h>
 
 namespace fused_dropout {
@@ -47,6 +48,19 @@ std::vector<int64_t> RowLayout::strides_without_rows() const {
   std::vector<int64_t> result(strides.begin(), strides.end() - 1);
   for (int64_t& stride : result) stride /= width;
   return result;
+}
+
+RowOutput::RowOutput(bool wanted, const RowLayout& layout, int64_t copies, at::IntArrayRef strides,
+                     at::TensorOptions options, Allocate allocate) {
+  if (!wanted) {
+    result_ = rows_ = at::empty({0}, options);
+    return;
+  }
+  std::vector<int64_t> sizes = layout.sizes;
+  sizes.back() *= copies;
+  result_ = allocate(sizes, strides, options);
+  rows_ = layout.is_direct ? result_ : allocate(sizes, layout.strides_of(copies), options);
+  data_ = rows_.mutable_data_ptr();
 }
 
 }  // namespace fused_dropout

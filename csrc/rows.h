@@ -22,4 +22,25 @@ struct RowLayout {
   MaskLayout mask;
 };
 
+// A tensor that a kernel writes in rows, and that goes where it belongs afterwards.
+class RowOutput {
+ public:
+  using Allocate = Tensor (*)(at::IntArrayRef sizes, at::IntArrayRef strides,
+                              at::TensorOptions options);
+
+  // Of these dense strides, with rows of `copies` times the layout's width; of no elements where it
+  // is not wanted.
+  RowOutput(bool wanted, const RowLayout& layout, int64_t copies, at::IntArrayRef strides,
+            at::TensorOptions options, Allocate allocate);
+
+  void* data() const { return data_; }  // null where it is not wanted
+  size_t nbytes() const { return result_.nbytes(); }
+  Tensor finish() const { return rows_.is_same(result_) ? result_ : result_.copy_(rows_); }
+  Tensor zeros() const { return result_.zero_(); }
+
+ private:
+  Tensor result_, rows_;
+  void* data_ = nullptr;
+};
+
 }  // namespace fused_dropout

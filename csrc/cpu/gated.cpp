@@ -9,21 +9,11 @@
 #include "../rows.h"
 #include "capability.h"
 #include "column_sums.h"
-#include "row_output.h"
+#include "large_memory.h"
 #include "rules.h"
 
 namespace fused_dropout::cpu {
 namespace {
-
-// y of an x with these dense strides.
-struct Output {
-  std::vector<int64_t> sizes, strides;
-  Output(const Tensor& x, at::IntArrayRef x_strides)
-      : sizes(C10_AS_INTARRAYREF_SLOW(gated::sizes_of(x.sym_sizes())).vec()),
-        strides(
-            C10_AS_INTARRAYREF_SLOW(gated::strides_of(c10::fromIntArrayRefSlow(x_strides))).vec()) {
-  }
-};
 
 GatedArgs arguments(const Resolved& call, const DropConstants& constants, const PhiloxState& state,
                     const RowLayout& layout, const Tensor& x, const Tensor& bias, bool gate_first) {
@@ -44,15 +34,15 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   const Resolved call = gated::check("bias_glu_dropout", x_any, bias_any, rng_state, options);
   const DropConstants constants = call.constants();
   const PhiloxState state = state_for(call, rng_state, constants, x_any);
-  const Output output(x_any, dense_strides(x_any));
+  const gated::Output output(x_any, dense_strides(x_any));
   const RowLayout layout(call, output.sizes, output.strides);
-  const RowOutput y(true, layout, 1, output.strides, x_any.scalar_type());
+  const RowOutput y(true, layout, 1, output.strides, x_any.options(), empty_large);
   if (x_any.numel() == 0 || constants.keep_count == 0) return y.zeros();
 
   const Tensor x = in_layout(x_any, layout.strides_of(2), x_any.scalar_type());
   const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic_of(x.scalar_type()));
   GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first), y.data()};
-  args.stream = y.exceeds_cache();
+  args.stream = exceeds_cache(y.nbytes());
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
@@ -70,9 +60,9 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
   const auto [need_dx, need_dbias] = gradient.output_mask;
   const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
-  const Output output(x_any, x_strides);
+  const gated::Output output(x_any, x_strides);
   const RowLayout layout(call, output.sizes, output.strides);
-  const RowOutput dx(need_dx, layout, 2, x_strides, x_any.scalar_type());
+  const RowOutput dx(need_dx, layout, 2, x_strides, x_any.options(), empty_large);
   Tensor dbias = at::empty({0}, x_any.options().dtype(gradient.bias_dtype));
   if (x_any.numel() == 0 || constants.keep_count == 0) {
     if (need_dbias) dbias = at::zeros({x_any.size(-1)}, dbias.options());

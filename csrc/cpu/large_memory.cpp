@@ -28,8 +28,7 @@ at::Tensor advise(at::Tensor tensor) {
 
 }  // namespace
 
-at::Tensor empty_large(at::IntArrayRef sizes, at::IntArrayRef strides,
-                       const at::TensorOptions& options) {
+at::Tensor empty_large(at::IntArrayRef sizes, at::IntArrayRef strides, at::TensorOptions options) {
   return advise(at::empty_strided(sizes, strides, options));
 }
 

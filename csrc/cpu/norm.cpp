@@ -10,7 +10,6 @@
 #include "capability.h"
 #include "column_sums.h"
 #include "large_memory.h"
-#include "row_output.h"
 #include "rules.h"
 
 namespace fused_dropout::cpu {
@@ -22,19 +21,7 @@ using norm::Operands;
 using norm::ResolvedNorm;
 using norm::Saved;
 using norm::Settings;
-
-// The types that kernels know: x's, and fp32 for the stream beside 16 bits. A wider stream widens
-// x.
-struct Types {
-  at::ScalarType x, h, y;
-  Types(at::ScalarType x_type, at::ScalarType h_type, at::ScalarType y_type)
-      : x(h_type == x_type || h_type == at::kFloat ? x_type : h_type), h(h_type) {
-    y = y_type == x_type ? x : h;
-  }
-  at::ScalarType arithmetic() const { return arithmetic_of(x); }
-  bool wide_h() const { return h != x; }
-  bool wide_y() const { return y != x; }
-};
+using norm::Types;
 
 // The vectors along rows, and the branch that they and x make.
 struct Vectors {
@@ -88,8 +75,9 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
   const Types types(x_any.scalar_type(), call.h_dtype, call.y_dtype);
   const bool centered = call.kind == Kind::kLayer;
 
-  const RowOutput y(true, layout, 1, strides, types.y);
-  const RowOutput h(settings.prenorm, layout, 1, strides, types.h);
+  const RowOutput y(true, layout, 1, strides, x_any.options().dtype(types.y), empty_large);
+  const RowOutput h(settings.prenorm, layout, 1, strides, x_any.options().dtype(types.h),
+                    empty_large);
   const Tensor statistics =
       at::empty({centered ? 2 : 1, layout.rows}, x_any.options().dtype(types.arithmetic()));
   if (x_any.numel() == 0) {
@@ -110,7 +98,7 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
   args.weight = vectors.weight.const_data_ptr();
   args.centered = centered;
   args.eps = settings.eps;
-  args.stream = y.exceeds_cache();
+  args.stream = exceeds_cache(y.nbytes());
   args.residual = data_of(residual);
   args.norm_bias = vectors.norm_bias.const_data_ptr();
   args.y = y.data();
@@ -141,14 +129,14 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const RowLayout layout(call, dy_any.sizes(), strides);
-  const at::ScalarType y_dtype =
-      dy_any.scalar_type() == gradient.dtype ? gradient.dtype : gradient.h_dtype;
-  const Types types(gradient.dtype, gradient.h_dtype, y_dtype);
+  const Types types = gradient.types(dy_any.scalar_type());
   const at::ScalarType given = arithmetic_of(gradient.dtype);
   const auto& wanted = gradient.output_mask;
 
-  const RowOutput dx(wanted[norm::kDx], layout, 1, strides, types.x);
-  const RowOutput dresidual(wanted[norm::kDresidual], layout, 1, strides, types.h);
+  const RowOutput dx(wanted[norm::kDx], layout, 1, strides, dy_any.options().dtype(types.x),
+                     empty_large);
+  const RowOutput dresidual(wanted[norm::kDresidual], layout, 1, strides,
+                            dy_any.options().dtype(types.h), empty_large);
   // The vectors in the order of the results, and where a kernel finds each of them.
   constexpr norm::Output kVectors[] = {norm::kDbias, norm::kDlayerScale, norm::kDweight,
                                        norm::kDnormBias};
@@ -190,8 +178,8 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.centered = centered;
   args.eps = settings.eps;
   // Measured: it saves a sixth in fp32, and nothing in 16 bits, which are bound by arithmetic.
-  args.stream = types.x == at::kFloat && dresidual.exceeds_cache();
-  args.branch.stream = types.x == at::kFloat && dx.exceeds_cache();
+  args.stream = types.x == at::kFloat && exceeds_cache(dresidual.nbytes());
+  args.branch.stream = types.x == at::kFloat && exceeds_cache(dx.nbytes());
   args.dy = dy.const_data_ptr();
   args.dh = data_of(dh);
   args.h = data_of(h);

@@ -64,6 +64,14 @@ FD_HD void narrow(float value, Half& target) {
 #endif
 }
 
+// As it comes back from memory.
+template <class T, class C>
+FD_HD C rounded(C value) {
+  T stored;
+  narrow(value, stored);
+  return widen(stored);
+}
+
 // Two neighbours in one 32-bit word, the first in the low half.
 FD_HD void widen_pair(uint32_t word, const BFloat16*, float& first, float& second) {
   first = float_from_bits(word << 16);

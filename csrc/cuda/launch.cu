@@ -1,7 +1,14 @@
 // The launch functions: storage types to template arguments, and how memory is cut.
+#include "launch.cuh"
+
 #include <numeric>
 
-#include "launch.cuh"
+#include "gated.h"
+#include "mask.cuh"
+#include "norm.h"
+#include "pointwise.h"
+#include "sums.cuh"
+#include "team.cuh"
 
 namespace fused_dropout::cuda {
 
@@ -23,79 +30,128 @@ Layout layout_for(int64_t numel, int64_t channels, int64_t inner) {
 
 int64_t partial_rows(const Layout& layout) { return row_blocks(layout, backward_grid(layout)); }
 
-void launch_forward(const ForwardArgs& args, Storage storage, bool wide_y, int activation,
-                    Stream stream) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return forward_of<float, float>(args, activation, stream);
-    case Storage::kFloat64:
-      return forward_of<double, double>(args, activation, stream);
-    case Storage::kFloat16:
-      return wide_y ? forward_of<Half, float>(args, activation, stream)
-                    : forward_of<Half, Half>(args, activation, stream);
-    case Storage::kBFloat16:
-      return wide_y ? forward_of<BFloat16, float>(args, activation, stream)
-                    : forward_of<BFloat16, BFloat16>(args, activation, stream);
-  }
-}
-
-void launch_backward(const BackwardArgs& args, Storage storage, bool wide_dy, int activation,
-                     Stream stream) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return backward_of<float, float>(args, activation, stream);
-    case Storage::kFloat64:
-      return backward_of<double, double>(args, activation, stream);
-    case Storage::kFloat16:
-      return wide_dy ? backward_of<Half, float>(args, activation, stream)
-                     : backward_of<Half, Half>(args, activation, stream);
-    case Storage::kBFloat16:
-      return wide_dy ? backward_of<BFloat16, float>(args, activation, stream)
-                     : backward_of<BFloat16, BFloat16>(args, activation, stream);
-  }
-}
-
 namespace {
 
-template <class C, class T>
-void sum_into(const void* partials, const Layout& layout, void* dbias, Stream stream) {
-  // Channels side by side share a read; a channel of many neighbours fills one by itself.
-  const int width = layout.inner >= 32 ? 1 : 8;
-  const int64_t copies = partial_rows(layout) * (layout.period / (layout.channels * layout.inner));
-  FD_LAUNCH((bias_sum_kernel<C, T>), divide_up(layout.channels, width), kThreads, stream,
-            static_cast<const C*>(partials), layout, copies, width, static_cast<T*>(dbias));
-}
-
-template <class C>
-void sum_from(const void* partials, const Layout& layout, void* dbias, Storage storage,
-              Stream stream) {
+// Calls visit with an element of the storage type, for its type alone.
+template <class Visit>
+void with_type(Storage storage, Visit visit) {
   switch (storage) {
     case Storage::kFloat32:
-      return sum_into<C, float>(partials, layout, dbias, stream);
+      return visit(float());
     case Storage::kFloat64:
-      return sum_into<C, double>(partials, layout, dbias, stream);
+      return visit(double());
     case Storage::kFloat16:
-      return sum_into<C, Half>(partials, layout, dbias, stream);
+      return visit(Half());
     case Storage::kBFloat16:
-      return sum_into<C, BFloat16>(partials, layout, dbias, stream);
+      return visit(BFloat16());
   }
 }
+
+template <class T>
+constexpr bool kIsHalf = sizeof(T) == 2;
 
 }  // namespace
 
-void launch_bias_sum(const void* partials, const Layout& layout, bool fp64_partials, void* dbias,
-                     Storage storage, Stream stream) {
-  if (fp64_partials) {
-    sum_from<double>(partials, layout, dbias, storage, stream);
-  } else {
-    sum_from<float>(partials, layout, dbias, storage, stream);
-  }
+void launch_pointwise_forward(const PointwiseForwardArgs& args, Storage storage, bool wide_y,
+                              int activation, Stream stream) {
+  with_type(storage, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (wide_y) return pointwise_forward_of<T, float>(args, activation, stream);
+    }
+    pointwise_forward_of<T, T>(args, activation, stream);
+  });
+}
+
+void launch_pointwise_backward(const PointwiseBackwardArgs& args, Storage storage, bool wide_dy,
+                               int activation, Stream stream) {
+  with_type(storage, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (wide_dy) return pointwise_backward_of<T, float>(args, activation, stream);
+    }
+    pointwise_backward_of<T, T>(args, activation, stream);
+  });
+}
+
+void launch_gated_forward(const GatedForwardArgs& args, Storage storage, int activation,
+                          Stream stream) {
+  with_type(storage,
+            [&](auto element) { gated_forward_of<decltype(element)>(args, activation, stream); });
+}
+
+void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int activation,
+                           Stream stream) {
+  with_type(storage,
+            [&](auto element) { gated_backward_of<decltype(element)>(args, activation, stream); });
+}
+
+int64_t norm_partial_rows(int64_t rows, int width) {
+  return norm_grid(rows, width, /*sums=*/true).blocks;
+}
+
+int64_t norm_scratch(int64_t rows, int width, int vectors, Storage storage) {
+  const RowGrid grid = norm_grid(rows, width, vectors > 0);
+  const int64_t bytes = sums_bytes(grid, vectors, storage == Storage::kFloat64 ? 8 : 4);
+  return bytes <= most_shared() ? 0 : grid.blocks * bytes;
+}
+
+void launch_norm_forward(const NormForwardArgs& args, const NormTypes& types, Stream stream) {
+  with_type(types.x, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (types.wide_y) return norm_forward_of<T, float, float>(args, stream);
+      if (types.wide_h) return norm_forward_of<T, float, T>(args, stream);
+    }
+    norm_forward_of<T, T, T>(args, stream);
+  });
+}
+
+void launch_norm_backward(const NormBackwardArgs& args, const NormTypes& types, Stream stream) {
+  with_type(types.x, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (types.wide_y) return norm_backward_of<T, float, float>(args, stream);
+      if (types.wide_h) return norm_backward_of<T, float, T>(args, stream);
+    }
+    norm_backward_of<T, T, T>(args, stream);
+  });
+}
+
+void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage storage,
+                        Stream stream) {
+  with_type(storage, [&](auto element) {
+    using T = decltype(element);
+    // Channels side by side share a read; a channel of many neighbours fills one by itself.
+    const int width = sums.layout.inner >= 32 ? 1 : 8;
+    const auto blocks = static_cast<uint32_t>(divide_up(sums.layout.channels, width));
+    if (fp64_partials) {
+      FD_LAUNCH((column_sums_kernel<double, T>), sums.vectors * blocks, kThreads, stream, sums,
+                width, blocks);
+    } else {
+      FD_LAUNCH((column_sums_kernel<float, T>), sums.vectors * blocks, kThreads, stream, sums,
+                width, blocks);
+    }
+  });
+}
+
+static __global__ void __launch_bounds__(kThreads)
+    mask_kernel(const MaskRule rule, const RandomState random, int64_t numel, bool* kept) {
+  const int64_t position = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kGroup;
+  if (position >= numel) return;
+  const int count = count_in_group(numel - position);
+  const AnyMask mask = any_mask(rule, resolve(random), position, count);
+  for (int k = 0; k < count; ++k) kept[position + k] = mask(k);
 }
 
 void launch_mask(const MaskRule& mask, const RandomState& random, int64_t numel, bool* kept,
                  Stream stream) {
   FD_LAUNCH(mask_kernel, divide_up(divide_up(numel, kGroup), kThreads), kThreads, stream, mask,
             random, numel, kept);
+}
+
+static __global__ void state_kernel(const RandomState random) {
+  write_down(random, resolve(random));
 }
 
 void launch_state(const RandomState& random, Stream stream) {

@@ -9,6 +9,8 @@
 #include "../storage.h"
 #include "divisor.h"
 
+struct CUstream_st;  // CUDA's
+
 namespace fused_dropout::cuda {
 
 // Where the state of the generator comes from. Values, or addresses on the device that are read
@@ -34,6 +36,8 @@ struct RandomState {
     return state;
   }
 };
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The most dimensions that are left of a mask's after neighbours have been collapsed.
 constexpr int kMaxMaskDims = 12;
@@ -74,9 +78,10 @@ struct Layout {
   int64_t rows() const { return (numel + period - 1) / period; }
 };
 
-struct BiasRule {
+// A vector of numbers beside x: a bias, a weight, a scale.
+struct Vector {
   const void* values = nullptr;  // null for none
-  bool wide = false;             // fp32 although x has 16 bits
+  bool wide = false;             // fp32, while x is not
 };
 
 // A number that kernels compute with, as both of the types that they compute in.
@@ -87,51 +92,31 @@ struct Number {
   Number(double value) : single(static_cast<float>(value)), wide(value) {}
 };
 
-struct ForwardArgs {
-  const void* x;
-  const void* residual;  // null for none
-  void* y;
-  BiasRule bias;
-  Layout layout;
-  RandomState random;
-  MaskRule mask;
-  Number scale, shift, fill;
-  Number parameter;
-  // residual != nullptr; a kernel tests 32 bits at half the price. Set by launch_forward.
-  uint32_t has_residual = 0;
-};
-
-struct BackwardArgs {
-  const void* dy;
-  const void* x;   // null where the derivative needs no input
-  void* dx;        // null where no gradient by x is wanted
-  void* partials;  // null where no gradient by the bias is wanted; see bias_partials
-  BiasRule bias;
-  Layout layout;
-  RandomState random;
-  MaskRule mask;
-  Number scale;
-  Number parameter;
-};
-
-using Stream = struct CUstream_st*;
+using Stream = ::CUstream_st*;
 
 // How memory is cut into rows for a bias of `channels` values that repeats every channels * inner
 // elements (1 and numel without a bias).
 Layout layout_for(int64_t numel, int64_t channels, int64_t inner);
 
-// How many rows of partial sums, of `layout.period` numbers each, the backward kernels write: fp32,
-// or fp64 for fp64. It depends on the shape alone, and so do the bits of the gradient.
-int64_t partial_rows(const Layout& layout);
+// Partial sums of up to four vectors that lie one after the other: of each `copies` repetitions of
+// channels * inner numbers, fp32, or fp64 for fp64.
+struct ColumnSums {
+  const void* partials;
+  Layout layout;
+  int64_t copies;
+  int vectors = 1;
+  void* targets[4];
+};
 
-// `wide_y`, `wide_dy`: they are fp32 while x has 16 bits.
-void launch_forward(const ForwardArgs& args, Storage storage, bool wide_y, int activation,
-                    Stream stream);
-void launch_backward(const BackwardArgs& args, Storage storage, bool wide_dy, int activation,
-                     Stream stream);
-// Adds the partial sums up, in fixed order, into a gradient of `channels` numbers.
-void launch_bias_sum(const void* partials, const Layout& layout, bool fp64_partials, void* dbias,
-                     Storage storage, Stream stream);
+// Those that the kernels which walk over a layout write: this many rows, of `period` numbers each.
+// It depends on the shape alone, and so do the bits of a gradient.
+int64_t partial_rows(const Layout& layout);
+inline int64_t copies_in(const Layout& layout) {
+  return partial_rows(layout) * (layout.period / (layout.channels * layout.inner));
+}
+
+// Adds the partial sums up, in fixed order, into vectors of `channels` numbers.
+void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage storage, Stream stream);
 void launch_mask(const MaskRule& mask, const RandomState& random, int64_t numel, bool* kept,
                  Stream stream);
 // Writes the state to its `written_to`.

@@ -12,6 +12,13 @@ FD_HD PhiloxState resolve(const RandomState& random) {
           static_cast<uint64_t>(*random.offset_address) + random.added_offset};
 }
 
+// One thread of a grid writes the state that it has drawn with, for backward.
+__device__ inline void write_down(const RandomState& random, const PhiloxState& state) {
+  if (!random.written_to || blockIdx.x != 0 || threadIdx.x != 0) return;
+  random.written_to[0] = static_cast<int64_t>(state.seed);
+  random.written_to[1] = static_cast<int64_t>(state.offset);
+}
+
 FD_HD uint32_t draw_of(const PhiloxBlock<uint32_t>& bits, int lane) {
   const uint32_t word = lane < 4 ? (lane < 2 ? bits.x : bits.y) : (lane < 6 ? bits.z : bits.w);
   return lane % 2 ? word >> 16 : word & 0xFFFFu;

@@ -9,9 +9,25 @@ namespace fused_dropout::cuda {
 
 constexpr int kGroup = 8;
 
+// How many elements of a group there are where so many are left.
+FD_HD int count_in_group(int64_t left) {
+  return left >= kGroup ? kGroup : left > 0 ? static_cast<int>(left) : 0;
+}
+
 struct alignas(16) Words4 {
   uint32_t x, y, z, w;
 };
+
+// One access. Where pointers may alias, the compiler takes a plain assignment apart.
+FD_HD void store_words(void* target, const Words4& words) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)),
+               "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+#else
+  *static_cast<Words4*>(target) = words;
+#endif
+}
 
 template <class T>
 struct Arithmetic {
@@ -38,9 +54,10 @@ struct Packed {
     widen_pair(words.w, kTag, values[6], values[7]);
   }
   static FD_HD void store(T* target, const float (&values)[kGroup]) {
-    *reinterpret_cast<Words4*>(target) = {
-        narrow_pair(target, values[0], values[1]), narrow_pair(target, values[2], values[3]),
-        narrow_pair(target, values[4], values[5]), narrow_pair(target, values[6], values[7])};
+    store_words(
+        target,
+        {narrow_pair(target, values[0], values[1]), narrow_pair(target, values[2], values[3]),
+         narrow_pair(target, values[4], values[5]), narrow_pair(target, values[6], values[7])});
   }
 };
 
@@ -62,8 +79,10 @@ struct Packed<float> {
     }
   }
   static FD_HD void store(float* target, const float (&values)[kGroup]) {
-    reinterpret_cast<Four*>(target)[0] = {values[0], values[1], values[2], values[3]};
-    reinterpret_cast<Four*>(target)[1] = {values[4], values[5], values[6], values[7]};
+    store_words(target, {bits_of_float(values[0]), bits_of_float(values[1]),
+                         bits_of_float(values[2]), bits_of_float(values[3])});
+    store_words(target + 4, {bits_of_float(values[4]), bits_of_float(values[5]),
+                             bits_of_float(values[6]), bits_of_float(values[7])});
   }
 };
 

@@ -1,64 +1,17 @@
-// The CUDA operators: memory, streams and generators around the kernels.
-#include <ATen/cuda/CUDAGeneratorImpl.h>
+// The pointwise operator on CUDA: memory and streams around the kernels.
+#include "pointwise.h"
+
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include "../layout.h"
-#include "launch.h"
+#include "random.h"
 
 namespace fused_dropout::cuda {
 namespace {
-
-Stream stream_of(const Tensor& tensor) {
-  return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
-}
-
-bool draws(const DropConstants& constants) {
-  return constants.keep_count > 0 && constants.keep_count < 65536;
-}
-
-// The state is read on the device, when the kernel runs: a captured graph may have changed it.
-RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
-                      const DropConstants& constants, const Tensor& x) {
-  if (!draws(constants) || x.numel() == 0) return {};
-  TORCH_CHECK_VALUE(rng_state, call.function,
-                    ": rng_state is None, but a probability between 0 and 1 needs one");
-  return RandomState::at(rng_state->const_data_ptr<int64_t>());
-}
-
-bool fits(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
-
-MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
-  MaskRule rule;
-  rule.set_keep_count(keep_count);
-  rule.first = layout.first;
-  if (keep_count == 65536) return rule;
-  if (layout.in_memory_order()) {
-    rule.kind = MaskKind::kMemoryOrder;
-    return rule;
-  }
-  rule.kind = MaskKind::kStrided;
-  for (size_t dim = 0; dim < layout.sizes.size(); ++dim) {
-    rule.add_dimension(layout.sizes[dim], layout.strides[dim]);
-  }
-  return rule;
-}
-
-// The bias as kernels take it, in x's dtype or fp32.
-Tensor bias_for(const Tensor& bias, at::ScalarType x_dtype) {
-  const bool taken = bias.scalar_type() == x_dtype || bias.scalar_type() == at::kFloat;
-  return (taken ? bias : bias.to(arithmetic_of(x_dtype))).contiguous();
-}
-BiasRule bias_rule(const Tensor& bias, at::ScalarType x_dtype) {
-  if (!bias.defined()) return {};
-  return {bias.const_data_ptr(), bias.scalar_type() != x_dtype};
-}
 
 // How memory is cut for a bias along `dim` of a dense tensor.
 Layout layout_along(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t dim) {
@@ -84,13 +37,13 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   }
   Tensor residual, bias;
   if (residual_any) residual = in_layout(*residual_any, x.strides(), dtype);
-  if (bias_any) bias = bias_for(*bias_any, x.scalar_type());
+  if (bias_any) bias = vector_for(*bias_any, x.scalar_type());
   const MaskLayout mask(call, x.sizes(), x.strides());
-  ForwardArgs args;
+  PointwiseForwardArgs args;
   args.x = x.const_data_ptr();
-  args.residual = residual.defined() ? residual.const_data_ptr() : nullptr;
+  args.residual = data_of(residual);
   args.y = y.mutable_data_ptr();
-  args.bias = bias_rule(bias, x.scalar_type());
+  args.bias = vector_rule(bias, x.scalar_type());
   args.layout = bias.defined() ? layout_along(x.sizes(), x.strides(), call.bias_dim)
                                : layout_for(x.numel(), 1, 1);
   args.random = random;
@@ -99,15 +52,15 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   args.shift = constants.shift;
   args.fill = constants.fill;
   args.parameter = call.parameter;
-  launch_forward(args, storage_of(x.scalar_type()), dtype != x.scalar_type(), call.activation,
-                 stream_of(x));
+  launch_pointwise_forward(args, storage_of(x.scalar_type()), dtype != x.scalar_type(),
+                           call.activation, stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
 }
 
 bool fits(const Resolved& call, const Tensor& x) {
   const Tensor like = x.is_non_overlapping_and_dense() ? x : at::empty_like(x);
-  return fits(MaskLayout(call, like.sizes(), like.strides()));
+  return has_rule(MaskLayout(call, like.sizes(), like.strides()));
 }
 
 Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
@@ -146,7 +99,7 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const MaskLayout mask(call, sizes, strides);
-  if (!fits(mask)) {
+  if (!has_rule(mask)) {
     return compose_backward(dy_any, input_any, bias_any, rng_state, options, gradient);
   }
 
@@ -168,13 +121,13 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   const Tensor dy = in_layout(dy_any, strides, wide ? at::kFloat : gradient.dtype);
   Tensor input, bias, partials;
   if (input_any) input = in_layout(*input_any, strides, gradient.dtype);
-  if (bias_any) bias = bias_for(*bias_any, gradient.dtype);
+  if (bias_any) bias = vector_for(*bias_any, gradient.dtype);
 
-  BackwardArgs args;
+  PointwiseBackwardArgs args;
   args.dy = dy.const_data_ptr();
-  args.x = input.defined() ? input.const_data_ptr() : nullptr;
+  args.x = data_of(input);
   args.dx = need_dx ? dx.mutable_data_ptr() : nullptr;
-  args.bias = bias_rule(bias, gradient.dtype);
+  args.bias = vector_rule(bias, gradient.dtype);
   args.layout = gradient.bias_dtype ? layout_along(sizes, strides, call.bias_dim)
                                     : layout_for(dy.numel(), 1, 1);
   args.random = random;
@@ -188,89 +141,16 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
                          tensor_options.dtype(arithmetic));
     args.partials = partials.mutable_data_ptr();
   }
-  launch_backward(args, storage_of(gradient.dtype), wide, call.activation, stream_of(dy));
+  launch_pointwise_backward(args, storage_of(gradient.dtype), wide, call.activation, stream_of(dy));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (need_dbias) {
-    launch_bias_sum(args.partials, args.layout, arithmetic == at::kDouble, dbias.mutable_data_ptr(),
-                    storage_of(*gradient.bias_dtype), stream_of(dy));
+    const ColumnSums sums{
+        args.partials, args.layout, copies_in(args.layout), 1, {dbias.mutable_data_ptr()}};
+    launch_column_sums(sums, arithmetic == at::kDouble, storage_of(*gradient.bias_dtype),
+                       stream_of(dy));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return {dx, dbias};
-}
-
-Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                 double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                 c10::SymInt mask_offset) {
-  check_probability("dropout_mask", p);
-  check_rng_state("dropout_mask", rng_state, rng_state.device());
-  check_dense("dropout_mask", size, strides);
-  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
-  const c10::cuda::CUDAGuard guard(rng_state.device());
-  Resolved call;
-  call.shared_dims = shared_dims.vec();
-  if (mask_strides) call.mask_strides = mask_strides->vec();
-  call.mask_offset = std::move(mask_offset);
-  const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
-  const auto memory = C10_AS_INTARRAYREF_SLOW(strides);
-  const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
-  if (kept.numel() == 0) return kept;
-  const MaskLayout layout(call, sizes, memory);
-  TORCH_CHECK(fits(layout), "dropout_mask: the mask has ", layout.sizes.size(),
-              " dimensions that cannot be collapsed, but expected at most ", kMaxMaskDims);
-  launch_mask(mask_rule(layout, keep_count_of(p)),
-              RandomState::at(rng_state.const_data_ptr<int64_t>()), kept.numel(),
-              kept.mutable_data_ptr<bool>(), stream_of(kept));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return kept;
-}
-
-// One reservation in the generator: values, or in a graph capture the places where they will be.
-RandomState reserve(at::CUDAGeneratorImpl* generator) {
-  const std::lock_guard<std::mutex> lock(generator->mutex_);
-  const at::PhiloxCudaState reserved = generator->philox_cuda_state(kOffsetUnit);
-  RandomState random;
-  random.indirect = reserved.captured_;
-  if (reserved.captured_) {
-    random.seed_address = reinterpret_cast<const int64_t*>(reserved.seed_.ptr);
-    random.offset_address = reserved.offset_.ptr;
-    random.added_offset = reserved.offset_intragraph_;
-  } else {
-    random.seed = reserved.seed_.val;
-    random.offset = reserved.offset_.val;
-  }
-  return random;
-}
-
-// Numbers from the generator of the device that `token` is on, and memory for them: the kernel that
-// uses them writes them down there.
-struct Draw {
-  RandomState random;
-  Tensor rng_state;
-
-  Draw(const Tensor& token, const OptionalGenerator& generator)
-      : rng_state(at::empty({2}, token.options().dtype(at::kLong).requires_grad(false))) {
-    if (generator) {
-      TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
-                  generator->device(), ", but x is on ", token.device());
-    }
-    random = reserve(at::get_generator_or_default<at::CUDAGeneratorImpl>(
-        generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index())));
-    random.written_to = rng_state.mutable_data_ptr<int64_t>();
-  }
-};
-
-Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
-                 const OptionalGenerator& generator) {
-  const c10::cuda::CUDAGuard guard(token.device());
-  if (p_tensor) {
-    const double p = check_probability("dropout", p_tensor->item<double>());
-    // Nothing will be drawn with it.
-    if (p == 0 || p == 1) return at::zeros({2}, token.options().dtype(at::kLong));
-  }
-  const Draw draw(token, generator);
-  launch_state(draw.random, stream_of(draw.rng_state));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return draw.rng_state;
 }
 
 // Whether the forward kernel will run, and so write the state down.
@@ -306,13 +186,11 @@ Tensor draw_inplace_cuda(Tensor x, const OptionalGenerator& generator, const Opt
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
-  m.impl("draw_rng_state", draw_cuda);
   m.impl("draw_bias_act_dropout", draw_forward_entry<draw_forward_cuda>);
   m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_cuda>);
   m.impl("bias_act_dropout", forward_entry<forward_cuda>);
   m.impl("bias_act_dropout_backward", backward_entry<backward_cuda>);
   m.impl("dropout_", inplace_entry<inplace_cuda>);
-  m.impl("dropout_mask", mask_cuda);
 }
 
 }  // namespace fused_dropout::cuda

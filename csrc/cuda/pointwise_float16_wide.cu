@@ -1,5 +1,4 @@
-#define FD_INSTANTIATES
-#include "launch.cuh"
+#include "pointwise.cuh"
 
 namespace fused_dropout::cuda {
 FD_INSTANTIATE(Half, float)

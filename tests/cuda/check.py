@@ -23,17 +23,71 @@ BUILD = ROOT / "build" / "cuda_check"
 ARCHITECTURES = (80, 90, 100)
 OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
 THREADS = 128  # of a block
-UNROLL = 2  # groups in one turn of the vector loops of csrc/cuda/kernels.cuh
 
-# Issue slots per element of the bf16 vector loop, of them integer and comparison instructions (half
-# rate) and special functions (an eighth). An H200 that copies at its full bandwidth has 31, 15 and
-# 3.9 for the 4 bytes of a forward element, and half as many again for the 6 of a backward one.
 LIGHT = ("Identity", "Relu")
 HEAVY = ("Gelu", "GeluTanh", "QuickGelu", "Silu", "Sigmoid", "Tanh")
-FORWARD = {**dict.fromkeys(LIGHT, 20), **dict.fromkeys(HEAVY, 28)}
-BACKWARD = dict.fromkeys((*LIGHT, *HEAVY), 36)
-ALU = {"forward": 13, "backward": 19}
-SPECIAL = {"forward": 2, "backward": 3}
+
+
+@dataclass
+class Loop:
+    """The main loop of a family's bf16 kernels with 16-byte accesses, and its budgets.
+
+    These are issue slots per element, of them integer and comparison instructions (half rate) and
+    special functions (an eighth). An H200 that copies at its full bandwidth has 7.7, 3.8 and 1 of
+    them for a byte.
+    """
+
+    family: str
+    direction: str
+    types: str  # the template arguments of the kernel, mangled; a group names the activation
+    unroll: int  # groups in one turn
+    loads: int  # of 16 bytes, at least, in one turn
+    stores: int
+    instructions: dict  # by activation
+    alu: float
+    special: float
+
+    def activation_of(self, kernel):
+        """None for a kernel that is not meant."""
+        found = re.search(rf"\d{self.family}_{self.direction}_kernelI{self.types}EE", kernel)
+        if found is None:
+            return None
+        return found[1] if found.groups() else "Identity"
+
+    @property
+    def object(self):
+        return f"{self.family}_bfloat16.o"
+
+
+ONE_TYPE = r"NS_8BFloat16ENS_\d+([A-Z]\w*?)ELb1"
+TWO_TYPES = r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1"
+ROWS = r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1"
+LOOPS = [
+    Loop(
+        "pointwise", "forward", TWO_TYPES, unroll=2, loads=2, stores=2,
+        instructions={**dict.fromkeys(LIGHT, 20), **dict.fromkeys(HEAVY, 28)}, alu=13, special=2,
+    ),
+    Loop(
+        "pointwise", "backward", TWO_TYPES, unroll=2, loads=2, stores=2,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 36), alu=19, special=3,
+    ),
+    Loop(
+        "gated", "forward", ONE_TYPE, unroll=2, loads=4, stores=2,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 34), alu=15, special=3,
+    ),
+    Loop(
+        "gated", "backward", ONE_TYPE, unroll=1, loads=3, stores=2,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
+    ),
+    Loop(
+        "norm", "forward", ROWS, unroll=1, loads=1, stores=2,
+        instructions={"Identity": 58}, alu=24, special=2,
+    ),
+    Loop(
+        "norm", "backward", ROWS, unroll=1, loads=1, stores=2,
+        instructions={"Identity": 60}, alu=26, special=2,
+    ),
+]  # fmt: skip
 
 
 def find(tool):
@@ -105,63 +159,50 @@ def resources(report):
     ]
 
 
-def vector_kernel(name, direction):
-    """The activation of a bf16 kernel with 16-byte accesses, None for any other kernel."""
-    found = re.search(rf"{direction}_kernelINS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1EEE", name)
-    return found and found[1]
-
-
 def resident_warps(registers):
     """Warps that run on a processor together, of the 64 that it has room for."""
     per_block = -(-registers // 8) * 8 * THREADS
     return min(64, 65536 // per_block * THREADS // 32)
 
 
-def loop_counts(tools, architecture):
-    """{(direction, activation): counts} of the bf16 vector kernels."""
-    counts = {}
-    kernels = sass.disassemble(
-        tools.cuobjdump, str(BUILD / "pointwise_bfloat16.o"), f"sm_{architecture}"
-    )
-    for name, code in kernels.items():
-        for direction in ("forward", "backward"):
-            if activation := vector_kernel(name, direction):
-                counts[direction, activation] = sass.main_loop(code, UNROLL)
-    return counts
+def counts_of(tools, loop, architecture):
+    """{activation: counts}"""
+    kernels = sass.disassemble(tools.cuobjdump, str(BUILD / loop.object), f"sm_{architecture}")
+    found = {loop.activation_of(name): code for name, code in kernels.items()}
+    return {
+        activation: sass.main_loop(code, loop.unroll, loop.stores)
+        for activation, code in sorted(found.items(), key=str)
+        if activation is not None
+    }
 
 
-def check_counts(architecture, counts, registers):
-    """Prints the table; returns what is over its budget."""
+def check_loop(loop, architecture, counts, registers):
+    """Prints the counts; returns what is over its budget."""
     wrong = []
-    print(f"\nsm_{architecture}, bf16, per element of the vector loop")
-    print(f"{'':10}{'activation':14}{'instructions':>14}{'of':>5}{'ALU':>7}{'of':>4}", end="")
-    print(f"{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
-    for direction, budgets in (("forward", FORWARD), ("backward", BACKWARD)):
-        for (side, activation), count in sorted(counts.items()):
-            if side != direction:
-                continue
-            limit = budgets.get(activation)
-            print(
-                f"{direction:10}{activation:14}{count.instructions:14.2f}{limit or '-':>5}"
-                f"{count.alu:7.2f}{ALU[direction]:4}{count.special:9.2f}{SPECIAL[direction]:3}"
-                f"{registers[direction, activation]:11}"
-                f"{resident_warps(registers[direction, activation]):7}"
-            )
-            where = f"sm_{architecture} {direction} {activation}"
-            if limit and count.instructions > limit:
-                wrong.append(f"{where}: {count.instructions:.2f} instructions, budget {limit}")
-            if limit and count.alu > ALU[direction]:
-                wrong.append(f"{where}: {count.alu:.2f} ALU instructions")
-            if limit and count.special > SPECIAL[direction]:
-                wrong.append(f"{where}: {count.special:.2f} special functions")
-            tensors = 2 if direction == "backward" and activation != "Identity" else 1
-            if count.wide_loads < tensors * UNROLL:
-                wrong.append(f"{where}: loads of less than 16 bytes in the vector loop")
+    where = f"{loop.family:10}{loop.direction:9}"
+    for activation, count in counts.items():
+        limit = loop.instructions.get(activation)
+        print(
+            f"{where}{activation:14}{count.instructions:14.2f}{limit or '-':>5}"
+            f"{count.alu:7.2f}{loop.alu:4}{count.special:9.2f}{loop.special:3}"
+            f"{registers[activation]:11}{resident_warps(registers[activation]):7}"
+        )
+        what = f"sm_{architecture} {where} {activation}"
+        if limit and count.instructions > limit:
+            wrong.append(f"{what}: {count.instructions:.2f} instructions, budget {limit}")
+        if limit and count.alu > loop.alu:
+            wrong.append(f"{what}: {count.alu:.2f} ALU instructions")
+        if limit and count.special > loop.special:
+            wrong.append(f"{what}: {count.special:.2f} special functions")
+        # The derivative of the identity reads no input.
+        pointwise_gradient = loop.family == "pointwise" and loop.direction == "backward"
+        tensors = 2 if pointwise_gradient and activation != "Identity" else 1
+        if count.wide_loads < tensors * loop.loads:
+            wrong.append(f"{what}: loads of less than 16 bytes in the vector loop")
     missing = [
-        f"sm_{architecture}: no {direction} kernel of {activation} was found"
-        for direction, budgets in (("forward", FORWARD), ("backward", BACKWARD))
-        for activation in budgets
-        if (direction, activation) not in counts
+        f"sm_{architecture} {where}: no kernel of {activation} was found"
+        for activation in loop.instructions
+        if activation not in counts
     ]
     return wrong + missing
 
@@ -189,14 +230,17 @@ def main():
         if entry.stack or entry.spills
     ]
     for architecture in architectures:
-        registers = {
-            (direction, activation): entry.registers
-            for entry in used
-            for direction in ("forward", "backward")
-            if entry.architecture == architecture
-            and (activation := vector_kernel(entry.kernel, direction))
-        }
-        wrong += check_counts(architecture, loop_counts(tools, architecture), registers)
+        print(f"\nsm_{architecture}, bf16, per element of the main loop")
+        print(f"{'':19}{'activation':14}{'instructions':>14}{'of':>5}{'ALU':>7}{'of':>4}", end="")
+        print(f"{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
+        for loop in LOOPS:
+            registers = {
+                loop.activation_of(entry.kernel): entry.registers
+                for entry in used
+                if entry.architecture == architecture
+            }
+            counts = counts_of(tools, loop, architecture)
+            wrong += check_loop(loop, architecture, counts, registers)
     print()
     sys.exit("\n".join(wrong) if wrong else 0)
 

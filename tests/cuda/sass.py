@@ -38,7 +38,9 @@ class Instruction:
 
     @property
     def always_jumps(self):
-        return self.name == "BRA" and not self.predicate and "P" not in self.operands
+        # BRA.DIV is taken where the threads of a warp are apart.
+        certain = not self.predicate and "P" not in self.operands and ".DIV" not in self.opcode
+        return self.name == "BRA" and certain
 
     def is_wide(self, name):
         """Whether it is this kind of access, to 16 bytes."""
@@ -125,13 +127,16 @@ class Count:
     wide_loads: int
 
 
-def main_loop(code, unroll, group=8):
-    """What one turn of the vector loop executes, per element."""
+def main_loop(code, unroll, stores, group=8):
+    """What one turn of a loop, of `unroll` groups and so many stores, executes per element.
+
+    Loops within it count as one turn.
+    """
     candidates = []
     for first, last in loops(code):
         # The first of the ten rounds may have left the loop: it starts from what never changes.
         for rounds in range(9 * unroll, 10 * unroll + 1):
-            path = shortest_path(code, first, last, rounds, stores=unroll)
+            path = shortest_path(code, first, last, rounds, stores)
             if any(code[i].is_wide("LDG") for i in path):
                 candidates.append(path)
     if not candidates:

@@ -1,8 +1,10 @@
 // The fibres behind shim.h.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -16,7 +18,9 @@ namespace {
 constexpr size_t kStack = 256 * 1024;
 
 struct Fibre {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf place;       // where it goes on
+  bool started = false;
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStack);
   void* fake_stack = nullptr;
   bool done = true;
@@ -24,7 +28,7 @@ struct Fibre {
 };
 
 std::vector<Fibre> fibres;
-ucontext_t scheduler;
+jmp_buf scheduler;
 void* scheduler_fake_stack = nullptr;
 const void* scheduler_stack = nullptr;
 size_t scheduler_size = 0;
@@ -47,7 +51,7 @@ void announce_finish(void* fake_stack, const void** old_stack, size_t* old_size)
 void back_to_scheduler(bool for_good) {
   Fibre* self = running;
   announce_start(for_good ? nullptr : &self->fake_stack, scheduler_stack, scheduler_size);
-  swapcontext(&self->context, &scheduler);
+  if (_setjmp(self->place) == 0) _longjmp(scheduler, 1);
   announce_finish(self->fake_stack, &scheduler_stack, &scheduler_size);
 }
 
@@ -62,7 +66,12 @@ void resume(Fibre& fibre, unsigned thread) {
   running = &fibre;
   threadIdx.x = thread;
   announce_start(&scheduler_fake_stack, fibre.stack.get(), kStack);
-  swapcontext(&scheduler, &fibre.context);
+  // Not swapcontext, which asks the system for the signal mask each time.
+  if (_setjmp(scheduler) == 0) {
+    if (fibre.started) _longjmp(fibre.place, 1);
+    fibre.started = true;
+    setcontext(&fibre.context);
+  }
   announce_finish(scheduler_fake_stack, nullptr, nullptr);
 }
 
@@ -73,19 +82,35 @@ void barrier() {
   back_to_scheduler(false);
 }
 
-void run_grid(int64_t blocks, int threads, Body body, void* data) {
+void exchange(void* value, int size, unsigned from) {
+  static uint64_t passed[1024];
+  std::memcpy(&passed[threadIdx.x], value, size);
+  barrier();
+  std::memcpy(value, &passed[from], size);
+  barrier();
+}
+
+void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void* data) {
+  if (shared_bytes > most_shared) {
+    std::fprintf(stderr, "shim: %lld bytes of shared memory\n",
+                 static_cast<long long>(shared_bytes));
+    std::abort();
+  }
+  // Of its size exactly, for AddressSanitizer; not a number at first.
+  shared_memory = std::malloc(shared_bytes);
   if (static_cast<int>(fibres.size()) < threads) fibres.resize(threads);
   current_body = body;
   current_data = data;
   for (int64_t block = 0; block < blocks; ++block) {
     blockIdx.x = static_cast<unsigned>(block);
+    if (shared_bytes) std::memset(shared_memory, 0xFF, shared_bytes);
     for (int thread = 0; thread < threads; ++thread) {
       Fibre& fibre = fibres[thread];
       getcontext(&fibre.context);
       fibre.context.uc_stack.ss_sp = fibre.stack.get();
       fibre.context.uc_stack.ss_size = kStack;
       fibre.context.uc_link = nullptr;
-      fibre.done = false;
+      fibre.done = fibre.started = false;
       makecontext(&fibre.context, entry, 0);
     }
     for (int left = threads; left > 0;) {
@@ -106,6 +131,7 @@ void run_grid(int64_t blocks, int threads, Body body, void* data) {
       }
     }
   }
+  std::free(shared_memory);
 }
 
 }  // namespace shim

@@ -6,6 +6,7 @@
 
 #define FD_DEVICE_FORMULAS
 #define __global__
+#define __device__
 #define __launch_bounds__(...)
 // Blocks run one after the other, so that a variable of its own for each is not needed.
 #define __shared__ static
@@ -21,15 +22,35 @@ namespace shim {
 // Until every thread of the block has come here.
 void barrier();
 
+// What the thread with this number has passed; every thread of the block has to come here.
+void exchange(void* value, int size, unsigned from);
+
+// What a block may share, which a test can change, and what the running one shares.
+inline int64_t most_shared = 64 * 1024;
+inline void* shared_memory = nullptr;
+
 using Body = void (*)(void*);
-void run_grid(int64_t blocks, int threads, Body body, void* data);
+void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void* data);
 
 template <class Function>
-void launch(int64_t blocks, int threads, Function function) {
-  run_grid(blocks, threads, [](void* data) { (*static_cast<Function*>(data))(); }, &function);
+void launch(int64_t blocks, int threads, int64_t shared_bytes, Function function) {
+  run_grid(
+      blocks, threads, shared_bytes, [](void* data) { (*static_cast<Function*>(data))(); },
+      &function);
 }
 
 }  // namespace shim
 
-#define FD_LAUNCH(kernel, blocks, threads, stream, ...) \
-  shim::launch(blocks, threads, [&] { (kernel)(__VA_ARGS__); })
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int offset) {
+  shim::exchange(&value, sizeof(value), threadIdx.x ^ offset);
+  return value;
+}
+
+#define FD_LAUNCH_SHARED(kernel, blocks, threads, bytes, stream, ...) \
+  shim::launch(blocks, threads, bytes, [&] { (kernel)(__VA_ARGS__); })
+#define FD_DYNAMIC_SHARED(name) void* const name = shim::shared_memory
+
+namespace fused_dropout::cuda {
+inline int64_t most_shared() { return shim::most_shared; }
+}  // namespace fused_dropout::cuda

@@ -76,26 +76,47 @@ def _numbers(values):
     return (ctypes.c_int64 * max(len(values), 1))(*values)
 
 
-class Kernels:
-    """One call's kernels, on contiguous CPU tensors; `mask` is (sizes, strides, first) or None."""
+def _call(
+    numel, dtype, *, channels=1, inner=1, p=0.5, activation="identity", parameter=0.0, seed=0,
+    offset=0, mask=None, first=0, mode="inverted", bias_wide=False,
+):  # fmt: skip
+    """`mask` is (sizes, strides, first) or None."""
+    scale, shift, fill = reference.constants(p, mode)
+    keep = reference.keep_count(p)
+    sizes, strides, first = mask or ((), (), first)
+    kind = 0 if keep == 65536 else 2 if mask else 1
+    return Call(
+        numel=numel, channels=channels, inner=inner, seed=seed, offset=offset, mask_kind=kind,
+        keep_count=keep, first=first, sizes=_numbers(sizes), strides=_numbers(strides),
+        ndim=len(sizes), scale=scale, shift=shift or -0.0, fill=fill, parameter=parameter,
+        storage=STORAGES[dtype], wide=0, bias_wide=bias_wide,
+        activation=FF.ACTIVATIONS.index(activation),
+    )  # fmt: skip
 
-    def __init__(
-        self, x, bias=None, *, p=0.5, activation="identity", parameter=0.0, seed=0, offset=0,
-        inner=1, mask=None, first=0, mode="inverted",
-    ):  # fmt: skip
-        scale, shift, fill = reference.constants(p, mode)
-        keep = reference.keep_count(p)
-        sizes, strides, first = mask or ((), (), first)
-        kind = 0 if keep == 65536 else 2 if mask else 1
+
+def _arithmetic(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _unwritten(count, dtype):
+    """Every number has to be written, or what is made of them is NaN."""
+    return torch.full((count,), torch.nan, dtype=_arithmetic(dtype))
+
+
+def _returning(name, kind=ctypes.c_int64):
+    function = getattr(library(), name)
+    function.restype = kind
+    return function
+
+
+class Kernels:
+    """One call's pointwise kernels, on contiguous CPU tensors."""
+
+    def __init__(self, x, bias=None, **options):
         self.x, self.bias = x, bias
-        self.call = Call(
-            numel=x.numel(), channels=1 if bias is None else bias.numel(), inner=inner,
-            seed=seed, offset=offset, mask_kind=kind, keep_count=keep, first=first,
-            sizes=_numbers(sizes), strides=_numbers(strides), ndim=len(sizes),
-            scale=scale, shift=shift or -0.0, fill=fill, parameter=parameter,
-            storage=STORAGES[x.dtype], wide=0,
-            bias_wide=bias is not None and bias.dtype != x.dtype,
-            activation=FF.ACTIVATIONS.index(activation),
+        self.call = _call(
+            x.numel(), x.dtype, channels=1 if bias is None else bias.numel(),
+            bias_wide=bias is not None and bias.dtype != x.dtype, **options,
         )  # fmt: skip
 
     def forward(self, residual=None, y=None, state=None):
@@ -116,12 +137,8 @@ class Kernels:
             dx = torch.empty_like(self.x)
         partials = dbias = None
         if bias_dtype is not None:
-            api = library()
-            api.shim_partials.restype = ctypes.c_int64
-            arithmetic = torch.float64 if self.x.dtype == torch.float64 else torch.float32
-            count = api.shim_partials(ctypes.byref(self.call))
-            # Every number has to be written, or the sums are NaN.
-            partials = torch.full((count,), torch.nan, dtype=arithmetic)
+            count = _returning("shim_partials")(ctypes.byref(self.call))
+            partials = _unwritten(count, self.x.dtype)
             dbias = torch.empty(self.call.channels, dtype=bias_dtype)
         seed = self.call.seed - (self.call.seed >> 63 << 64)  # as int64
         state = torch.tensor([seed, self.call.offset])
@@ -136,6 +153,109 @@ class Kernels:
         kept = torch.empty(self.x.shape, dtype=torch.bool)
         library().shim_mask(ctypes.byref(self.call), _pointer(kept))
         return kept
+
+
+class GatedKernels:
+    """One call's gated kernels; `x` has rows of two halves."""
+
+    def __init__(self, x, bias=None, *, gate_first=True, **options):
+        self.x, self.bias, self.gate_first = x, bias, gate_first
+        self.call = _call(
+            x.numel() // 2, x.dtype, channels=x.shape[-1] // 2,
+            bias_wide=bias is not None and bias.dtype != x.dtype, **options,
+        )  # fmt: skip
+
+    def forward(self):
+        y = torch.empty((*self.x.shape[:-1], self.call.channels), dtype=self.x.dtype)
+        library().shim_gated_forward(
+            ctypes.byref(self.call), self.gate_first, _pointer(self.x), _pointer(self.bias),
+            _pointer(y),
+        )  # fmt: skip
+        return y
+
+    def backward(self, dy, need_dx=True, need_dbias=True, dx=None):
+        if need_dx and dx is None:
+            dx = torch.empty_like(self.x)
+        partials = dbias = None
+        if need_dbias:
+            count = _returning("shim_partials")(ctypes.byref(self.call))
+            partials = _unwritten(2 * count, self.x.dtype)
+            dbias = _unwritten(self.x.shape[-1], self.x.dtype)
+        library().shim_gated_backward(
+            ctypes.byref(self.call), self.gate_first, _pointer(dy), _pointer(self.x),
+            _pointer(self.bias), _pointer(dx), _pointer(partials), _pointer(dbias),
+        )  # fmt: skip
+        return dx, dbias
+
+
+class NormCall(ctypes.Structure):
+    """`NormCall` of shim_api.cpp."""
+
+    TENSORS = ("x", "residual", "bias", "layer_scale", "row_scale", "weight", "norm_bias")
+    SUMS = ("bias", "layer_scale", "weight", "norm_bias")
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in TENSORS),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_int32) for name in ("centered", "wide_h", "wide_y", "vectors_wide")),
+    ]
+
+
+class NormKernels:
+    """One call's normalised kernels; `tensors` by the names of NormCall."""
+
+    def __init__(self, tensors, *, norm, prenorm, eps=1e-5, **options):
+        self.tensors, self.prenorm = tensors, prenorm
+        x, residual = tensors["x"], tensors.get("residual")
+        self.x, width = x, x.shape[-1]
+        self.h_dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+        self.y_dtype = x.dtype if prenorm else self.h_dtype
+        self.call = _call(x.numel(), x.dtype, channels=width, **options)
+        wide = [t.dtype != x.dtype for n, t in tensors.items() if n not in ("x", "residual")]
+        assert len(set(wide)) < 2, "vectors of one dtype"
+        self.norm = NormCall(
+            **{name: _pointer(tensors.get(name)) for name in NormCall.TENSORS}, eps=eps,
+            centered=norm == "layer_norm", wide_h=self.h_dtype != x.dtype,
+            wide_y=self.y_dtype != x.dtype, vectors_wide=any(wide),
+        )  # fmt: skip
+
+    def forward(self):
+        """y, and h with prenorm."""
+        self.h = torch.empty_like(self.x, dtype=self.h_dtype) if self.prenorm else None
+        y = torch.empty_like(self.x, dtype=self.y_dtype)
+        self.mean, self.rstd = (_unwritten(self.call.numel // self.call.channels, self.x.dtype)
+                                for _ in range(2))  # fmt: skip
+        library().shim_norm_forward(
+            ctypes.byref(self.call), ctypes.byref(self.norm), _pointer(y), _pointer(self.h),
+            _pointer(self.mean), _pointer(self.rstd),
+        )  # fmt: skip
+        return (y, self.h) if self.prenorm else (y,)
+
+    def backward(self, dy, dh=None, wanted=("x", "residual", *NormCall.SUMS)):
+        """After forward: the gradients by name. `in_shared`: where the last sums were."""
+        found = {}
+        if "x" in wanted:
+            found["x"] = torch.empty_like(self.x)
+        if "residual" in wanted:
+            found["residual"] = torch.empty_like(self.x, dtype=self.h_dtype)
+        sums = (ctypes.c_void_p * len(NormCall.SUMS))()
+        for i, name in enumerate(NormCall.SUMS):
+            if name in wanted:
+                found[name] = _unwritten(self.call.channels, self.x.dtype)
+                sums[i] = found[name].data_ptr()
+        count = _returning("shim_norm_partials")(ctypes.byref(self.call))
+        partials = _unwritten(len(NormCall.SUMS) * count, self.x.dtype)
+        self.in_shared = _returning("shim_norm_backward", ctypes.c_bool)(
+            ctypes.byref(self.call), ctypes.byref(self.norm), _pointer(dy), _pointer(dh),
+            _pointer(self.h), _pointer(self.mean), _pointer(self.rstd), _pointer(found.get("x")),
+            _pointer(found.get("residual")), sums, _pointer(partials),
+        )  # fmt: skip
+        return found
+
+
+def set_shared(size):
+    """How many bytes of memory a block may have for itself."""
+    library().shim_set_shared(ctypes.c_int64(size))
 
 
 class Grid(ctypes.Structure):
@@ -154,9 +274,7 @@ class Grid(ctypes.Structure):
     def visited(self, block, thread):
         """How many groups a thread visits, the first and the last of them."""
         first, last = ctypes.c_int64(-1), ctypes.c_int64(-1)
-        api = library()
-        api.shim_walk.restype = ctypes.c_int64
-        count = api.shim_walk(
+        count = _returning("shim_walk")(
             ctypes.byref(self.call), self.backward, ctypes.c_uint32(block), thread,
             ctypes.byref(first), ctypes.byref(last),
         )  # fmt: skip
@@ -165,9 +283,7 @@ class Grid(ctypes.Structure):
 
 def divide(numerator, divisor):
     """As kernels divide by a number that is known before."""
-    api = library()
-    api.shim_divide.restype = ctypes.c_int64
-    return api.shim_divide(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
+    return _returning("shim_divide")(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 // What Python calls in the library of the kernels under the shim.
-#include "launch.cuh"
+#include <cstdlib>
+
+#include "gated.h"
+#include "norm.h"
+#include "pointwise.h"
+#include "walk.cuh"
 
 using namespace fused_dropout;
 using namespace fused_dropout::cuda;
@@ -33,18 +38,80 @@ static RandomState random_of(const Call& call) {
   return random;
 }
 
+static void* advanced(const void* data, int64_t elements, Storage storage) {
+  const int64_t size = storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : 2;
+  return data ? const_cast<char*>(static_cast<const char*>(data)) + elements * size : nullptr;
+}
+
+struct Halves {
+  int64_t gate, value;
+  Halves(const Call& call, bool gate_first)
+      : gate(gate_first ? 0 : call.channels), value(call.channels - gate) {}
+  void* gate_of(const void* data, Storage storage) const { return advanced(data, gate, storage); }
+  void* value_of(const void* data, Storage storage) const { return advanced(data, value, storage); }
+};
+
+template <class Args>
+static void set_gated(const Call& call, bool gate_first, const void* x, const void* bias,
+                      Args& args) {
+  const Halves halves(call, gate_first);
+  const auto storage = static_cast<Storage>(call.storage);
+  const Storage bias_storage = call.bias_wide ? Storage::kFloat32 : storage;
+  args.gate = halves.gate_of(x, storage);
+  args.value = halves.value_of(x, storage);
+  args.gate_bias = {halves.gate_of(bias, bias_storage), call.bias_wide != 0};
+  args.value_bias = {halves.value_of(bias, bias_storage), call.bias_wide != 0};
+  args.layout = layout_for(call.numel, call.channels, 1);
+  args.mask = mask_of(call);
+  args.scale = call.scale;
+  args.parameter = call.parameter;
+}
+
+// What the normalised kernels take beside a Call, whose `channels` is the width. Vectors are fp32
+// where `vectors_wide`, else of x's type; gradients by them are fp32, or fp64 for fp64.
+struct NormCall {
+  const void *x, *residual, *bias, *layer_scale, *row_scale, *weight, *norm_bias;
+  double eps;
+  int32_t centered, wide_h, wide_y, vectors_wide;
+};
+
+static NormTypes types_of(const Call& call, const NormCall& norm) {
+  return {static_cast<Storage>(call.storage), norm.wide_h != 0, norm.wide_y != 0};
+}
+
+static void set_norm(const Call& call, const NormCall& norm, NormArgs& args) {
+  const bool wide = norm.vectors_wide != 0;
+  args.branch = {norm.x,
+                 {norm.bias, wide},
+                 {norm.layer_scale, wide},
+                 {norm.row_scale, wide},
+                 random_of(call),
+                 mask_of(call),
+                 call.scale,
+                 call.shift,
+                 call.fill,
+                 call.parameter,
+                 call.activation};
+  args.rows = call.numel / call.channels;
+  args.width = static_cast<int>(call.channels);
+  args.centered = norm.centered != 0;
+  args.weight = {norm.weight, wide};
+  args.residual = norm.residual;
+}
+
 extern "C" {
 
 void shim_forward(const Call* call, const void* x, const void* bias, const void* residual, void* y,
                   int64_t* written_state) {
-  ForwardArgs args{x,          residual,       y, {}, {}, {}, {}, call->scale, call->shift,
-                   call->fill, call->parameter};
+  PointwiseForwardArgs args{x,          residual,       y, {}, {}, {}, {}, call->scale, call->shift,
+                            call->fill, call->parameter};
   args.bias = {bias, call->bias_wide != 0};
   args.layout = layout_for(call->numel, call->channels, call->inner);
   args.random = random_of(*call);
   args.random.written_to = written_state;
   args.mask = mask_of(*call);
-  launch_forward(args, static_cast<Storage>(call->storage), call->wide, call->activation, nullptr);
+  launch_pointwise_forward(args, static_cast<Storage>(call->storage), call->wide, call->activation,
+                           nullptr);
 }
 
 int64_t shim_partials(const Call* call) {
@@ -55,18 +122,110 @@ int64_t shim_partials(const Call* call) {
 // `state` is read where the seed and the offset lie, as in a captured graph.
 void shim_backward(const Call* call, const void* dy, const void* x, const void* bias, void* dx,
                    void* partials, void* dbias, int32_t dbias_storage, const int64_t* state) {
-  BackwardArgs args{dy, x, dx, partials, {}, {}, {}, {}, call->scale, call->parameter};
+  PointwiseBackwardArgs args{dy, x, dx, partials, {}, {}, {}, {}, call->scale, call->parameter};
   args.bias = {bias, call->bias_wide != 0};
   args.layout = layout_for(call->numel, call->channels, call->inner);
   args.random = RandomState::at(state);
   args.mask = mask_of(*call);
   const auto storage = static_cast<Storage>(call->storage);
-  launch_backward(args, storage, call->wide, call->activation, nullptr);
+  launch_pointwise_backward(args, storage, call->wide, call->activation, nullptr);
   if (dbias) {
-    launch_bias_sum(partials, args.layout, storage == Storage::kFloat64, dbias,
-                    static_cast<Storage>(dbias_storage), nullptr);
+    const ColumnSums sums{partials, args.layout, copies_in(args.layout), 1, {dbias}};
+    launch_column_sums(sums, storage == Storage::kFloat64, static_cast<Storage>(dbias_storage),
+                       nullptr);
   }
 }
+
+// `x` has rows of twice `channels`; where gradients by the bias are wanted, `partials` has twice
+// shim_partials and `dbias` is fp32, or fp64 for fp64.
+void shim_gated_forward(const Call* call, bool gate_first, const void* x, const void* bias,
+                        void* y) {
+  GatedForwardArgs args;
+  set_gated(*call, gate_first, x, bias, args);
+  args.y = y;
+  args.random = random_of(*call);
+  args.shift = call->shift;
+  args.fill = call->fill;
+  launch_gated_forward(args, static_cast<Storage>(call->storage), call->activation, nullptr);
+}
+
+void shim_gated_backward(const Call* call, bool gate_first, const void* dy, const void* x,
+                         const void* bias, void* dx, void* partials, void* dbias) {
+  GatedBackwardArgs args;
+  set_gated(*call, gate_first, x, bias, args);
+  const auto storage = static_cast<Storage>(call->storage);
+  const Storage arithmetic = storage == Storage::kFloat64 ? storage : Storage::kFloat32;
+  const Halves halves(*call, gate_first);
+  args.dy = dy;
+  args.dgate = halves.gate_of(dx, storage);
+  args.dvalue = halves.value_of(dx, storage);
+  args.random = random_of(*call);
+  const int64_t rows = partial_rows(args.layout);
+  args.gate_partials = partials;
+  args.value_partials = advanced(partials, rows * args.layout.period, arithmetic);
+  launch_gated_backward(args, storage, call->activation, nullptr);
+  if (!dbias) return;
+  const ColumnSums sums{partials,
+                        args.layout,
+                        copies_in(args.layout),
+                        2,
+                        {halves.gate_of(dbias, arithmetic), halves.value_of(dbias, arithmetic)}};
+  launch_column_sums(sums, arithmetic == Storage::kFloat64, arithmetic, nullptr);
+}
+
+void shim_norm_forward(const Call* call, const NormCall* norm, void* y, void* h, void* mean,
+                       void* rstd) {
+  NormForwardArgs args;
+  set_norm(*call, *norm, args);
+  args.eps = norm->eps;
+  args.norm_bias = {norm->norm_bias, norm->vectors_wide != 0};
+  args.y = y;
+  args.h = h;
+  args.mean = mean;
+  args.rstd = rstd;
+  launch_norm_forward(args, types_of(*call, *norm), nullptr);
+}
+
+int64_t shim_norm_partials(const Call* call) {
+  const auto width = static_cast<int>(call->channels);
+  return norm_partial_rows(call->numel / width, width) * width;
+}
+
+// `sums`: of bias, layer scale, weight and norm bias, null where they are not wanted. Returns
+// whether a block had memory enough of its own. `partials`: shim_norm_partials for each.
+bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, const void* dh,
+                        const void* h, const void* mean, const void* rstd, void* dx,
+                        void* dresidual, void* const* sums, void* partials) {
+  NormBackwardArgs args;
+  set_norm(*call, *norm, args);
+  args.dy = dy;
+  args.dh = dh;
+  args.h = h;
+  args.mean = mean;
+  args.rstd = rstd;
+  args.dx = dx;
+  args.dresidual = dresidual;
+  args.partials = partials;
+  ColumnSums totals{partials, layout_for(call->numel, call->channels, 1), 0, 0, {}};
+  for (int vector = 0; vector < kNormVectors; ++vector) {
+    args.place_of[vector] = sums[vector] ? totals.vectors : -1;
+    if (sums[vector]) totals.targets[totals.vectors++] = sums[vector];
+  }
+  args.vectors = totals.vectors;
+  const NormTypes types = types_of(*call, *norm);
+  const Storage arithmetic = types.x == Storage::kFloat64 ? types.x : Storage::kFloat32;
+  const int64_t bytes = norm_scratch(args.rows, args.width, args.vectors, arithmetic);
+  args.scratch = bytes > 0 ? std::malloc(bytes) : nullptr;
+  launch_norm_backward(args, types, nullptr);
+  std::free(args.scratch);
+  if (args.vectors > 0) {
+    totals.copies = norm_partial_rows(args.rows, args.width);
+    launch_column_sums(totals, arithmetic == Storage::kFloat64, arithmetic, nullptr);
+  }
+  return bytes == 0;
+}
+
+void shim_set_shared(int64_t bytes) { shim::most_shared = bytes; }
 
 // The grid of a tensor of any size, and the groups that one thread of it visits: how many,
 // the first and the last.

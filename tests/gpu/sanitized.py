@@ -27,7 +27,27 @@ def calls():
             y.backward(torch.ones_like(y))
         FF.dropout(x.detach(), 0.5, inplace=True, rng_state=torch.tensor([5, 8], device="cuda"))
         FF.dropout_mask(shape, 0.5, torch.tensor([5, 8], device="cuda"), shared_dims=(0,))
+    for rows, width in ((3, 5), (70, 1001), (257, 264), (5, 5000), (2, 8192)):
+        for dtype in DTYPES:
+            row_calls(rows, width, dtype)
     torch.cuda.synchronize()
+
+
+def row_calls(rows, width, dtype):
+    def new(*sizes):
+        return torch.randn(sizes, device="cuda").to(dtype).requires_grad_()
+
+    x = new(rows, 2 * width)
+    y = FF.bias_glu_dropout(x, new(2 * width), 0.3)
+    y.backward(torch.ones_like(y))
+    x, residual = new(rows, width), new(rows, width)
+    for prenorm in (False, True):
+        results = FF.dropout_add_layer_norm(
+            x, residual, new(width), new(width), bias=new(width), p=0.3, activation="gelu",
+            layer_scale=new(width), prenorm=prenorm,
+        )  # fmt: skip
+        results = results if prenorm else (results,)
+        torch.autograd.backward(results, [torch.ones_like(one) for one in results])
 
 
 if __name__ == "__main__":

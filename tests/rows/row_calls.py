@@ -10,7 +10,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import state
+from helpers import state, ulp
 
 import fused_dropout.functional as FF
 from fused_dropout import reference
@@ -153,3 +153,34 @@ def gradients_of(results, tensors, upstream):
     upstream = [dy.to(one.dtype) for one, dy in zip(results, upstream, strict=True)]
     found = torch.autograd.grad(results, list(wanted.values()), upstream, retain_graph=True)
     return dict(zip(wanted, found, strict=True))
+
+
+def unit_of(exact, dtype):
+    return ulp(exact.abs().max().clamp(min=1), dtype)
+
+
+def check_values(name, tensors, results, gradients, **options):
+    """Results and gradients (by name) of one call, against the reference in fp64.
+
+    Tolerance: the largest error is at most twice that of the PyTorch chain in the same dtype and
+    with the same mask; free on top of that are two ULP of the largest number, or of 1, as gradients
+    cancel in short rows. In fp64, the reference's own dtype, 256 ULP are.
+    """
+    upstream = upstream_of(results)
+    wide = in_dtype(tensors, torch.float64)
+    exact = theirs(name, wide, **options)
+    chained = chain(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
+    expected = gradients_of(exact, wide, upstream)
+    usual = gradients_of(chained, tensors, upstream)
+    rows = [
+        (f"result {i}", *three) for i, three in enumerate(zip(results, exact, chained, strict=True))
+    ]
+    rows += [(key, gradients[key], expected[key], usual[key]) for key in gradients]
+    for what, one, truth, other in rows:
+        assert one.dtype == other.dtype, what
+        error = (one.double() - truth).abs().max()
+        if one.dtype == torch.float64:
+            assert error <= 256 * unit_of(truth, one.dtype), (what, error)
+        else:
+            bound = 2 * (other.double() - truth).abs().max() + 2 * unit_of(truth, one.dtype)
+            assert error <= bound, (what, error, bound)

@@ -1,0 +1,45 @@
+#include "arguments.h"
+
+#include <c10/cuda/CUDAStream.h>
+
+namespace fused_dropout::cuda {
+
+Stream stream_of(const Tensor& tensor) {
+  return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
+}
+
+RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
+                      const DropConstants& constants, const Tensor& x) {
+  if (!draws(constants) || x.numel() == 0) return {};
+  TORCH_CHECK_VALUE(rng_state, call.function,
+                    ": rng_state is None, but a probability between 0 and 1 needs one");
+  return RandomState::at(rng_state->const_data_ptr<int64_t>());
+}
+
+MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
+  MaskRule rule;
+  rule.set_keep_count(keep_count);
+  rule.first = layout.first;
+  if (keep_count == 65536) return rule;
+  if (layout.in_memory_order()) {
+    rule.kind = MaskKind::kMemoryOrder;
+    return rule;
+  }
+  rule.kind = MaskKind::kStrided;
+  for (size_t dim = 0; dim < layout.sizes.size(); ++dim) {
+    rule.add_dimension(layout.sizes[dim], layout.strides[dim]);
+  }
+  return rule;
+}
+
+Tensor vector_for(const Tensor& given, at::ScalarType x_dtype) {
+  const bool taken = given.scalar_type() == x_dtype || given.scalar_type() == at::kFloat;
+  return (taken ? given : given.to(arithmetic_of(x_dtype))).contiguous();
+}
+
+Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype) {
+  if (!vector.defined()) return {};
+  return {vector.const_data_ptr(), vector.scalar_type() != x_dtype};
+}
+
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,467 @@
+// The normalised kernels: h = residual + branch, y = norm(h) * weight + norm_bias, where the branch
+// is drop(act(x + bias)) * layer_scale * row_scale; and their gradients. A team of threads holds a
+// row in its registers, so that each is read once.
+#pragma once
+
+#include "launch.cuh"
+#include "mask.cuh"
+#include "norm.h"
+#include "team.cuh"
+#include "vectors.cuh"
+
+namespace fused_dropout::cuda {
+
+// The first `count` elements of a group; with kVector it is all of them or none.
+template <bool kVector, class S, class C>
+FD_HD void load_group(const S* source, int count, C (&values)[kGroup]) {
+  if constexpr (kVector) {
+    Packed<S> packed{};
+    if (count > 0) packed.load(source);
+    packed.widen_to(values);
+  } else {
+    Single<S>::load(source, count, values);
+  }
+}
+template <bool kVector, class S, class C>
+FD_HD void store_group(S* target, int count, const C (&values)[kGroup]) {
+  if constexpr (kVector) {
+    if (count > 0) Packed<S>::store(target, values);
+  } else {
+    Single<S>::store(target, count, values);
+  }
+}
+
+// Those of a vector, or `otherwise` where there is none.
+template <class T, bool kVector, class C>
+FD_HD void load_along(const Vector& vector, int column, int count, C otherwise,
+                      C (&values)[kGroup]) {
+  if (!vector.values) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) values[k] = otherwise;
+  } else if constexpr (!kVector) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      values[k] = k < count ? number_at<T, C>(vector, column + k) : otherwise;
+    }
+  } else if (vector.wide) {
+    load_group<true>(static_cast<const float*>(vector.values) + column, count, values);
+  } else {
+    load_group<true>(static_cast<const T*>(vector.values) + column, count, values);
+  }
+}
+
+// What a thread does for the groups of a row that it holds. T, H and Y are the types of x, of the
+// stream (residual and h), and of y; without kIdentity the activation is chosen at run time, once
+// for a group.
+template <class T, class H, bool kIdentity, bool kVector, int kGroups>
+struct RowOfGroups {
+  using C = typename Arithmetic<T>::Scalar;
+  using P = typename PrecisionOf<T>::Type;
+
+  const NormArgs& args;
+  const Team& team;
+  PhiloxState state;
+  int64_t row = 0;
+  bool is_row = false;  // there are no more of them otherwise
+  AnyMask masks[kGroups];
+
+  FD_HD RowOfGroups(const NormArgs& arguments, const Team& a_team)
+      : args(arguments), team(a_team), state(resolve(args.branch.random)) {}
+
+  FD_HD int count(int group) const {
+    return is_row ? count_in_group(args.width - team.column(group)) : 0;
+  }
+  template <class S>
+  FD_HD S* at(S* tensor, int group) const {
+    return tensor + row * args.width + team.column(group);
+  }
+  template <class S>
+  FD_HD const S* at(const void* tensor, int group) const {
+    return at(static_cast<const S*>(tensor), group);
+  }
+
+  FD_HD void draw() {
+    const int64_t first = row * args.width + team.column(0);
+    if constexpr (kVector) {
+      GroupMask drawn[kGroups];
+      group_masks(args.branch.mask, state, first / kGroup, team.size, drawn);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        masks[g].kept = 0;
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) masks[g].kept |= static_cast<uint32_t>(drawn[g](k)) << k;
+      }
+    } else {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        const int64_t position = first + static_cast<int64_t>(g) * team.size * kGroup;
+        masks[g] = any_mask(args.branch.mask, state, position, count(g));
+      }
+    }
+  }
+
+  FD_HD C row_scale() const {
+    const Vector& scales = args.branch.row_scale;
+    return scales.values && is_row ? number_at<T, C>(scales, row) : C(1);
+  }
+
+  // x + bias.
+  FD_HD void load_argument(int group, C (&values)[kGroup]) const {
+    C bias[kGroup];
+    load_group<kVector>(at<T>(args.branch.x, group), count(group), values);
+    load_along<T, kVector>(args.branch.bias, team.column(group), count(group), C(-0.0), bias);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) values[k] = values[k] + bias[k];
+  }
+
+  // Calls visit with the activation's functor.
+  template <class Visit>
+  FD_HD void with_function(Visit visit) const {
+    if constexpr (kIdentity) {
+      visit(Identity<P>{});
+    } else {
+      switch (static_cast<Activation>(args.branch.activation)) {
+#define FD_CASE(Functor, name) \
+  case Activation::k##Functor: \
+    return visit(Functor<P>{});
+        FD_FOR_EACH_ACTIVATION(FD_CASE)
+#undef FD_CASE
+      }
+    }
+  }
+
+  // drop(act(x + bias))
+  FD_HD void load_branch(int group, C (&values)[kGroup]) const {
+    const BranchArgs& branch = args.branch;
+    const C scale = number<C>(branch.scale), shift = number<C>(branch.shift);
+    const C fill = number<C>(branch.fill), parameter = number<C>(branch.parameter);
+    load_argument(group, values);
+    with_function([&](auto function) {
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        values[k] = forward_element<decltype(function)>(values[k], masks[group](k), scale, shift,
+                                                        fill, parameter);
+      }
+    });
+  }
+
+  // h, not yet rounded.
+  FD_HD void load_stream(int group, C (&values)[kGroup]) const {
+    C scales[kGroup], residual[kGroup];
+    load_branch(group, values);
+    load_along<T, kVector>(args.branch.layer_scale, team.column(group), count(group), C(1), scales);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) residual[k] = C(-0.0);
+    if (args.residual) {
+      load_group<kVector>(at<H>(args.residual, group), count(group), residual);
+    }
+    const C row_factor = row_scale();
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      values[k] = stream_element(residual[k], values[k], scales[k], row_factor);
+    }
+  }
+
+  // From the gradient by the branch to that by x + bias, in place.
+  FD_HD void differentiate(int group, C (&gradient)[kGroup]) const {
+    const C scale = number<C>(args.branch.scale), parameter = number<C>(args.branch.parameter);
+    C values[kGroup] = {};
+    if constexpr (!kIdentity) load_argument(group, values);
+    with_function([&](auto function) {
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        gradient[k] = backward_element<decltype(function)>(gradient[k], values[k], masks[group](k),
+                                                           scale, parameter);
+      }
+    });
+  }
+};
+
+template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
+__global__ void __launch_bounds__(kMostTeam)
+    norm_forward_kernel(const NormForwardArgs args, const RowGrid grid) {
+  using C = typename Arithmetic<T>::Scalar;
+  Team team(grid, threadIdx.x);
+  TeamSums<C, 1> team_sums(team);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, team);
+  write_down(args.branch.random, row.state);
+  const C width = static_cast<C>(args.width);
+
+  // The rows of a block lie together.
+  int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
+#pragma unroll 1
+  for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
+    team.hide_lane();
+    row.row = first + team.number;
+    row.is_row = row.row < args.rows;
+    row.draw();
+    C values[kGroups][kGroup], sum[1] = {C(0)};
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      row.load_stream(g, values[g]);
+    }
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      // It is the rounded h that is normalised where it is a result: backward knows no other.
+      if (args.h) {
+        H* h = row.at(static_cast<H*>(args.h), g);
+        store_group<kVector>(h, row.count(g), values[g]);
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) values[g][k] = rounded<H>(values[g][k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) sum[0] += k < row.count(g) ? values[g][k] : C(0);
+    }
+    C mean = C(0);
+    if (args.centered) {
+      team_sums.add_up(sum);
+      mean = sum[0] / width;
+    }
+    sum[0] = C(0);
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        const C difference = k < row.count(g) ? values[g][k] - mean : C(0);
+        sum[0] = add_product(sum[0], difference, difference);
+      }
+    }
+    team_sums.add_up(sum);
+    const C rstd = C(1) / std::sqrt(sum[0] / width + number<C>(args.eps));
+    if (team.lane == 0 && row.is_row) {
+      if (args.centered) static_cast<C*>(args.mean)[row.row] = mean;
+      static_cast<C*>(args.rstd)[row.row] = rstd;
+    }
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      C weight[kGroup], norm_bias[kGroup];
+      load_along<T, kVector>(args.weight, team.column(g), row.count(g), C(1), weight);
+      load_along<T, kVector>(args.norm_bias, team.column(g), row.count(g), C(-0.0), norm_bias);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        values[g][k] = norm_element(values[g][k], mean, rstd, weight[k], norm_bias[k]);
+      }
+      store_group<kVector>(row.at(static_cast<Y*>(args.y), g), row.count(g), values[g]);
+    }
+  }
+}
+
+// The sums of the vectors' gradients down the columns of a block's rows. Each thread has its own
+// numbers, by fours, in memory that is the block's: shared, or global where there is too little of
+// that.
+template <class C, int kGroups>
+struct ColumnTotals {
+  struct alignas(16) Four {
+    C values[4];
+  };
+  static constexpr int kFours = kGroup / 4;
+
+  Four* mine;
+  int threads;
+
+  static FD_HD int64_t numbers(int vectors, int threads) {
+    return static_cast<int64_t>(vectors) * kGroups * kGroup * threads;
+  }
+  FD_HD ColumnTotals(void* memory, int vectors, int all_threads, int thread)
+      : mine(static_cast<Four*>(memory) + thread), threads(all_threads) {
+#pragma unroll 1
+    for (int i = 0; i < vectors * kGroups * kFours; ++i) mine[i * threads] = Four{};
+  }
+  // What lies behind the end of a row is summed up and never read.
+  FD_HD void add(int vector, int group, const C (&values)[kGroup]) const {
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) {
+      Four& sums = mine[((vector * kGroups + group) * kFours + i) * threads];
+      Four four = sums;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) four.values[k] += values[4 * i + k];
+      sums = four;
+    }
+  }
+  // Of all teams that hold the column, in order; after a barrier, from any thread.
+  FD_HD C total(const Team& team, int thread, int teams, int vector, int column) const {
+    const int group = column / kGroup;
+    const int turn = group / team.size;
+    const int four = column % kGroup / 4;
+    const Four* place = mine - thread + (group - turn * team.size) +
+                        ((vector * kGroups + turn) * kFours + four) * threads;
+    C sum = place[0].values[column % 4];
+#pragma unroll 1
+    for (int i = 1; i < teams; ++i) sum += place[i * team.size].values[column % 4];
+    return sum;
+  }
+};
+
+template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
+__global__ void __launch_bounds__(kMostTeam)
+    norm_backward_kernel(const NormBackwardArgs args, const RowGrid grid) {
+  using C = typename Arithmetic<T>::Scalar;
+  FD_DYNAMIC_SHARED(shared);
+  const int threads = grid.team * grid.teams;
+  const int64_t numbers = ColumnTotals<C, kGroups>::numbers(args.vectors, threads);
+  const ColumnTotals<C, kGroups> totals(
+      args.scratch ? static_cast<C*>(args.scratch) + blockIdx.x * numbers : static_cast<C*>(shared),
+      args.vectors, threads, threadIdx.x);
+  const int of_bias = args.place_of[kBias], of_layer_scale = args.place_of[kLayerScale];
+  const int of_weight = args.place_of[kWeight], of_norm_bias = args.place_of[kNormBias];
+
+  Team team(grid, threadIdx.x);
+  TeamSums<C, 2> team_sums(team);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, team);
+  int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
+#pragma unroll 1
+  for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
+    team.hide_lane();
+    row.row = first + team.number;
+    row.is_row = row.row < args.rows;
+    row.draw();
+    C mean = C(0), rstd = C(0);
+    if (row.is_row) {
+      if (args.centered) mean = static_cast<const C*>(args.mean)[row.row];
+      rstd = static_cast<const C*>(args.rstd)[row.row];
+    }
+    // The normalised values, the gradients by them, and the two sums that the statistics pass on.
+    C normal[kGroups][kGroup], gradients[kGroups][kGroup], sums[2] = {C(0), C(0)};
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int count = row.count(g);
+      if (args.h) {
+        load_group<kVector>(row.template at<H>(args.h, g), count, normal[g]);
+      } else {
+        row.load_stream(g, normal[g]);
+      }
+      C upstream[kGroup], weight[kGroup], products[kGroup];
+      load_group<kVector>(row.template at<Y>(args.dy, g), count, upstream);
+      load_along<T, kVector>(args.weight, team.column(g), count, C(1), weight);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        normal[g][k] = normalised(normal[g][k], mean, rstd);
+        products[k] = upstream[k] * normal[g][k];
+        gradients[g][k] = upstream[k] * weight[k];
+        if (k < count) {
+          sums[0] = sums[0] + gradients[g][k];
+          sums[1] = add_product(sums[1], gradients[g][k], normal[g][k]);
+        }
+      }
+      if (of_weight >= 0 && row.is_row) totals.add(of_weight, g, products);
+      if (of_norm_bias >= 0 && row.is_row) totals.add(of_norm_bias, g, upstream);
+    }
+    team_sums.add_up(sums);
+    team.hide_lane();
+    const C width = static_cast<C>(args.width);
+    const C mean_gradient = args.centered ? sums[0] / width : C(0);
+    const C mean_product = sums[1] / width;
+    const C row_factor = row.row_scale();
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int count = row.count(g);
+      C others[kGroup];
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        gradients[g][k] =
+            norm_backward_element(gradients[g][k], normal[g][k], mean_gradient, mean_product, rstd);
+      }
+      if (args.dh) {
+        load_group<kVector>(row.template at<H>(args.dh, g), count, others);
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] + others[k];
+      }
+      if (args.dresidual) {
+        store_group<kVector>(row.at(static_cast<H*>(args.dresidual), g), count, gradients[g]);
+      }
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * row_factor;
+      if (of_layer_scale >= 0) {
+        row.load_branch(g, others);
+#pragma unroll
+        for (int k = 0; k < kGroup; ++k) others[k] = gradients[g][k] * others[k];
+        if (row.is_row) totals.add(of_layer_scale, g, others);
+      }
+      load_along<T, kVector>(args.branch.layer_scale, team.column(g), count, C(1), others);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * others[k];
+      if (args.dx || of_bias >= 0) row.differentiate(g, gradients[g]);
+      if (args.dx) store_group<kVector>(row.at(static_cast<T*>(args.dx), g), count, gradients[g]);
+      if (of_bias >= 0 && row.is_row) totals.add(of_bias, g, gradients[g]);
+    }
+  }
+
+  __syncthreads();
+#pragma unroll 1
+  for (int vector = 0; vector < args.vectors; ++vector) {
+    C* partials = static_cast<C*>(args.partials) + (vector * grid.blocks + blockIdx.x) * args.width;
+#pragma unroll 1
+    for (int column = threadIdx.x; column < args.width; column += threads) {
+      partials[column] = totals.total(team, threadIdx.x, grid.teams, vector, column);
+    }
+  }
+}
+
+// Whether groups are aligned in all tensors, in the vectors and in the mask.
+template <class... Pointers>
+bool rows_are_vectorisable(const NormArgs& args, Pointers... pointers) {
+  const BranchArgs& branch = args.branch;
+  return args.width % kGroup == 0 && is_vectorisable(branch.mask) && is_aligned(branch.x) &&
+         is_aligned(branch.bias.values) && is_aligned(branch.layer_scale.values) &&
+         is_aligned(args.weight.values) && is_aligned(args.residual) &&
+         (is_aligned(pointers) && ...);
+}
+
+template <class T, class H, class Y, bool kIdentity, bool kVector>
+void norm_forward_with(const NormForwardArgs& args, Stream stream) {
+  const RowGrid grid = norm_grid(args.rows, args.width, /*sums=*/false);
+  if (grid.groups == 1) {
+    FD_LAUNCH((norm_forward_kernel<T, H, Y, kIdentity, kVector, 1>), grid.blocks, grid.threads(),
+              stream, args, grid);
+  } else {
+    FD_LAUNCH((norm_forward_kernel<T, H, Y, kIdentity, kVector, kManyGroups>), grid.blocks,
+              grid.threads(), stream, args, grid);
+  }
+}
+
+template <class T, class H, class Y, bool kIdentity, bool kVector>
+void norm_backward_with(const NormBackwardArgs& args, Stream stream) {
+  using C = typename Arithmetic<T>::Scalar;
+  const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
+  const int64_t bytes = args.scratch ? 0 : sums_bytes(grid, args.vectors, sizeof(C));
+  if (grid.groups == 1) {
+    FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, 1>), grid.blocks,
+                     grid.threads(), bytes, stream, args, grid);
+  } else {
+    FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, kManyGroups>), grid.blocks,
+                     grid.threads(), bytes, stream, args, grid);
+  }
+}
+
+template <class T, class H, class Y>
+void norm_forward_of(const NormForwardArgs& args, Stream stream) {
+  const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
+  if constexpr (!std::is_same_v<T, double>) {
+    if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h)) {
+      return is_identity ? norm_forward_with<T, H, Y, true, true>(args, stream)
+                         : norm_forward_with<T, H, Y, false, true>(args, stream);
+    }
+  }
+  is_identity ? norm_forward_with<T, H, Y, true, false>(args, stream)
+              : norm_forward_with<T, H, Y, false, false>(args, stream);
+}
+
+template <class T, class H, class Y>
+void norm_backward_of(const NormBackwardArgs& args, Stream stream) {
+  const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
+  if constexpr (!std::is_same_v<T, double>) {
+    if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual)) {
+      return is_identity ? norm_backward_with<T, H, Y, true, true>(args, stream)
+                         : norm_backward_with<T, H, Y, false, true>(args, stream);
+    }
+  }
+  is_identity ? norm_backward_with<T, H, Y, true, false>(args, stream)
+              : norm_backward_with<T, H, Y, false, false>(args, stream);
+}
+
+// One translation unit for each type of x.
+#define FD_INSTANTIATE(T, H, Y)                                           \
+  template void norm_forward_of<T, H, Y>(const NormForwardArgs&, Stream); \
+  template void norm_backward_of<T, H, Y>(const NormBackwardArgs&, Stream);
+
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,64 @@
+// Numbers and vectors beside the tensors, in the type that kernels compute with.
+#pragma once
+
+#include "../fused_math.h"
+#include "launch.h"
+#include "memory.cuh"
+
+namespace fused_dropout::cuda {
+
+template <class T>
+struct PrecisionOf {
+  using Type = Reduced;
+};
+template <>
+struct PrecisionOf<float> {
+  using Type = Full;
+};
+template <>
+struct PrecisionOf<double> {
+  using Type = Full;
+};
+
+template <class C>
+FD_HD C number(const Number& value) {
+  if constexpr (std::is_same_v<C, double>) {
+    return value.wide;
+  } else {
+    return value.single;
+  }
+}
+
+template <class T, class C>
+FD_HD C number_at(const Vector& vector, int64_t index) {
+  return vector.wide ? static_cast<const float*>(vector.values)[index]
+                     : widen(static_cast<const T*>(vector.values)[index]);
+}
+
+// The bias of the eight elements from `column` on.
+template <class T, class C>
+FD_HD void load_bias(const Vector& bias, const Layout& layout, int64_t column,
+                     C (&values)[kGroup]) {
+  // -0 is the one number whose addition changes nothing.
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) values[k] = C(-0.0);
+  if (!bias.values || column >= layout.period) return;
+  int64_t channel = column;
+  int64_t left = layout.inner;  // elements until the next channel
+  if (layout.period != layout.channels) {
+    const int64_t place =
+        column - layout.by_repetition.divide(column) * layout.channels * layout.inner;
+    channel = layout.by_inner.divide(place);
+    left = layout.inner - (place - channel * layout.inner);
+  }
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) {
+    values[k] = number_at<T, C>(bias, channel);
+    if (--left == 0) {
+      left = layout.inner;
+      channel = channel + 1 == layout.channels ? 0 : channel + 1;
+    }
+  }
+}
+
+}  // namespace fused_dropout::cuda
