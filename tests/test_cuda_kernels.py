@@ -103,7 +103,7 @@ def test_division_by_a_known_number():
             assert divide(numerator, divisor) == numerator // divisor, (numerator, divisor)
 
 
-THREADS = 128  # of a block: kThreads in csrc/cuda/kernels.cuh
+THREADS = 128  # of a block: kThreads in csrc/cuda/walk.cuh
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -130,6 +130,28 @@ struct RowOfGroups {
     }
   }
 
+  // Puts visit(values[k], others[k], k) in the place of each of the values. With an activation that
+  // is chosen at run time there is one copy of its code, not eight: the numbers pass by it in turn.
+  template <class Visit>
+  FD_HD void replace_each(C (&values)[kGroup], C (&others)[kGroup], Visit visit) const {
+    if constexpr (kIdentity) {
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) values[k] = visit(values[k], others[k], k);
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < kGroup; ++k) {
+        const C value = visit(values[0], others[0], k), other = others[0];
+#pragma unroll
+        for (int i = 0; i + 1 < kGroup; ++i) {
+          values[i] = values[i + 1];
+          others[i] = others[i + 1];
+        }
+        others[kGroup - 1] = other;
+        values[kGroup - 1] = value;
+      }
+    }
+  }
+
   // drop(act(x + bias))
   FD_HD void load_branch(int group, C (&values)[kGroup]) const {
     const BranchArgs& branch = args.branch;
@@ -137,11 +159,11 @@ struct RowOfGroups {
     const C fill = number<C>(branch.fill), parameter = number<C>(branch.parameter);
     load_argument(group, values);
     with_function([&](auto function) {
-#pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        values[k] = forward_element<decltype(function)>(values[k], masks[group](k), scale, shift,
-                                                        fill, parameter);
-      }
+      C none[kGroup] = {};
+      replace_each(values, none, [&](C z, C, int k) {
+        return forward_element<decltype(function)>(z, masks[group](k), scale, shift, fill,
+                                                   parameter);
+      });
     });
   }
 
@@ -168,11 +190,9 @@ struct RowOfGroups {
     C values[kGroup] = {};
     if constexpr (!kIdentity) load_argument(group, values);
     with_function([&](auto function) {
-#pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        gradient[k] = backward_element<decltype(function)>(gradient[k], values[k], masks[group](k),
-                                                           scale, parameter);
-      }
+      replace_each(gradient, values, [&](C dy, C z, int k) {
+        return backward_element<decltype(function)>(dy, z, masks[group](k), scale, parameter);
+      });
     });
   }
 };
