@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,7 +16,10 @@
 namespace shim {
 namespace {
 
+constexpr int kWarp = 32;
 constexpr size_t kStack = 256 * 1024;
+
+enum class Barrier { kNone, kWarp, kBlock };
 
 struct Fibre {
   ucontext_t context;  // where it starts
@@ -24,7 +28,7 @@ struct Fibre {
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStack);
   void* fake_stack = nullptr;
   bool done = true;
-  bool waiting = false;  // at a barrier
+  Barrier waiting = Barrier::kNone;
 };
 
 std::vector<Fibre> fibres;
@@ -75,19 +79,48 @@ void resume(Fibre& fibre, unsigned thread) {
   announce_finish(scheduler_fake_stack, nullptr, nullptr);
 }
 
+// How many threads wait at this barrier, of those that have not left; all of them have to.
+int waiting_at(Barrier barrier, int first, int last) {
+  int left = 0, waiting = 0;
+  for (int thread = first; thread < last; ++thread) {
+    left += !fibres[thread].done;
+    waiting += !fibres[thread].done && fibres[thread].waiting == barrier;
+  }
+  // As on sm_70 and later.
+  if (waiting != left && waiting > 0) {
+    std::fprintf(stderr, "shim: %d of %d threads wait at a barrier\n", waiting, left);
+    std::abort();
+  }
+  return waiting;
+}
+
+// Until all its threads wait at a barrier of the block, or have left. Returns how many wait.
+int run_warp(int first, int last) {
+  do {
+    for (int thread = first; thread < last; ++thread) {
+      if (fibres[thread].done) continue;
+      fibres[thread].waiting = Barrier::kNone;
+      resume(fibres[thread], thread);
+    }
+  } while (waiting_at(Barrier::kWarp, first, last) > 0);
+  return waiting_at(Barrier::kBlock, first, last);
+}
+
 }  // namespace
 
 void barrier() {
-  running->waiting = true;
+  running->waiting = Barrier::kBlock;
   back_to_scheduler(false);
 }
 
 void exchange(void* value, int size, unsigned from) {
   static uint64_t passed[1024];
-  std::memcpy(&passed[threadIdx.x], value, size);
-  barrier();
-  std::memcpy(value, &passed[from], size);
-  barrier();
+  for (int phase = 0; phase < 2; ++phase) {  // all have written, all have read
+    phase == 0 ? std::memcpy(&passed[threadIdx.x], value, size)
+               : std::memcpy(value, &passed[from], size);
+    running->waiting = Barrier::kWarp;
+    back_to_scheduler(false);
+  }
 }
 
 void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void* data) {
@@ -113,22 +146,14 @@ void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void
       fibre.done = fibre.started = false;
       makecontext(&fibre.context, entry, 0);
     }
+    // A warp goes on alone for as long as it can: what it may not do before the others have come
+    // somewhere goes wrong.
     for (int left = threads; left > 0;) {
-      int waiting = 0;
       left = 0;
-      for (int thread = 0; thread < threads; ++thread) {
-        Fibre& fibre = fibres[thread];
-        if (fibre.done) continue;
-        fibre.waiting = false;
-        resume(fibre, thread);
-        left += !fibre.done;
-        waiting += fibre.waiting && !fibre.done;
+      for (int first = 0; first < threads; first += kWarp) {
+        left += run_warp(first, std::min(first + kWarp, threads));
       }
-      // As on sm_70 and later, every thread that has not left has to come to the barrier.
-      if (waiting != left) {
-        std::fprintf(stderr, "shim: %d of %d threads wait at a barrier\n", waiting, left);
-        std::abort();
-      }
+      waiting_at(Barrier::kBlock, 0, threads);
     }
   }
   std::free(shared_memory);

@@ -22,7 +22,8 @@ namespace shim {
 // Until every thread of the block has come here.
 void barrier();
 
-// What the thread with this number has passed; every thread of the block has to come here.
+// What the thread of the same warp with this number has passed; every thread of the warp has to
+// come here.
 void exchange(void* value, int size, unsigned from);
 
 // What a block may share, which a test can change, and what the running one shares.
