@@ -52,7 +52,7 @@ FD_HD void load_along(const Vector& vector, int column, int count, C otherwise,
 
 // What a thread does for the groups of a row that it holds. T, H and Y are the types of x, of the
 // stream (residual and h), and of y; without kIdentity the activation is chosen at run time, once
-// for a group.
+// for a group, the identity among them.
 template <class T, class H, bool kIdentity, bool kVector, int kGroups>
 struct RowOfGroups {
   using C = typename Arithmetic<T>::Scalar;
@@ -188,7 +188,7 @@ struct RowOfGroups {
   FD_HD void differentiate(int group, C (&gradient)[kGroup]) const {
     const C scale = number<C>(args.branch.scale), parameter = number<C>(args.branch.parameter);
     C values[kGroup] = {};
-    if constexpr (!kIdentity) load_argument(group, values);
+    if (!kIdentity && args.branch.x) load_argument(group, values);  // the identity may have no x
     with_function([&](auto function) {
       replace_each(gradient, values, [&](C dy, C z, int k) {
         return backward_element<decltype(function)>(dy, z, masks[group](k), scale, parameter);
@@ -455,28 +455,26 @@ void norm_backward_with(const NormBackwardArgs& args, Stream stream) {
 
 template <class T, class H, class Y>
 void norm_forward_of(const NormForwardArgs& args, Stream stream) {
-  const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
   if constexpr (!std::is_same_v<T, double>) {
     if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h)) {
+      const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_forward_with<T, H, Y, true, true>(args, stream)
                          : norm_forward_with<T, H, Y, false, true>(args, stream);
     }
   }
-  is_identity ? norm_forward_with<T, H, Y, true, false>(args, stream)
-              : norm_forward_with<T, H, Y, false, false>(args, stream);
+  norm_forward_with<T, H, Y, false, false>(args, stream);
 }
 
 template <class T, class H, class Y>
 void norm_backward_of(const NormBackwardArgs& args, Stream stream) {
-  const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
   if constexpr (!std::is_same_v<T, double>) {
     if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual)) {
+      const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_backward_with<T, H, Y, true, true>(args, stream)
                          : norm_backward_with<T, H, Y, false, true>(args, stream);
     }
   }
-  is_identity ? norm_backward_with<T, H, Y, true, false>(args, stream)
-              : norm_backward_with<T, H, Y, false, false>(args, stream);
+  norm_backward_with<T, H, Y, false, false>(args, stream);
 }
 
 // One translation unit for each type of x.

@@ -152,6 +152,11 @@ def compile_one(tools, source, architectures, target=None):
     return done.stdout + done.stderr
 
 
+def architectures_of(source, architectures):
+    """fp16 differs from bf16 in the conversions alone: one architecture shows that it compiles."""
+    return architectures[-1:] if "_float16" in source.stem else architectures
+
+
 def resources(report):
     pattern = (
         r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, "
@@ -221,7 +226,10 @@ def main():
     BUILD.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     with ThreadPoolExecutor(options.jobs) as pool:
-        reports = pool.map(lambda source: compile_one(tools, source, architectures), sources)
+        reports = pool.map(
+            lambda source: compile_one(tools, source, architectures_of(source, architectures)),
+            sources,
+        )
         used = [entry for report in reports for entry in resources(report)]
     if OLDEST in tools.known():
         compile_one(tools, sources[0].with_name("pointwise_bfloat16.cu"), [OLDEST], "oldest.o")
