@@ -98,14 +98,16 @@ using Stream = ::CUstream_st*;
 // elements (1 and numel without a bias).
 Layout layout_for(int64_t numel, int64_t channels, int64_t inner);
 
-// Partial sums of up to four vectors that lie one after the other: of each `copies` repetitions of
-// channels * inner numbers, fp32, or fp64 for fp64.
+constexpr int kMostVectors = 4;
+
+// Partial sums of up to so many vectors that lie one after the other: of each `copies` repetitions
+// of channels * inner numbers, fp32, or fp64 for fp64.
 struct ColumnSums {
   const void* partials;
   Layout layout;
   int64_t copies;
   int vectors = 1;
-  void* targets[4];
+  void* targets[kMostVectors];
 };
 
 // Those that the kernels which walk over a layout write: this many rows, of `period` numbers each.

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ double shared[kThreads];
   const int lanes = kThreads / width;
   const int lane = threadIdx.x / width;
-  const uint32_t vector = blockIdx.x / blocks;
+  const int vector = blockIdx.x / blocks;
   const int64_t channel =
       static_cast<int64_t>(blockIdx.x - vector * blocks) * width + threadIdx.x % width;
   const Layout& layout = args.layout;
@@ -53,8 +53,13 @@ __global__ void __launch_bounds__(kThreads)
   if (lane != 0 || channel >= layout.channels) return;
 #pragma unroll 1
   for (int i = 1; i < lanes; ++i) sum += shared[i * width + threadIdx.x];
-  narrow(static_cast<typename Arithmetic<T>::Scalar>(sum),
-         static_cast<T*>(args.targets[vector])[channel]);
+  // Not indexed, which would copy the arguments to local memory.
+  void* target = args.targets[0];
+#pragma unroll
+  for (int i = 1; i < kMostVectors; ++i) {
+    if (i == vector) target = args.targets[i];
+  }
+  narrow(static_cast<typename Arithmetic<T>::Scalar>(sum), static_cast<T*>(target)[channel]);
 }
 
 }  // namespace fused_dropout::cuda
