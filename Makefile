@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := setup.py pyproject.toml MANIFEST.in \
+    $(shell find csrc -type f) $(shell find fused_dropout -name '*.py')
 
 # The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
 CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_kernels.py test_modules.py test_bias_gradient.py
 
-.PHONY: help demo example-lm test test-full bench bench-quick bench-step lint format build mutants archive clean \
+.PHONY: help demo example-lm test test-full bench bench-quick bench-step lint format build archive clean \
     cuda-check cuda-sanitize cuda-build gpu-report
 
 help:
@@ -20,7 +22,7 @@ help:
 	@echo "make bench-step whole training steps of transformer blocks"
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
-	@echo "make archive    build the source archive, and the package from it"
+	@echo "make archive    build the source archive, and from it the package for the mutation tests"
 	@echo "make cuda-check     compile the CUDA kernels and hold the machine code to its budgets"
 	@echo "make cuda-sanitize  run the CUDA kernels on the CPU under AddressSanitizer"
 	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
@@ -39,11 +41,17 @@ build: $(VENV)/ready
 	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
 	@grep '^fused_dropout:' build/log
 
-# The same extension with deliberate mistakes that tests/test_mutations.py turns on one by one.
-mutants: $(VENV)/ready
-	@mkdir -p build
-	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
-	    --build-lib build/mutants > build/mutants.log 2>&1 || (cat build/mutants.log; exit 1)
+# The package, built as a user builds it from the source archive, with deliberate mistakes that
+# tests/test_mutations.py turns on one by one.
+build/mutants/ready: $(VENV)/ready $(SOURCES)
+	rm -rf build/archive build/mutants
+	$(RUN) -m build --sdist --no-isolation --outdir build/archive . > /dev/null
+	FUSED_DROPOUT_MUTATIONS=1 $(RUN) -m pip install --quiet --disable-pip-version-check \
+	    --no-build-isolation --no-deps --target build/mutants build/archive/*.tar.gz
+	cd build/mutants && $(CURDIR)/$(RUN) -c "import fused_dropout as fd; print(fd.build_info())"
+	touch $@
+
+archive: build/mutants/ready
 
 demo: build
 	$(RUN) -m examples.digits --out demo_output
@@ -53,10 +61,10 @@ LM_STEPS ?= 350
 example-lm: build
 	$(RUN) -m examples.lm --out demo_output --steps $(LM_STEPS)
 
-test: build mutants
+test: build archive
 	$(RUN) -m pytest
 
-test-full: build mutants
+test-full: build archive
 	$(RUN) -m pytest --full
 	for capability in $$($(RUN) -c "import fused_dropout as fd; \
 	        print(*fd.build_info()['cpu_capabilities'])"); do \
@@ -82,14 +90,6 @@ format: $(VENV)/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
-
-archive: $(VENV)/ready
-	rm -rf build/archive
-	$(RUN) -m build --sdist --no-isolation --outdir build/archive . > /dev/null
-	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --target build/archive/installed \
-	    build/archive/*.tar.gz
-	cd build/archive/installed && $(CURDIR)/$(RUN) -c "import fused_dropout as fd; \
-	    print(fd.build_info()); print(fd.Dropout(0.5)(fd.functional.torch.ones(8)))"
 
 $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt

@@ -23,7 +23,8 @@ def save(rows: list[dict], path: str) -> None:
     dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
     lines = [(m, d) for m in dict.fromkeys(r["memory"] for r in rows) for d in _DIRECTIONS]
 
-    size = (7 * len(dtypes), 3 * len(lines))
+    cases = list(dict.fromkeys(r["case"] for r in rows))
+    size = (7 * len(dtypes), (1 + 0.42 * len(cases)) * len(lines))
     figure, axes = plt.subplots(len(lines), len(dtypes), figsize=size, squeeze=False)
     for (memory, direction), line in zip(lines, axes, strict=True):
         for dtype, axis in zip(dtypes, line, strict=True):
@@ -34,22 +35,22 @@ def save(rows: list[dict], path: str) -> None:
             ]
             _draw(axis, panel)
             axis.set_title(f"{direction}, {dtype}, {memory} memory", fontsize=10)
-            axis.set_ylabel("time / time of a copy")
-    figure.suptitle(f"{largest}, lower is better", x=0.02, ha="left")
+    figure.suptitle(f"{largest}: time as a multiple of a copy", x=0.02, ha="left")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper right", ncols=4)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def _draw(axis, panel: list[dict]) -> None:
     cases = list(dict.fromkeys(r["case"] for r in panel))
-    width = 0.8 / len(_PROVIDERS)
+    height = 0.8 / len(_PROVIDERS)
     for i, provider in enumerate(_PROVIDERS):
-        heights = {r["case"]: r["vs_copy"] for r in panel if r["provider"] == provider}
-        places = [cases.index(c) + (i - 1) * width for c in heights]
-        bars = axis.bar(places, heights.values(), width, label=provider)
-        axis.bar_label(bars, fmt="%.1f", fontsize=7)
-    axis.axhline(1, color="black", linewidth=0.8, linestyle="--", label="copy")
-    axis.set_xticks(range(len(cases)), cases, fontsize=7)
-    axis.margins(y=0.15)
+        lengths = {r["case"]: r["vs_copy"] for r in panel if r["provider"] == provider}
+        places = [cases.index(c) + (i - 1) * height for c in lengths]
+        bars = axis.barh(places, lengths.values(), height, label=provider)
+        axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+    axis.axvline(1, color="black", linewidth=0.8, linestyle="--", label="copy")
+    axis.set_yticks(range(len(cases)), cases, fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.1)

@@ -59,13 +59,6 @@ c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
   return state;
 }
 
-// A state, or where it is to be drawn from: then it is one more output.
-struct Random {
-  OptionalTensor rng_state;
-  bool draws = false;
-  OptionalGenerator generator;
-};
-
 struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
                                const OptionalTensor& residual, const Random& random,
@@ -173,8 +166,7 @@ Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
     return {compose_forward(x, bias, residual, rng_state, options), rng_state};
   }
   if (needs_graph({x, bias, residual})) {
-    const auto results =
-        BiasActDropout::apply(x, bias, residual, Random{{}, true, generator}, options);
+    const auto results = BiasActDropout::apply(x, bias, residual, Random::from(generator), options);
     return {results[0], results[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -189,7 +181,7 @@ Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
     return rng_state;
   }
-  if (differentiable) return InplaceDropout::apply(x, Random{{}, true, generator}, options)[1];
+  if (differentiable) return InplaceDropout::apply(x, Random::from(generator), options)[1];
   const at::AutoDispatchBelowAutograd guard;
   return call_draw_inplace(x, generator, options);
 }

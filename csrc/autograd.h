@@ -41,4 +41,13 @@ inline bool needs_graph(std::initializer_list<OptionalTensor> tensors) {
   return false;
 }
 
+// A state, or where it is to be drawn from: then it is one more result.
+struct Random {
+  OptionalTensor rng_state;
+  bool draws = false;
+  OptionalGenerator generator;
+
+  static Random from(const OptionalGenerator& generator) { return {{}, true, generator}; }
+};
+
 }  // namespace fused_dropout

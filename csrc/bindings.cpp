@@ -31,6 +31,10 @@ bool is_plain_call(const Tensor& x) {
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
+bool draws_at_once(const Resolved& call, const Tensor& x, const OptionalTensor& rng_state) {
+  return !rng_state && needs_state(call, x) && is_plain_call(x);
+}
+
 // The state of a call that draws and computes by two operators.
 OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
                         const OptionalTensor& rng_state) {
@@ -47,7 +51,7 @@ Tensor bias_act_dropout(const std::string& function, const Tensor& x, const Opti
   const Options options{
       p, {}, activation, negative_slope, alpha, bias_dim, mode, training, shared_dims, {}, 0};
   const Resolved call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
-  if (needs_state(call, x) && !rng_state && is_plain_call(x)) {
+  if (draws_at_once(call, x, rng_state)) {
     return std::get<0>(call_draw_forward(x, bias, residual, generator, options));
   }
   return call_forward(x, bias, residual, state_of(call, x, generator, rng_state), options);
@@ -88,7 +92,7 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
                 const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options = inplace_options(p, training, shared_dims, mode);
   const Resolved call = check_(function, x, options, rng_state);
-  if (needs_state(call, x) && !rng_state && is_plain_call(x)) {
+  if (draws_at_once(call, x, rng_state)) {
     call_draw_inplace(x, generator, options);
   } else {
     call_inplace(x, state_of(call, x, generator, rng_state), options);
@@ -110,6 +114,9 @@ Tensor bias_glu_dropout(const std::string& function, const Tensor& x, const Opti
   const Options options =
       row_options(p, activation, training, negative_slope, alpha, shared_dims, mode);
   const Resolved call = gated::check(function.c_str(), x, bias, rng_state, options);
+  if (draws_at_once(call, x, rng_state)) {
+    return std::get<0>(gated::call_draw_forward(x, bias, generator, gate_first, options));
+  }
   return gated::call_forward(x, bias, state_of(call, x, generator, rng_state), gate_first, options);
 }
 
@@ -127,9 +134,13 @@ std::tuple<Tensor, Tensor> dropout_add_norm(
   const norm::Settings settings{kind, eps, prenorm};
   const norm::ResolvedNorm call =
       norm::check(function.c_str(), x, operands, rng_state, settings, options);
-  const auto [y, h, statistics] =
+  if (draws_at_once(call, x, rng_state)) {
+    const auto results = norm::call_draw_forward(x, operands, generator, settings, options);
+    return {std::get<0>(results), std::get<1>(results)};
+  }
+  const auto results =
       norm::call_forward(x, operands, state_of(call, x, generator, rng_state), settings, options);
-  return {y, h};
+  return {std::get<0>(results), std::get<1>(results)};
 }
 
 #if defined(FUSED_DROPOUT_CUDA)

@@ -70,15 +70,17 @@ Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim) {
 }
 
 Tensor value_of(const Resolved& call, const Tensor& z) {
-  return with_activation(call.activation, [&](auto function) {
-    return decltype(function)::value(Value(z), Value(call.parameter)).tensor;
+  return with_functor(call.activation, [&](auto functor) {
+    using Function = typename decltype(functor)::template Of<Full>;
+    return Function::value(Value(z), Value(call.parameter)).tensor;
   });
 }
 
 // dz times the derivative at z.
 Tensor chain_of(const Resolved& call, const Tensor& dz, const Tensor& z) {
-  return with_activation(call.activation, [&](auto function) {
-    return chain<decltype(function)>(Value(dz), Value(z), Value(call.parameter)).tensor;
+  return with_functor(call.activation, [&](auto functor) {
+    using Function = typename decltype(functor)::template Of<Full>;
+    return chain<Function>(Value(dz), Value(z), Value(call.parameter)).tensor;
   });
 }
 

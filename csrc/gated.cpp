@@ -1,7 +1,6 @@
 // The gated operator: schema, checks of arguments, calls, shapes of results, and autograd.
 #include "gated.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
@@ -10,6 +9,7 @@
 #include <torch/library.h>
 
 #include "autograd.h"
+#include "operator_handle.h"
 
 namespace fused_dropout::gated {
 
@@ -55,18 +55,23 @@ Output::Output(const Tensor& x, at::IntArrayRef x_strides)
 
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::bias_glu_dropout", "")
-                             .typed<decltype(forward_entry<compose_forward>)>();
+  static const auto op =
+      find_operator("fused_dropout::bias_glu_dropout", forward_entry<call_forward>);
   return op.call(x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o));
+}
+
+Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias,
+                        const OptionalGenerator& generator, bool gate_first, const Options& o) {
+  static const auto op =
+      find_operator("fused_dropout::draw_bias_glu_dropout", draw_forward_entry<call_draw_forward>);
+  return op.call(x, bias, generator, gate_first, FD_ROW_OPTION_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, bool gate_first, const Options& o,
                         const Gradient& gradient) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::bias_glu_dropout_backward", "")
-                             .typed<decltype(backward_entry<compose_backward>)>();
+  static const auto op =
+      find_operator("fused_dropout::bias_glu_dropout_backward", &backward_entry<call_backward>);
   return op.call(dy, x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o), gradient.strides,
                  gradient.bias_dtype, gradient.output_mask);
 }
@@ -106,19 +111,25 @@ struct SavedCall : torch::CustomClassHolder {
 };
 
 struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& rng_state, bool gate_first, const Options& options) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                               const Random& random, bool gate_first, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto state =
-        c10::make_intrusive<SavedCall>(check("bias_glu_dropout", x, bias, rng_state, options));
+    auto state = c10::make_intrusive<SavedCall>(
+        check("bias_glu_dropout", x, bias, random.rng_state, options));
     state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
     state->gate_first = gate_first;
     state->strides = at::empty_like(x).sym_strides().vec();
     if (bias) state->bias_dtype = bias->scalar_type();
     ctx->saved_data["call"] = c10::IValue::make_capsule(state);
-    ctx->save_for_backward({x, bias.value_or(Tensor()), rng_state.value_or(Tensor()),
-                            options.p_tensor.value_or(Tensor())});
-    return call_forward(x, bias, rng_state, gate_first, options);
+    Tensor y, rng_state = random.rng_state.value_or(Tensor());
+    if (random.draws) {
+      std::tie(y, rng_state) = call_draw_forward(x, bias, random.generator, gate_first, options);
+    } else {
+      y = call_forward(x, bias, random.rng_state, gate_first, options);
+    }
+    ctx->save_for_backward(
+        {x, bias.value_or(Tensor()), rng_state, options.p_tensor.value_or(Tensor())});
+    return random.draws ? variable_list{y, rng_state} : variable_list{y};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -139,9 +150,27 @@ struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
 Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options) {
   if (needs_composition({x, bias})) return compose_forward(x, bias, rng_state, gate_first, options);
-  if (needs_graph({x, bias})) return BiasGluDropout::apply(x, bias, rng_state, gate_first, options);
+  if (needs_graph({x, bias})) {
+    return BiasGluDropout::apply(x, bias, Random{rng_state}, gate_first, options)[0];
+  }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, bias, rng_state, gate_first, options);
+}
+
+Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
+                            const OptionalGenerator& generator, bool gate_first,
+                            const Options& options) {
+  if (needs_composition({x, bias})) {
+    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+    return {compose_forward(x, bias, rng_state, gate_first, options), rng_state};
+  }
+  if (needs_graph({x, bias})) {
+    const auto results =
+        BiasGluDropout::apply(x, bias, Random::from(generator), gate_first, options);
+    return {results[0], results[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_draw_forward(x, bias, generator, gate_first, options);
 }
 
 Gradients backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
@@ -161,6 +190,11 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
+  m.def(c10::str("draw_bias_glu_dropout(Tensor x, Tensor? bias, Generator? generator, "
+                 "bool gate_first, ",
+                 kRowOptions, ") -> (Tensor, Tensor)")
+            .c_str(),
+        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
   m.def(c10::str("bias_glu_dropout_backward(Tensor dy, Tensor x, Tensor? bias, Tensor? rng_state, "
                  "bool gate_first, ",
                  kRowOptions,
@@ -177,6 +211,7 @@ TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
 
 TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   m.impl("bias_glu_dropout", forward_entry<forward_autograd>);
+  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_forward_autograd>);
   m.impl("bias_glu_dropout_backward", backward_entry<backward_autograd>);
 }
 

@@ -31,6 +31,9 @@ struct Output {
 // Calls through the dispatcher.
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& options);
+Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias,
+                        const OptionalGenerator& generator, bool gate_first,
+                        const Options& options);
 Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const Gradient& gradient);
@@ -43,12 +46,15 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
                            const Gradient& gradient);
 
 // These turn the flat argument lists of the schemas into Options.
-template <Tensor (*kFunction)(const Tensor&, const OptionalTensor&, const OptionalTensor&, bool,
-                              const Options&)>
-Tensor forward_entry(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
-                     bool gate_first, FD_ROW_OPTION_PARAMETERS) {
-  return kFunction(x, bias, rng_state, gate_first, FD_ROW_OPTIONS);
+template <auto kFunction, class Random, class Result>
+Result any_forward_entry(const Tensor& x, const OptionalTensor& bias, const Random& random,
+                         bool gate_first, FD_ROW_OPTION_PARAMETERS) {
+  return kFunction(x, bias, random, gate_first, FD_ROW_OPTIONS);
 }
+template <auto kFunction>
+constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Tensor>;
+template <auto kFunction>
+constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, Drawn>;
 
 template <Gradients (*kFunction)(const Tensor&, const Tensor&, const OptionalTensor&,
                                  const OptionalTensor&, bool, const Options&, const Gradient&)>

@@ -67,14 +67,31 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
   return {dx, dbias};
 }
 
+namespace {
+
+Drawn draw_then_forward(const Tensor& x, const OptionalTensor& bias,
+                        const OptionalGenerator& generator, bool gate_first,
+                        const Options& options) {
+  check("bias_glu_dropout", x, bias, {}, options);
+  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+  return {call_forward(x, bias, rng_state, gate_first, options), rng_state};
+}
+
+}  // namespace
+
 TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("bias_glu_dropout", forward_entry<compose_forward>);
+  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_then_forward>);
   m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("bias_glu_dropout", forward_entry<compose_forward>);
   m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
+  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_then_forward>);
 }
 
 }  // namespace fused_dropout::gated

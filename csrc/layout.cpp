@@ -86,4 +86,31 @@ void MaskLayout::collapse(at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_s
   }
 }
 
+namespace {
+
+Resolved mask_only(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                   at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                   c10::SymInt mask_offset) {
+  constexpr auto kFunction = "dropout_mask";
+  check_rng_state(kFunction, rng_state, rng_state.device());
+  check_dense(kFunction, size, strides);
+  check_mask_place(kFunction, mask_strides, mask_offset, size.size());
+  Resolved call;
+  call.shared_dims = shared_dims.vec();
+  if (mask_strides) call.mask_strides = mask_strides->vec();
+  call.mask_offset = std::move(mask_offset);
+  return call;
+}
+
+}  // namespace
+
+MaskCall::MaskCall(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                   double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                   c10::SymInt mask_offset)
+    : keep_count(keep_count_of(check_probability("dropout_mask", p))),
+      layout(mask_only(rng_state, size, strides, shared_dims, mask_strides, std::move(mask_offset)),
+             C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(strides)) {
+  kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+}
+
 }  // namespace fused_dropout

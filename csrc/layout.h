@@ -19,6 +19,10 @@ std::vector<int64_t> dense_strides(const Tensor& x);
 // The tensor with these strides and this dtype: itself, or a copy.
 Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype);
 
+inline const void* data_of(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+
 // The mask's index over memory order for a dense tensor: neighbouring dimensions collapsed,
 // outermost first.
 struct MaskLayout {
@@ -34,6 +38,17 @@ struct MaskLayout {
  private:
   void collapse(at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides,
                 at::IntArrayRef mask_strides);
+};
+
+// The arguments of the operator dropout_mask, checked, and memory for its result.
+struct MaskCall {
+  MaskCall(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides, double p,
+           at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+           c10::SymInt mask_offset);
+
+  uint32_t keep_count;
+  Tensor kept;
+  MaskLayout layout;
 };
 
 }  // namespace fused_dropout

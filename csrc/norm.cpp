@@ -1,13 +1,13 @@
 // The normalised operator: schema, checks of arguments, calls, shapes of results.
 #include "norm.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/library.h>
 
 #include "activations.h"
+#include "operator_handle.h"
 
 namespace fused_dropout::norm {
 namespace {
@@ -120,20 +120,28 @@ ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Sa
 
 Results call_forward(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
                      const Settings& settings, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::dropout_add_norm", "")
-                             .typed<decltype(forward_entry<compose_forward>)>();
+  static const auto op =
+      find_operator("fused_dropout::dropout_add_norm", forward_entry<call_forward>);
   return op.call(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias,
                  rng_state, settings.kind, settings.eps, settings.prenorm,
+                 FD_ROW_OPTION_ARGUMENTS(o));
+}
+
+DrawnResults call_draw_forward(const Tensor& x, const Operands& t,
+                               const OptionalGenerator& generator, const Settings& settings,
+                               const Options& o) {
+  static const auto op =
+      find_operator("fused_dropout::draw_dropout_add_norm", draw_forward_entry<call_draw_forward>);
+  return op.call(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias,
+                 generator, settings.kind, settings.eps, settings.prenorm,
                  FD_ROW_OPTION_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& s,
                         const OptionalTensor& rng_state, const Settings& settings, const Options& o,
                         const Gradient& gradient) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::dropout_add_norm_backward", "")
-                             .typed<decltype(backward_entry<compose_backward>)>();
+  static const auto op =
+      find_operator("fused_dropout::dropout_add_norm_backward", &backward_entry<call_backward>);
   return op.call(dy, dh, s.h, s.x, s.residual, s.bias, s.row_scale, s.layer_scale, s.weight,
                  s.statistics, rng_state, settings.kind, settings.eps, FD_ROW_OPTION_ARGUMENTS(o),
                  gradient.strides, gradient.dtype, gradient.h_dtype, gradient.output_mask);
@@ -146,6 +154,12 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> (Tensor, Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
+  m.def(c10::str("draw_dropout_add_norm(Tensor x, Tensor? residual, Tensor? bias, "
+                 "Tensor? row_scale, Tensor? layer_scale, Tensor? weight, Tensor? norm_bias, "
+                 "Generator? generator, str norm, float eps, bool prenorm, ",
+                 kRowOptions, ") -> (Tensor, Tensor, Tensor, Tensor)")
+            .c_str(),
+        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
   m.def(c10::str("dropout_add_norm_backward(Tensor dy, Tensor? dh, Tensor? h, Tensor? x, "
                  "Tensor? residual, Tensor? bias, Tensor? row_scale, Tensor? layer_scale, "
                  "Tensor? weight, Tensor statistics, Tensor? rng_state, str norm, float eps, ",

@@ -45,6 +45,13 @@ struct Types {
 // y; h, of no elements unless prenorm; the statistics of each row in the order of a dense x: the
 // mean (LayerNorm only) and the reciprocal of the standard deviation.
 using Results = std::tuple<Tensor, Tensor, Tensor>;
+using DrawnResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // and the state
+
+// One of the statistics of all rows.
+inline char* statistic(const Tensor& statistics, int64_t index) {
+  return static_cast<char*>(statistics.data_ptr()) +
+         index * statistics.stride(0) * statistics.element_size();
+}
 
 // What backward reads of the forward pass: h, or else x and the residual; x too where the branch's
 // derivative or the gradient of layer_scale needs it.
@@ -83,6 +90,9 @@ ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Sa
 // Calls through the dispatcher.
 Results call_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
                      const Settings& settings, const Options& options);
+DrawnResults call_draw_forward(const Tensor& x, const Operands& operands,
+                               const OptionalGenerator& generator, const Settings& settings,
+                               const Options& options);
 Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
                         const OptionalTensor& rng_state, const Settings& settings,
                         const Options& options, const Gradient& gradient);
@@ -95,16 +105,20 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& dh, const Sav
                            const Options& options, const Gradient& gradient);
 
 // These turn the flat argument lists of the schemas into structs.
-template <Results (*kFunction)(const Tensor&, const Operands&, const OptionalTensor&,
-                               const Settings&, const Options&)>
-Results forward_entry(const Tensor& x, const OptionalTensor& residual, const OptionalTensor& bias,
-                      const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
-                      const OptionalTensor& weight, const OptionalTensor& norm_bias,
-                      const OptionalTensor& rng_state, std::string_view kind, double eps,
-                      bool prenorm, FD_ROW_OPTION_PARAMETERS) {
-  return kFunction(x, {residual, bias, row_scale, layer_scale, weight, norm_bias}, rng_state,
+template <auto kFunction, class Random, class Result>
+Result any_forward_entry(const Tensor& x, const OptionalTensor& residual,
+                         const OptionalTensor& bias, const OptionalTensor& row_scale,
+                         const OptionalTensor& layer_scale, const OptionalTensor& weight,
+                         const OptionalTensor& norm_bias, const Random& random,
+                         std::string_view kind, double eps, bool prenorm,
+                         FD_ROW_OPTION_PARAMETERS) {
+  return kFunction(x, {residual, bias, row_scale, layer_scale, weight, norm_bias}, random,
                    {kind, eps, prenorm}, FD_ROW_OPTIONS);
 }
+template <auto kFunction>
+constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Results>;
+template <auto kFunction>
+constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, DrawnResults>;
 
 template <Gradients (*kFunction)(const Tensor&, const OptionalTensor&, const Saved&,
                                  const OptionalTensor&, const Settings&, const Options&,

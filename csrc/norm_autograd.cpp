@@ -34,12 +34,12 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
                                const OptionalTensor& residual, const OptionalTensor& bias,
                                const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
                                const OptionalTensor& weight, const OptionalTensor& norm_bias,
-                               const OptionalTensor& rng_state, const Settings& settings,
+                               const Random& random, const Settings& settings,
                                const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
     auto state = c10::make_intrusive<SavedCall>(
-        check("dropout_add_norm", x, operands, rng_state, settings, options));
+        check("dropout_add_norm", x, operands, random.rng_state, settings, options));
     state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
     state->eps = settings.eps;
     state->prenorm = settings.prenorm;
@@ -54,7 +54,13 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     ctx->saved_data["call"] = c10::IValue::make_capsule(state);
     ctx->set_materialize_grads(false);
 
-    const auto [y, h, statistics] = call_forward(x, operands, rng_state, settings, options);
+    Tensor y, h, statistics, rng_state = random.rng_state.value_or(Tensor());
+    if (random.draws) {
+      std::tie(y, h, statistics, rng_state) =
+          call_draw_forward(x, operands, random.generator, settings, options);
+    } else {
+      std::tie(y, h, statistics) = call_forward(x, operands, random.rng_state, settings, options);
+    }
     // The mask is drawn again. Where h is a result anyway, it is kept; else the inputs are, of
     // which h is computed again: no tensor is kept that is neither input nor result.
     const bool needs_x = !settings.prenorm || !kActivations[state->call.activation].identity ||
@@ -65,10 +71,12 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     ctx->save_for_backward({kept(settings.prenorm, h), kept(needs_x, x),
                             kept(!settings.prenorm, residual), kept(needs_x, bias),
                             kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
-                            statistics, kept(true, rng_state), kept(true, options.p_tensor)});
+                            statistics, rng_state, kept(true, options.p_tensor)});
     ctx->mark_non_differentiable(settings.prenorm ? variable_list{statistics}
                                                   : variable_list{h, statistics});
-    return {y, h, statistics};
+    variable_list results{y, h, statistics};
+    if (random.draws) results.push_back(rng_state);
+    return results;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -113,21 +121,47 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
   }
 };
 
+// Kernels have no gradient by row_scale.
+bool composes(const Tensor& x, const Operands& t) {
+  return needs_graph({t.row_scale}) || needs_composition({x, t.residual, t.bias, t.row_scale,
+                                                          t.layer_scale, t.weight, t.norm_bias});
+}
+
+bool has_graph(const Tensor& x, const Operands& t) {
+  return needs_graph({x, t.residual, t.bias, t.layer_scale, t.weight, t.norm_bias});
+}
+
+variable_list apply(const Tensor& x, const Operands& t, const Random& random,
+                    const Settings& settings, const Options& options) {
+  return DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight,
+                               t.norm_bias, random, settings, options);
+}
+
 Results forward_autograd(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
                          const Settings& settings, const Options& options) {
-  // Kernels have no gradient by row_scale.
-  if (needs_composition(
-          {x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias}) ||
-      needs_graph({t.row_scale})) {
-    return compose_forward(x, t, rng_state, settings, options);
-  }
-  if (needs_graph({x, t.residual, t.bias, t.layer_scale, t.weight, t.norm_bias})) {
-    const auto results = DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale,
-                                               t.weight, t.norm_bias, rng_state, settings, options);
+  if (composes(x, t)) return compose_forward(x, t, rng_state, settings, options);
+  if (has_graph(x, t)) {
+    const auto results = apply(x, t, Random{rng_state}, settings, options);
     return {results[0], results[1], results[2]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, t, rng_state, settings, options);
+}
+
+DrawnResults draw_forward_autograd(const Tensor& x, const Operands& t,
+                                   const OptionalGenerator& generator, const Settings& settings,
+                                   const Options& options) {
+  if (composes(x, t)) {
+    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+    return std::tuple_cat(compose_forward(x, t, rng_state, settings, options),
+                          std::make_tuple(rng_state));
+  }
+  if (has_graph(x, t)) {
+    const auto results = apply(x, t, Random::from(generator), settings, options);
+    return {results[0], results[1], results[2], results[3]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return call_draw_forward(x, t, generator, settings, options);
 }
 
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& dh, const Saved& s,
@@ -146,6 +180,7 @@ Gradients backward_autograd(const Tensor& dy, const OptionalTensor& dh, const Sa
 
 TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   m.impl("dropout_add_norm", forward_entry<forward_autograd>);
+  m.impl("draw_dropout_add_norm", draw_forward_entry<draw_forward_autograd>);
   m.impl("dropout_add_norm_backward", backward_entry<backward_autograd>);
 }
 

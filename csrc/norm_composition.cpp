@@ -108,14 +108,32 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
           columns(kDnormBias, dy)};
 }
 
+namespace {
+
+DrawnResults draw_then_forward(const Tensor& x, const Operands& operands,
+                               const OptionalGenerator& generator, const Settings& settings,
+                               const Options& options) {
+  check("dropout_add_norm", x, operands, {}, settings, options);
+  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+  return std::tuple_cat(call_forward(x, operands, rng_state, settings, options),
+                        std::make_tuple(rng_state));
+}
+
+}  // namespace
+
 TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("dropout_add_norm", forward_entry<compose_forward>);
+  m.impl("draw_dropout_add_norm", draw_forward_entry<draw_then_forward>);
   m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("dropout_add_norm", forward_entry<compose_forward>);
   m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
+  m.impl("draw_dropout_add_norm", draw_forward_entry<draw_then_forward>);
 }
 
 }  // namespace fused_dropout::norm

@@ -1,7 +1,6 @@
 // The schemas, the checks of arguments, and the calls through the dispatcher.
 #include "ops.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <sstream>
 
 #include "activations.h"
+#include "operator_handle.h"
 
 namespace fused_dropout {
 namespace {
@@ -296,12 +296,7 @@ bool backward_uses_output(const Resolved& call, bool has_residual) {
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                     const OptionalTensor& rng_state, const Options& o) {
   static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::bias_act_dropout", "")
-          .typed<Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                        const OptionalTensor&, double, const OptionalTensor&, std::string_view,
-                        std::optional<double>, std::optional<double>, int64_t, std::string_view,
-                        bool, at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
+      find_operator("fused_dropout::bias_act_dropout", forward_entry<call_forward>);
   return op.call(x, bias, residual, rng_state, o.p, o.p_tensor, o.activation, o.negative_slope,
                  o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
                  o.mask_offset);
@@ -310,9 +305,8 @@ Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalT
 Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, const Options& o,
                         const Gradient& gradient) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::bias_act_dropout_backward", "")
-                             .typed<decltype(backward_entry<compose_backward>)>();
+  static const auto op =
+      find_operator("fused_dropout::bias_act_dropout_backward", &backward_entry<call_backward>);
   return op.call(dy, input, bias, rng_state, o.p, o.p_tensor, o.activation, o.negative_slope,
                  o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
                  o.mask_offset, gradient.from_output, gradient.strides, gradient.dtype,
@@ -320,34 +314,21 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& input, const Opt
 }
 
 void call_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::dropout_", "")
-          .typed<void(Tensor, const OptionalTensor&, double, const OptionalTensor&,
-                      std::string_view, bool, at::IntArrayRef, at::OptionalSymIntArrayRef,
-                      c10::SymInt)>();
+  static const auto op = find_operator("fused_dropout::dropout_", inplace_entry<call_inplace>);
   op.call(std::move(x), rng_state, o.p, o.p_tensor, o.mode, o.training, o.shared_dims,
           o.mask_strides, o.mask_offset);
 }
 
 Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
                  const OptionalGenerator& generator) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::draw_rng_state", "")
-          .typed<Tensor(const Tensor&, const OptionalTensor&, const OptionalGenerator&)>();
+  static const auto op = find_operator("fused_dropout::draw_rng_state", &call_draw);
   return op.call(token, p_tensor, generator);
 }
 
 Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalGenerator& generator, const Options& o) {
   static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::draw_bias_act_dropout", "")
-          .typed<Drawn(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                       const OptionalGenerator&, double, const OptionalTensor&, std::string_view,
-                       std::optional<double>, std::optional<double>, int64_t, std::string_view,
-                       bool, at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt)>();
+      find_operator("fused_dropout::draw_bias_act_dropout", draw_forward_entry<call_draw_forward>);
   return op.call(x, bias, residual, generator, o.p, o.p_tensor, o.activation, o.negative_slope,
                  o.alpha, o.bias_dim, o.mode, o.training, o.shared_dims, o.mask_strides,
                  o.mask_offset);
@@ -355,11 +336,7 @@ Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias, const Optio
 
 Tensor call_draw_inplace(Tensor x, const OptionalGenerator& generator, const Options& o) {
   static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("fused_dropout::draw_dropout_", "")
-          .typed<Tensor(Tensor, const OptionalGenerator&, double, const OptionalTensor&,
-                        std::string_view, bool, at::IntArrayRef, at::OptionalSymIntArrayRef,
-                        c10::SymInt)>();
+      find_operator("fused_dropout::draw_dropout_", draw_inplace_entry<call_draw_inplace>);
   return op.call(std::move(x), generator, o.p, o.p_tensor, o.mode, o.training, o.shared_dims,
                  o.mask_strides, o.mask_offset);
 }

@@ -22,6 +22,11 @@ struct RowLayout {
   MaskLayout mask;
 };
 
+// The tensor as kernels see it, in this dtype; undefined for none.
+inline Tensor in_rows(const OptionalTensor& tensor, const RowLayout& layout, at::ScalarType dtype) {
+  return tensor ? in_layout(*tensor, layout.strides, dtype) : Tensor();
+}
+
 // A tensor that a kernel writes in rows, and that goes where it belongs afterwards.
 class RowOutput {
  public:

@@ -29,6 +29,14 @@ def fixed_state(seed=0x123456789ABCDEF, offset=8):
     return torch.tensor([seed, offset])
 
 
+def called(function):
+    """Names of our operators that it calls, by the profiler, which looks on from outside."""
+    with torch.profiler.profile() as profile:
+        function()
+    prefix = "fused_dropout::"
+    return {e.name.removeprefix(prefix) for e in profile.events() if e.name.startswith(prefix)}
+
+
 def outcome(function):
     """What came of a call: the type of its error or None, its text or its value, its warnings."""
     with warnings.catch_warnings(record=True) as caught:

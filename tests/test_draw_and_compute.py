@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import operator
-from module_helpers import drawing_nothing, seed_and_state
+from module_helpers import called, drawing_nothing, seed_and_state
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,14 +34,6 @@ class Names(TorchDispatchMode):
         if function.namespace == "fused_dropout":
             self.seen.append(function._schema.name.split("::")[1])
         return function(*args, **(kwargs or {}))
-
-
-def called(function):
-    """Names of our operators by the profiler, which looks on from outside."""
-    with torch.profiler.profile() as profile:
-        function()
-    prefix = "fused_dropout::"
-    return {e.name.removeprefix(prefix) for e in profile.events() if e.name.startswith(prefix)}
 
 
 @pytest.mark.parametrize("bias, residual", [(False, False), (True, False), (True, True)])

@@ -1,7 +1,6 @@
 #include "column_sums.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <vector>
@@ -45,21 +44,21 @@ struct Cut {
 
 at::Tensor scratch_for(int64_t width, bool cuts_columns) {
   // A task that works on parts of rows keeps nothing of a whole one.
-  return at::empty({cuts_columns ? 0 : scratch_bytes(width)}, at::TensorOptions().dtype(at::kByte));
+  return empty_vector(cuts_columns ? 0 : scratch_bytes(width), at::kByte);
 }
 
 template <class C>
 std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, int count,
-                            const at::TensorOptions& options, bool cuts_columns) {
+                            at::ScalarType dtype, bool cuts_columns) {
   const int64_t affordable = std::max<int64_t>(rows / kRowsPerPart, 1);
   const int64_t wanted = std::clamp<int64_t>(rows * width / kPartElements, 1, kMaxParts);
   const Cut cut(rows, width, std::min(wanted, affordable), cuts_columns);
   const int64_t length = width + kPadding;
-  const at::Tensor partials = at::empty({cut.parts, count, length}, options);
+  const at::Tensor partials = empty_vector(cut.parts * count * length, dtype);
   C* const partial_sums = partials.mutable_data_ptr<C>();
 
   at::parallel_for(0, cut.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
-    const at::Tensor few_rows = at::empty({count, length}, options);
+    const at::Tensor few_rows = empty_vector(count * length, dtype);
     C* const few = few_rows.mutable_data_ptr<C>();
     const at::Tensor scratch = scratch_for(width, cuts_columns);
     std::vector<void*> sums(count);
@@ -88,7 +87,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
   // The rest is little, and is summed in fp64.
   std::vector<at::Tensor> results;
   for (int vector = 0; vector < count; ++vector) {
-    results.push_back(at::empty({width}, options));
+    results.push_back(empty_vector(width, dtype));
     C* const result = results.back().mutable_data_ptr<C>();
     at::parallel_for(0, width, 4096, [&](int64_t first, int64_t last) {
       std::vector<double> totals(last - first, 0.0);
@@ -106,9 +105,8 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
 
 std::vector<at::Tensor> sum_columns(const RowTask& task, int64_t rows, int64_t width, int count,
                                     at::ScalarType arithmetic, bool cuts_columns) {
-  const auto options = at::TensorOptions().dtype(arithmetic);
-  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, options, cuts_columns)
-                                   : sum<float>(task, rows, width, count, options, cuts_columns);
+  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, arithmetic, cuts_columns)
+                                   : sum<float>(task, rows, width, count, arithmetic, cuts_columns);
 }
 
 void for_each_row(const RowTask& task, int64_t rows, int64_t width, bool cuts_columns) {

@@ -41,10 +41,10 @@ struct Vectors {
 
   BranchArgs branch(const ResolvedNorm& call, const DropConstants& constants,
                     const PhiloxState& state, const RowLayout& layout, const Tensor& x) const {
-    BranchArgs args{x.defined() ? x.const_data_ptr() : nullptr,
+    BranchArgs args{data_of(x),
                     bias.const_data_ptr(),
                     layer_scale.const_data_ptr(),
-                    row_scale.defined() ? row_scale.const_data_ptr() : nullptr,
+                    data_of(row_scale),
                     mask_rule(layout.mask, constants.keep_count, state),
                     constants.scale,
                     constants.shift,
@@ -55,13 +55,6 @@ struct Vectors {
     return args;
   }
 };
-
-const void* data_of(const Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
-}
-Tensor in_rows(const OptionalTensor& tensor, const RowLayout& layout, at::ScalarType dtype) {
-  return tensor ? in_layout(*tensor, layout.strides, dtype) : Tensor();
-}
 
 norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
                           const OptionalTensor& rng_state, const Settings& settings,
@@ -103,8 +96,8 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
   args.norm_bias = vectors.norm_bias.const_data_ptr();
   args.y = y.data();
   args.h = h.data();
-  args.mean = statistics.select(0, 0).mutable_data_ptr();
-  args.rstd = statistics.select(0, centered).mutable_data_ptr();
+  args.mean = norm::statistic(statistics, 0);
+  args.rstd = norm::statistic(statistics, centered);
 
   const Storage storage = storage_of(types.x);
   const KernelTable& table = row_kernels(storage);
@@ -184,8 +177,8 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.dh = data_of(dh);
   args.h = data_of(h);
   args.residual = data_of(residual);
-  args.mean = statistics.select(0, 0).const_data_ptr();
-  args.rstd = statistics.select(0, centered).const_data_ptr();
+  args.mean = norm::statistic(statistics, 0);
+  args.rstd = norm::statistic(statistics, centered);
   args.dx = is_empty ? nullptr : dx.data();
   args.dresidual = dresidual.data();
 

@@ -51,7 +51,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   }
   const MaskLayout mask(call, x.sizes(), x.strides());
   const ForwardArgs args{x.const_data_ptr(),
-                         residual.defined() ? residual.const_data_ptr() : nullptr,
+                         data_of(residual),
                          y.mutable_data_ptr(),
                          bias_rule,
                          mask_rule(mask, constants.keep_count, state),
@@ -126,7 +126,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   }
   const MaskLayout mask(call, sizes, strides);
   const BackwardArgs args{dy.const_data_ptr(),
-                          input.defined() ? input.const_data_ptr() : nullptr,
+                          data_of(input),
                           gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
                           bias_rule,
                           mask_rule(mask, constants.keep_count, state),
@@ -149,24 +149,14 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
 Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                 double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
                 c10::SymInt mask_offset) {
-  check_probability("dropout_mask", p);
-  check_rng_state("dropout_mask", rng_state, at::kCPU);
-  check_dense("dropout_mask", size, strides);
-  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
-  Resolved call;
-  call.shared_dims = shared_dims.vec();
-  if (mask_strides) call.mask_strides = mask_strides->vec();
-  call.mask_offset = std::move(mask_offset);
-  const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
-  const auto memory = C10_AS_INTARRAYREF_SLOW(strides);
-  const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
-  if (kept.numel() == 0) return kept;
-  const MaskLayout layout(call, sizes, memory);
-  const MaskRule rule = mask_rule(layout, keep_count_of(p), read_rng_state(rng_state));
-  bool* values = kept.mutable_data_ptr<bool>();
-  for_each_block(kept.numel(),
+  const MaskCall call(rng_state, size, strides, p, shared_dims, mask_strides,
+                      std::move(mask_offset));
+  if (call.kept.numel() == 0) return call.kept;
+  const MaskRule rule = mask_rule(call.layout, call.keep_count, read_rng_state(rng_state));
+  bool* values = call.kept.mutable_data_ptr<bool>();
+  for_each_block(call.kept.numel(),
                  [&](int64_t begin, int64_t end) { kernels().mask(rule, values, begin, end); });
-  return kept;
+  return call.kept;
 }
 
 Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,

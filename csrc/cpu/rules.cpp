@@ -1,7 +1,7 @@
 #include "rules.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 
 #include <algorithm>
 
@@ -31,9 +31,13 @@ BiasLayout::BiasLayout(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t d
   if (unrolled()) period *= (kBlock + period - 1) / period;
 }
 
+Tensor empty_vector(int64_t length, at::ScalarType dtype) {
+  return at::detail::empty_cpu({length}, at::TensorOptions().dtype(dtype));
+}
+
 Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
   if (!unrolled()) return bias.to(arithmetic).contiguous();
-  Tensor values = at::empty({length()}, bias.options().dtype(arithmetic));
+  const Tensor values = empty_vector(length(), arithmetic);
   const Tensor one =
       (inner == 1 ? bias : bias.repeat_interleave(inner)).to(arithmetic).contiguous();
   // One period after another; the last one may be cut.
@@ -49,11 +53,29 @@ BiasRule BiasLayout::rule(const Tensor& values) const {
   return {values.defined() ? values.const_data_ptr() : nullptr, period, unrolled() ? 1 : inner};
 }
 
+namespace {
+
+template <class C>
+void fill_row_vector(C* values, const OptionalTensor& given, double neutral, int64_t length) {
+  if (given) {
+    std::copy_n(given->contiguous().const_data_ptr<C>(), length, values);
+    values += length;
+    length = 0;
+  }
+  std::fill_n(values, length + kPadding, static_cast<C>(neutral));
+}
+
+}  // namespace
+
 Tensor row_vector(const OptionalTensor& given, double neutral, int64_t length,
                   at::ScalarType arithmetic) {
-  const Tensor values =
-      at::full({length + kPadding}, neutral, at::TensorOptions().dtype(arithmetic));
-  if (given) values.narrow(0, 0, length).copy_(*given);
+  const Tensor values = empty_vector(length + kPadding, arithmetic);
+  const OptionalTensor wide = given ? OptionalTensor(given->to(arithmetic)) : std::nullopt;
+  if (arithmetic == at::kDouble) {
+    fill_row_vector(values.mutable_data_ptr<double>(), wide, neutral, length);
+  } else {
+    fill_row_vector(values.mutable_data_ptr<float>(), wide, neutral, length);
+  }
   return values;
 }
 

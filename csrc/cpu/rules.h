@@ -36,6 +36,9 @@ struct BiasLayout {
   int64_t period;
 };
 
+// Uninitialised. Small calls make several of these: the dispatcher would cost more than the rest.
+Tensor empty_vector(int64_t length, at::ScalarType dtype);
+
 // A vector along rows as the row kernels want it; one that changes nothing where none is given.
 Tensor row_vector(const OptionalTensor& given, double neutral, int64_t length,
                   at::ScalarType arithmetic);

@@ -1,87 +1,23 @@
 // The table of one instruction set's kernels.
 #pragma once
 
+#include "../dispatch.h"
 #include "gated.h"
 #include "norm.h"
 #include "pointwise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-template <template <class> class Functor>
-ForwardKernel forward_of(Storage storage, Residual residual) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return residual == Residual::kNone ? forward_kernel<float, void, Functor>
-                                         : forward_kernel<float, float, Functor>;
-    case Storage::kFloat64:
-      return residual == Residual::kNone ? forward_kernel<double, void, Functor>
-                                         : forward_kernel<double, double, Functor>;
-    case Storage::kFloat16:
-      return residual == Residual::kNone   ? forward_kernel<Half, void, Functor>
-             : residual == Residual::kSame ? forward_kernel<Half, Half, Functor>
-                                           : forward_kernel<Half, float, Functor>;
-    case Storage::kBFloat16:
-      return residual == Residual::kNone   ? forward_kernel<BFloat16, void, Functor>
-             : residual == Residual::kSame ? forward_kernel<BFloat16, BFloat16, Functor>
-                                           : forward_kernel<BFloat16, float, Functor>;
-  }
-  return nullptr;
-}
-
-template <template <class> class Functor, bool kSumBias>
-BackwardKernel backward_of(Storage storage, bool wide_gradient) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return backward_kernel<float, float, Functor, kSumBias>;
-    case Storage::kFloat64:
-      return backward_kernel<double, double, Functor, kSumBias>;
-    case Storage::kFloat16:
-      return wide_gradient ? backward_kernel<Half, float, Functor, kSumBias>
-                           : backward_kernel<Half, Half, Functor, kSumBias>;
-    case Storage::kBFloat16:
-      return wide_gradient ? backward_kernel<BFloat16, float, Functor, kSumBias>
-                           : backward_kernel<BFloat16, BFloat16, Functor, kSumBias>;
-  }
-  return nullptr;
-}
-
-inline ForwardKernel forward(Storage storage, Residual residual, int activation) {
-  using Choose = ForwardKernel (*)(Storage, Residual);
-  static constexpr Choose kRows[] = {
-#define FD_ROW(Functor, name) forward_of<Functor>,
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  return kRows[activation](storage, residual);
-}
-
-inline BackwardKernel backward(Storage storage, bool wide_gradient, bool sum_bias, int activation) {
-  using Choose = BackwardKernel (*)(Storage, bool);
-  static constexpr Choose kRows[][2] = {
-#define FD_ROW(Functor, name) {backward_of<Functor, false>, backward_of<Functor, true>},
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  return kRows[activation][sum_bias](storage, wide_gradient);
-}
-
-// ---- row kernels -----------------------------------------------------------------------------
-
 template <class T>
 struct TypeTag {
   using Type = T;
 };
-template <template <class> class Functor>
-struct FunctorTag {
-  template <class Precision>
-  using Of = Functor<Precision>;
-};
 
-// See row_kernels.
-constexpr bool kHasDouble = kLanes == 4;
+// The row kernels of fp64 are compiled once: see row_kernels.
+constexpr bool kHasDoubleRows = kLanes == 4;
 
-// visit(TypeTag) for x's type.
-template <class Kernel, class Visit>
+// visit(TypeTag) for x's type; null where kernels for it are not compiled.
+template <class Kernel, bool kHasDouble = kHasDoubleRows, class Visit>
 Kernel with_type(Storage storage, Visit visit) {
   switch (storage) {
     case Storage::kFloat32:
@@ -98,17 +34,45 @@ Kernel with_type(Storage storage, Visit visit) {
 }
 
 // visit(TypeTag, FunctorTag) for x's type and the activation.
-template <class Kernel, class Visit>
+template <class Kernel, bool kHasDouble = kHasDoubleRows, class Visit>
 Kernel with_type_and_functor(Storage storage, int activation, Visit visit) {
-  return with_type<Kernel>(storage, [&](auto type) -> Kernel {
-    static constexpr Kernel kKernels[] = {
-#define FD_KERNEL(Functor, name) visit(decltype(type){}, FunctorTag<Functor>{}),
-        FD_FOR_EACH_ACTIVATION(FD_KERNEL)
-#undef FD_KERNEL
-    };
-    return kKernels[activation];
+  return with_type<Kernel, kHasDouble>(storage, [&](auto type) {
+    return with_functor(activation, [&](auto functor) -> Kernel { return visit(type, functor); });
   });
 }
+
+inline ForwardKernel forward(Storage storage, Residual residual, int activation) {
+  return with_type_and_functor<ForwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> ForwardKernel {
+        using T = typename decltype(type)::Type;
+        if (residual == Residual::kNone) {
+          return forward_kernel<T, void, decltype(functor)::template Of>;
+        }
+        if constexpr (sizeof(T) == 2) {
+          if (residual == Residual::kFloat32) {
+            return forward_kernel<T, float, decltype(functor)::template Of>;
+          }
+        }
+        return forward_kernel<T, T, decltype(functor)::template Of>;
+      });
+}
+
+inline BackwardKernel backward(Storage storage, bool wide_gradient, bool sum_bias, int activation) {
+  return with_type_and_functor<BackwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> BackwardKernel {
+        using T = typename decltype(type)::Type;
+        if constexpr (sizeof(T) == 2) {
+          if (wide_gradient) {
+            return sum_bias ? backward_kernel<T, float, decltype(functor)::template Of, true>
+                            : backward_kernel<T, float, decltype(functor)::template Of, false>;
+          }
+        }
+        return sum_bias ? backward_kernel<T, T, decltype(functor)::template Of, true>
+                        : backward_kernel<T, T, decltype(functor)::template Of, false>;
+      });
+}
+
+// ---- row kernels -----------------------------------------------------------------------------
 
 inline GatedForwardKernel gated_forward(Storage storage, int activation) {
   return with_type_and_functor<GatedForwardKernel>(

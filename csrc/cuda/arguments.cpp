@@ -32,9 +32,12 @@ MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
   return rule;
 }
 
-Tensor vector_for(const Tensor& given, at::ScalarType x_dtype) {
-  const bool taken = given.scalar_type() == x_dtype || given.scalar_type() == at::kFloat;
-  return (taken ? given : given.to(arithmetic_of(x_dtype))).contiguous();
+at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype) {
+  return given == x_dtype || given == at::kFloat ? given : arithmetic_of(x_dtype);
+}
+
+Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype) {
+  return given ? given->to(vector_dtype(given->scalar_type(), x_dtype)).contiguous() : Tensor();
 }
 
 Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype) {

@@ -21,12 +21,9 @@ RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
 inline bool has_rule(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count);
 
-// A vector as kernels take it beside an x of this dtype, in that or fp32.
-Tensor vector_for(const Tensor& given, at::ScalarType x_dtype);
-Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype);  // undefined for none
-
-inline const void* data_of(const Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
-}
+// Kernels take vectors beside an x of this dtype in that or fp32.
+at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype);
+Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);  // undefined for none
+Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype);        // undefined for none
 
 }  // namespace fused_dropout::cuda

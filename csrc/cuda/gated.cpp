@@ -8,8 +8,8 @@
 #include <torch/library.h>
 
 #include "../rows.h"
-#include "arguments.h"
 #include "gated.h"
+#include "random.h"
 
 namespace fused_dropout::cuda {
 namespace {
@@ -46,23 +46,24 @@ void set_operands(Args& args, const Resolved& call, const RowLayout& layout, con
   args.parameter = call.parameter;
 }
 
-Tensor forward_cuda(const Tensor& x_any, const OptionalTensor& bias_any,
-                    const OptionalTensor& rng_state, bool gate_first, const Options& options) {
-  const Resolved call = gated::check("bias_glu_dropout", x_any, bias_any, rng_state, options);
-  const c10::cuda::CUDAGuard guard(x_any.device());
+// Where the result of a call lies, and how.
+struct Place {
+  gated::Output output;
+  RowLayout layout;
+  Place(const Resolved& call, const Tensor& x, at::IntArrayRef x_strides)
+      : output(x, x_strides), layout(call, output.sizes, output.strides) {}
+};
+
+Tensor forward(const Resolved& call, const Place& place, const Tensor& x_any,
+               const OptionalTensor& bias_any, const RandomState& random, bool gate_first) {
   const DropConstants constants = call.constants();
-  const gated::Output output(x_any, dense_strides(x_any));
-  const RowLayout layout(call, output.sizes, output.strides);
-  if (!has_rule(layout.mask)) {
-    return gated::compose_forward(x_any, bias_any, rng_state, gate_first, options);
-  }
-  const RowOutput y(true, layout, 1, output.strides, x_any.options(), at::empty_strided);
-  const RandomState random = state_for(call, rng_state, constants, x_any);
+  const RowLayout& layout = place.layout;
+  const RowOutput y(true, layout, 1, place.output.strides, x_any.options(), at::empty_strided);
   if (x_any.numel() == 0 || constants.keep_count == 0) return y.zeros();
 
   const at::ScalarType dtype = x_any.scalar_type();
   const Tensor x = in_layout(x_any, layout.strides_of(2), dtype);
-  const Tensor bias = bias_any ? vector_for(*bias_any, dtype) : Tensor();
+  const Tensor bias = vector_for(bias_any, dtype);
   GatedForwardArgs args;
   set_operands(args, call, layout, Halves(layout.width, gate_first), x, bias);
   args.y = y.data();
@@ -74,6 +75,32 @@ Tensor forward_cuda(const Tensor& x_any, const OptionalTensor& bias_any,
   return y.finish();
 }
 
+Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
+                    bool gate_first, const Options& options) {
+  const Resolved call = gated::check("bias_glu_dropout", x, bias, rng_state, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Place place(call, x, dense_strides(x));
+  if (!has_rule(place.layout.mask)) {
+    return gated::compose_forward(x, bias, rng_state, gate_first, options);
+  }
+  const RandomState random = state_for(call, rng_state, call.constants(), x);
+  return forward(call, place, x, bias, random, gate_first);
+}
+
+Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias,
+                        const OptionalGenerator& generator, bool gate_first,
+                        const Options& options) {
+  const Resolved call = gated::check("bias_glu_dropout", x, bias, {}, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Place place(call, x, dense_strides(x));
+  if (!draws_in_kernel(call, x) || !has_rule(place.layout.mask)) {
+    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
+    return {forward_cuda(x, bias, rng_state, gate_first, options), rng_state};
+  }
+  const Draw draw(x, generator);
+  return {forward(call, place, x, bias, draw.random, gate_first), draw.rng_state};
+}
+
 Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const gated::Gradient& gradient) {
@@ -82,8 +109,8 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   const c10::cuda::CUDAGuard guard(x_any.device());
   const DropConstants constants = call.constants();
   const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
-  const gated::Output output(x_any, x_strides);
-  const RowLayout layout(call, output.sizes, output.strides);
+  const Place place(call, x_any, x_strides);
+  const RowLayout& layout = place.layout;
   if (!has_rule(layout.mask)) {
     return gated::compose_backward(dy_any, x_any, bias_any, rng_state, gate_first, options,
                                    gradient);
@@ -98,7 +125,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   const at::ScalarType dtype = x_any.scalar_type(), arithmetic = arithmetic_of(dtype);
   const Tensor x = in_layout(x_any, layout.strides_of(2), dtype);
   const Tensor dy = in_layout(dy_any, layout.strides, dtype);
-  const Tensor bias = bias_any ? vector_for(*bias_any, dtype) : Tensor();
+  const Tensor bias = vector_for(bias_any, dtype);
   const Halves halves(layout.width, gate_first);
   GatedBackwardArgs args;
   set_operands(args, call, layout, halves, x, bias);
@@ -130,6 +157,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("bias_glu_dropout", gated::forward_entry<forward_cuda>);
+  m.impl("draw_bias_glu_dropout", gated::draw_forward_entry<draw_forward_cuda>);
   m.impl("bias_glu_dropout_backward", gated::backward_entry<backward_cuda>);
 }
 

@@ -1,8 +1,8 @@
 // The gated kernels: y = drop(act(gate + gate_bias) * (value + value_bias)), and its gradient.
 #pragma once
 
+#include "../dispatch.h"
 #include "gated.h"
-#include "launch.cuh"
 #include "mask.cuh"
 #include "sums.cuh"
 #include "vectors.cuh"
@@ -52,24 +52,36 @@ struct HalfRows {
   }
 };
 
-template <class T, template <class> class Functor>
-struct GatedForward {
+// What forward and backward read alike.
+template <class T, template <class> class Functor, class Args>
+struct GatedOperands {
   using C = typename Arithmetic<T>::Scalar;
   using Function = Functor<typename PrecisionOf<T>::Type>;
 
-  const GatedForwardArgs& args;
+  const Args& args;
   PhiloxState state;
   HalfRows rows;
   C gate_bias[kGroup], value_bias[kGroup];
 
-  FD_HD GatedForward(const GatedForwardArgs& arguments, int64_t column)
-      : args(arguments), rows(args.layout, column) {
-    state = resolve(args.random);
+  FD_HD GatedOperands(const Args& arguments, int64_t column)
+      : args(arguments), state(resolve(args.random)), rows(args.layout, column) {
     load_bias<T>(args.gate_bias, args.layout, column * kGroup, gate_bias);
     load_bias<T>(args.value_bias, args.layout, column * kGroup, value_bias);
   }
   FD_HD const T* gate() const { return static_cast<const T*>(args.gate); }
   FD_HD const T* value() const { return static_cast<const T*>(args.value); }
+};
+
+template <class T, template <class> class Functor>
+struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
+  using Operands = GatedOperands<T, Functor, GatedForwardArgs>;
+  using Operands::args, Operands::state, Operands::rows, Operands::gate, Operands::value;
+  using Operands::gate_bias, Operands::value_bias;
+  using typename Operands::C;
+  using typename Operands::Function;
+
+  FD_HD GatedForward(const GatedForwardArgs& arguments, int64_t column)
+      : Operands(arguments, column) {}
   FD_HD T* y(int64_t base, uint32_t place) const {
     return group_at(static_cast<T*>(args.y), base, place);
   }
@@ -139,29 +151,23 @@ constexpr int kGatedBlocks = std::is_same_v<T, double> ? 1
                                                        : 3;
 
 template <class T, template <class> class Functor>
-struct GatedBackward {
-  using C = typename Arithmetic<T>::Scalar;
-  using Function = Functor<typename PrecisionOf<T>::Type>;
+struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
+  using Operands = GatedOperands<T, Functor, GatedBackwardArgs>;
+  using Operands::args, Operands::state, Operands::rows, Operands::gate, Operands::value;
+  using Operands::gate_bias, Operands::value_bias;
+  using typename Operands::C;
+  using typename Operands::Function;
 
-  const GatedBackwardArgs& args;
-  PhiloxState state;
-  HalfRows rows;
-  C gate_bias[kGroup], value_bias[kGroup];
   C gate_sums[kGroup], value_sums[kGroup];
 
   FD_HD GatedBackward(const GatedBackwardArgs& arguments, int64_t column)
-      : args(arguments), rows(args.layout, column) {
-    state = resolve(args.random);
-    load_bias<T>(args.gate_bias, args.layout, column * kGroup, gate_bias);
-    load_bias<T>(args.value_bias, args.layout, column * kGroup, value_bias);
+      : Operands(arguments, column) {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) gate_sums[k] = value_sums[k] = C(0);
   }
   FD_HD const T* dy(int64_t base, uint32_t place) const {
     return group_at(static_cast<const T*>(args.dy), base, place);
   }
-  FD_HD const T* gate() const { return static_cast<const T*>(args.gate); }
-  FD_HD const T* value() const { return static_cast<const T*>(args.value); }
   FD_HD T* dgate() const { return static_cast<T*>(args.dgate); }
   FD_HD T* dvalue() const { return static_cast<T*>(args.dvalue); }
 
@@ -237,59 +243,36 @@ __global__ void __launch_bounds__(kThreads, kGatedBlocks<T, kVector>)
   }
 }
 
-// Whether every group lies within one row, where an access of 16 bytes may.
-template <class... Pointers>
-bool halves_are_vectorisable(const Layout& layout, const MaskRule& mask, Pointers... pointers) {
-  return layout.channels % kGroup == 0 && is_vectorisable(mask) && (is_aligned(pointers) && ...);
+// Whether every group lies within one row and one draw of the generator.
+inline bool has_whole_groups(const Layout& layout, const MaskRule& mask) {
+  return layout.channels % kGroup == 0 && is_vectorisable(mask);
 }
 
 template <class T, template <class> class Functor>
-void gated_forward_with(const GatedForwardArgs& args, Stream stream) {
-  const Grid grid = forward_grid(args.layout);
-  const int64_t blocks = row_blocks(args.layout, grid) * grid.column_blocks;
-  if constexpr (!std::is_same_v<T, double>) {
-    if (halves_are_vectorisable(args.layout, args.mask, args.gate, args.value, args.y)) {
-      FD_LAUNCH((gated_forward_kernel<T, Functor, true>), blocks, kThreads, stream, args, grid);
-      return;
-    }
-  }
-  FD_LAUNCH((gated_forward_kernel<T, Functor, false>), blocks, kThreads, stream, args, grid);
+void gated_forward_with(FunctorTag<Functor>, const GatedForwardArgs& args, Stream stream) {
+  launch_walk(
+      gated_forward_kernel<T, Functor, kHasVectors<T>>, gated_forward_kernel<T, Functor, false>,
+      has_whole_groups(args.layout, args.mask) && are_aligned(args.gate, args.value, args.y),
+      forward_grid(args.layout), args, stream);
 }
 
 template <class T, template <class> class Functor>
-void gated_backward_with(const GatedBackwardArgs& args, Stream stream) {
-  const Grid grid = backward_grid(args.layout);
-  const int64_t blocks = row_blocks(args.layout, grid) * grid.column_blocks;
-  if constexpr (!std::is_same_v<T, double>) {
-    if (halves_are_vectorisable(args.layout, args.mask, args.dy, args.gate, args.value, args.dgate,
-                                args.dvalue)) {
-      FD_LAUNCH((gated_backward_kernel<T, Functor, true>), blocks, kThreads, stream, args, grid);
-      return;
-    }
-  }
-  FD_LAUNCH((gated_backward_kernel<T, Functor, false>), blocks, kThreads, stream, args, grid);
+void gated_backward_with(FunctorTag<Functor>, const GatedBackwardArgs& args, Stream stream) {
+  launch_walk(gated_backward_kernel<T, Functor, kHasVectors<T>>,
+              gated_backward_kernel<T, Functor, false>,
+              has_whole_groups(args.layout, args.mask) &&
+                  are_aligned(args.dy, args.gate, args.value, args.dgate, args.dvalue),
+              backward_grid(args.layout), args, stream);
 }
 
 template <class T>
 void gated_forward_of(const GatedForwardArgs& args, int activation, Stream stream) {
-  using Launch = void (*)(const GatedForwardArgs&, Stream);
-  static constexpr Launch kLaunches[] = {
-#define FD_ROW(Functor, name) gated_forward_with<T, Functor>,
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  kLaunches[activation](args, stream);
+  with_functor(activation, [&](auto functor) { gated_forward_with<T>(functor, args, stream); });
 }
 
 template <class T>
 void gated_backward_of(const GatedBackwardArgs& args, int activation, Stream stream) {
-  using Launch = void (*)(const GatedBackwardArgs&, Stream);
-  static constexpr Launch kLaunches[] = {
-#define FD_ROW(Functor, name) gated_backward_with<T, Functor>,
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  kLaunches[activation](args, stream);
+  with_functor(activation, [&](auto functor) { gated_backward_with<T>(functor, args, stream); });
 }
 
 // One translation unit for each type.

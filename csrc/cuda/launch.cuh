@@ -43,8 +43,14 @@ inline int64_t most_shared() {
 
 namespace fused_dropout::cuda {
 
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % sizeof(Words4) == 0;
+// Where accesses of 16 bytes may go.
+template <class... Pointers>
+bool are_aligned(Pointers... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % sizeof(Words4) == 0) && ...);
 }
+
+// Whether kernels have accesses of 16 bytes: two fp64 numbers gain nothing by them.
+template <class T>
+constexpr bool kHasVectors = !std::is_same_v<T, double>;
 
 }  // namespace fused_dropout::cuda

@@ -103,4 +103,24 @@ struct Single {
   }
 };
 
+// The first `count` elements of a group; with kVector it is all of them or none.
+template <bool kVector, class S, class C>
+FD_HD void load_group(const S* source, int count, C (&values)[kGroup]) {
+  if constexpr (kVector) {
+    Packed<S> packed{};
+    if (count > 0) packed.load(source);
+    packed.widen_to(values);
+  } else {
+    Single<S>::load(source, count, values);
+  }
+}
+template <bool kVector, class S, class C>
+FD_HD void store_group(S* target, int count, const C (&values)[kGroup]) {
+  if constexpr (kVector) {
+    if (count > 0) Packed<S>::store(target, values);
+  } else {
+    Single<S>::store(target, count, values);
+  }
+}
+
 }  // namespace fused_dropout::cuda

@@ -8,8 +8,8 @@
 #include <torch/library.h>
 
 #include "../rows.h"
-#include "arguments.h"
 #include "norm.h"
+#include "random.h"
 
 namespace fused_dropout::cuda {
 namespace {
@@ -19,13 +19,6 @@ using norm::ResolvedNorm;
 using norm::Types;
 
 bool fits(const RowLayout& layout) { return has_rule(layout.mask) && layout.width <= kMostWidth; }
-
-Tensor in_rows(const OptionalTensor& tensor, const RowLayout& layout, at::ScalarType dtype) {
-  return tensor ? in_layout(*tensor, layout.strides, dtype) : Tensor();
-}
-Tensor vector_of(const OptionalTensor& given, at::ScalarType x_dtype) {
-  return given ? vector_for(*given, x_dtype) : Tensor();
-}
 
 // The tensors that a kernel's arguments point to, as it takes them.
 struct Operands {
@@ -37,14 +30,12 @@ struct Operands {
            const OptionalTensor& weight_any)
       : x(in_rows(x_any, layout, types.x)),
         residual(in_rows(residual_any, layout, types.h)),
-        bias(vector_of(bias_any, types.x)),
-        layer_scale(vector_of(layer_scale_any, types.x)),
-        weight(vector_of(weight_any, types.x)) {
+        bias(vector_for(bias_any, types.x)),
+        layer_scale(vector_for(layer_scale_any, types.x)),
+        weight(vector_for(weight_any, types.x)) {
     if (row_scale_any) {
-      const at::ScalarType dtype = row_scale_any->scalar_type();
-      const bool taken = dtype == types.x || dtype == at::kFloat;
       row_scale = in_layout(*row_scale_any, layout.strides_without_rows(),
-                            taken ? dtype : types.arithmetic());
+                            vector_dtype(row_scale_any->scalar_type(), types.x));
     }
   }
 
@@ -74,19 +65,12 @@ NormTypes kernel_types(const Types& types) {
   return {storage_of(types.x), types.wide_h(), types.wide_y()};
 }
 
-norm::Results forward_cuda(const Tensor& x_any, const norm::Operands& given,
-                           const OptionalTensor& rng_state, const norm::Settings& settings,
-                           const Options& options) {
-  const ResolvedNorm call =
-      norm::check("dropout_add_norm", x_any, given, rng_state, settings, options);
-  const c10::cuda::CUDAGuard guard(x_any.device());
-  const auto strides = dense_strides(x_any);
-  const RowLayout layout(call, x_any.sizes(), strides);
-  if (!fits(layout)) return norm::compose_forward(x_any, given, rng_state, settings, options);
-  const RandomState random = state_for(call, rng_state, call.constants(), x_any);
+norm::Results forward(const ResolvedNorm& call, const RowLayout& layout, const Tensor& x_any,
+                      const norm::Operands& given, const RandomState& random,
+                      const norm::Settings& settings) {
   const Types types(x_any.scalar_type(), call.h_dtype, call.y_dtype);
   const bool centered = call.kind == Kind::kLayer;
-
+  const auto strides = dense_strides(x_any);
   const RowOutput y(true, layout, 1, strides, x_any.options().dtype(types.y), at::empty_strided);
   const RowOutput h(settings.prenorm, layout, 1, strides, x_any.options().dtype(types.h),
                     at::empty_strided);
@@ -95,20 +79,47 @@ norm::Results forward_cuda(const Tensor& x_any, const norm::Operands& given,
   if (x_any.numel() > 0) {
     const Operands operands(layout, types, x_any, given.residual, given.bias, given.layer_scale,
                             given.row_scale, given.weight);
-    const Tensor norm_bias = vector_of(given.norm_bias, types.x);
+    const Tensor norm_bias = vector_for(given.norm_bias, types.x);
     NormForwardArgs args;
     operands.set(args, call, layout, random, types);
     args.eps = settings.eps;
     args.norm_bias = vector_rule(norm_bias, types.x);
     args.y = y.data();
     args.h = h.data();
-    args.mean = statistics.select(0, 0).mutable_data_ptr();
-    args.rstd = statistics.select(0, centered).mutable_data_ptr();
+    args.mean = norm::statistic(statistics, 0);
+    args.rstd = norm::statistic(statistics, centered);
     launch_norm_forward(args, kernel_types(types), stream_of(x_any));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return {y.finish().to(call.y_dtype), h.finish(),
           statistics.to(arithmetic_of(x_any.scalar_type()))};
+}
+
+norm::Results forward_cuda(const Tensor& x, const norm::Operands& given,
+                           const OptionalTensor& rng_state, const norm::Settings& settings,
+                           const Options& options) {
+  const ResolvedNorm call = norm::check("dropout_add_norm", x, given, rng_state, settings, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const RowLayout layout(call, x.sizes(), dense_strides(x));
+  if (!fits(layout)) return norm::compose_forward(x, given, rng_state, settings, options);
+  const RandomState random = state_for(call, rng_state, call.constants(), x);
+  return forward(call, layout, x, given, random, settings);
+}
+
+norm::DrawnResults draw_forward_cuda(const Tensor& x, const norm::Operands& given,
+                                     const OptionalGenerator& generator,
+                                     const norm::Settings& settings, const Options& options) {
+  const ResolvedNorm call = norm::check("dropout_add_norm", x, given, {}, settings, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const RowLayout layout(call, x.sizes(), dense_strides(x));
+  if (!draws_in_kernel(call, x) || !fits(layout)) {
+    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
+    return std::tuple_cat(forward_cuda(x, given, rng_state, settings, options),
+                          std::make_tuple(rng_state));
+  }
+  const Draw draw(x, generator);
+  return std::tuple_cat(forward(call, layout, x, given, draw.random, settings),
+                        std::make_tuple(draw.rng_state));
 }
 
 norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any,
@@ -167,8 +178,8 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
   args.dy = dy.const_data_ptr();
   args.dh = data_of(dh);
   args.h = data_of(h);
-  args.mean = statistics.select(0, 0).const_data_ptr();
-  args.rstd = statistics.select(0, args.centered).const_data_ptr();
+  args.mean = norm::statistic(statistics, 0);
+  args.rstd = norm::statistic(statistics, args.centered);
   args.dx = dx.data();
   args.dresidual = dresidual.data();
   args.vectors = totals.vectors;
@@ -201,6 +212,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("dropout_add_norm", norm::forward_entry<forward_cuda>);
+  m.impl("draw_dropout_add_norm", norm::draw_forward_entry<draw_forward_cuda>);
   m.impl("dropout_add_norm_backward", norm::backward_entry<backward_cuda>);
 }
 

@@ -3,52 +3,14 @@
 // row in its registers, so that each is read once.
 #pragma once
 
+#include "../dispatch.h"
+#include "column_totals.cuh"
 #include "launch.cuh"
 #include "mask.cuh"
 #include "norm.h"
-#include "team.cuh"
 #include "vectors.cuh"
 
 namespace fused_dropout::cuda {
-
-// The first `count` elements of a group; with kVector it is all of them or none.
-template <bool kVector, class S, class C>
-FD_HD void load_group(const S* source, int count, C (&values)[kGroup]) {
-  if constexpr (kVector) {
-    Packed<S> packed{};
-    if (count > 0) packed.load(source);
-    packed.widen_to(values);
-  } else {
-    Single<S>::load(source, count, values);
-  }
-}
-template <bool kVector, class S, class C>
-FD_HD void store_group(S* target, int count, const C (&values)[kGroup]) {
-  if constexpr (kVector) {
-    if (count > 0) Packed<S>::store(target, values);
-  } else {
-    Single<S>::store(target, count, values);
-  }
-}
-
-// Those of a vector, or `otherwise` where there is none.
-template <class T, bool kVector, class C>
-FD_HD void load_along(const Vector& vector, int column, int count, C otherwise,
-                      C (&values)[kGroup]) {
-  if (!vector.values) {
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) values[k] = otherwise;
-  } else if constexpr (!kVector) {
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
-      values[k] = k < count ? number_at<T, C>(vector, column + k) : otherwise;
-    }
-  } else if (vector.wide) {
-    load_group<true>(static_cast<const float*>(vector.values) + column, count, values);
-  } else {
-    load_group<true>(static_cast<const T*>(vector.values) + column, count, values);
-  }
-}
 
 // What a thread does for the groups of a row that it holds. T, H and Y are the types of x, of the
 // stream (residual and h), and of y; without kIdentity the activation is chosen at run time, once
@@ -80,7 +42,9 @@ struct RowOfGroups {
     return at(static_cast<const S*>(tensor), group);
   }
 
-  FD_HD void draw() {
+  FD_HD void begin(int64_t number) {
+    row = number;
+    is_row = row < args.rows;
     const int64_t first = row * args.width + team.column(0);
     if constexpr (kVector) {
       GroupMask drawn[kGroups];
@@ -120,13 +84,8 @@ struct RowOfGroups {
     if constexpr (kIdentity) {
       visit(Identity<P>{});
     } else {
-      switch (static_cast<Activation>(args.branch.activation)) {
-#define FD_CASE(Functor, name) \
-  case Activation::k##Functor: \
-    return visit(Functor<P>{});
-        FD_FOR_EACH_ACTIVATION(FD_CASE)
-#undef FD_CASE
-      }
+      with_functor(args.branch.activation,
+                   [&](auto functor) { visit(typename decltype(functor)::template Of<P>{}); });
     }
   }
 
@@ -212,9 +171,7 @@ __global__ void __launch_bounds__(kMostTeam)
 #pragma unroll 1
   for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
     team.hide_lane();
-    row.row = first + team.number;
-    row.is_row = row.row < args.rows;
-    row.draw();
+    row.begin(first + team.number);
     C values[kGroups][kGroup], sum[1] = {C(0)};
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
@@ -266,52 +223,6 @@ __global__ void __launch_bounds__(kMostTeam)
   }
 }
 
-// The sums of the vectors' gradients down the columns of a block's rows. Each thread has its own
-// numbers, by fours, in memory that is the block's: shared, or global where there is too little of
-// that.
-template <class C, int kGroups>
-struct ColumnTotals {
-  struct alignas(16) Four {
-    C values[4];
-  };
-  static constexpr int kFours = kGroup / 4;
-
-  Four* mine;
-  int threads;
-
-  static FD_HD int64_t numbers(int vectors, int threads) {
-    return static_cast<int64_t>(vectors) * kGroups * kGroup * threads;
-  }
-  FD_HD ColumnTotals(void* memory, int vectors, int all_threads, int thread)
-      : mine(static_cast<Four*>(memory) + thread), threads(all_threads) {
-#pragma unroll 1
-    for (int i = 0; i < vectors * kGroups * kFours; ++i) mine[i * threads] = Four{};
-  }
-  // What lies behind the end of a row is summed up and never read.
-  FD_HD void add(int vector, int group, const C (&values)[kGroup]) const {
-#pragma unroll
-    for (int i = 0; i < kFours; ++i) {
-      Four& sums = mine[((vector * kGroups + group) * kFours + i) * threads];
-      Four four = sums;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) four.values[k] += values[4 * i + k];
-      sums = four;
-    }
-  }
-  // Of all teams that hold the column, in order; after a barrier, from any thread.
-  FD_HD C total(const Team& team, int thread, int teams, int vector, int column) const {
-    const int group = column / kGroup;
-    const int turn = group / team.size;
-    const int four = column % kGroup / 4;
-    const Four* place = mine - thread + (group - turn * team.size) +
-                        ((vector * kGroups + turn) * kFours + four) * threads;
-    C sum = place[0].values[column % 4];
-#pragma unroll 1
-    for (int i = 1; i < teams; ++i) sum += place[i * team.size].values[column % 4];
-    return sum;
-  }
-};
-
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
 __global__ void __launch_bounds__(kMostTeam)
     norm_backward_kernel(const NormBackwardArgs args, const RowGrid grid) {
@@ -332,9 +243,7 @@ __global__ void __launch_bounds__(kMostTeam)
 #pragma unroll 1
   for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
     team.hide_lane();
-    row.row = first + team.number;
-    row.is_row = row.row < args.rows;
-    row.draw();
+    row.begin(first + team.number);
     C mean = C(0), rstd = C(0);
     if (row.is_row) {
       if (args.centered) mean = static_cast<const C*>(args.mean)[row.row];
@@ -417,14 +326,13 @@ __global__ void __launch_bounds__(kMostTeam)
   }
 }
 
-// Whether groups are aligned in all tensors, in the vectors and in the mask.
+// Whether groups are whole and aligned in all tensors, in the vectors and in the mask.
 template <class... Pointers>
 bool rows_are_vectorisable(const NormArgs& args, Pointers... pointers) {
   const BranchArgs& branch = args.branch;
-  return args.width % kGroup == 0 && is_vectorisable(branch.mask) && is_aligned(branch.x) &&
-         is_aligned(branch.bias.values) && is_aligned(branch.layer_scale.values) &&
-         is_aligned(args.weight.values) && is_aligned(args.residual) &&
-         (is_aligned(pointers) && ...);
+  return args.width % kGroup == 0 && is_vectorisable(branch.mask) &&
+         are_aligned(branch.x, branch.bias.values, branch.layer_scale.values, args.weight.values,
+                     args.residual, pointers...);
 }
 
 template <class T, class H, class Y, bool kIdentity, bool kVector>
@@ -455,7 +363,7 @@ void norm_backward_with(const NormBackwardArgs& args, Stream stream) {
 
 template <class T, class H, class Y>
 void norm_forward_of(const NormForwardArgs& args, Stream stream) {
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (kHasVectors<T>) {
     if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_forward_with<T, H, Y, true, true>(args, stream)
@@ -467,7 +375,7 @@ void norm_forward_of(const NormForwardArgs& args, Stream stream) {
 
 template <class T, class H, class Y>
 void norm_backward_of(const NormBackwardArgs& args, Stream stream) {
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (kHasVectors<T>) {
     if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_backward_with<T, H, Y, true, true>(args, stream)

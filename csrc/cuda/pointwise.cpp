@@ -35,9 +35,9 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   if (dtype != x.scalar_type() && dtype != at::kFloat) {
     return forward(call, x.to(dtype), bias_any, residual_any, random, y);
   }
-  Tensor residual, bias;
+  Tensor residual;
   if (residual_any) residual = in_layout(*residual_any, x.strides(), dtype);
-  if (bias_any) bias = vector_for(*bias_any, x.scalar_type());
+  const Tensor bias = vector_for(bias_any, x.scalar_type());
   const MaskLayout mask(call, x.sizes(), x.strides());
   PointwiseForwardArgs args;
   args.x = x.const_data_ptr();
@@ -119,9 +119,9 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   const bool wide = dy_any.scalar_type() == at::kFloat && gradient.dtype != at::kFloat &&
                     gradient.dtype != at::kDouble;
   const Tensor dy = in_layout(dy_any, strides, wide ? at::kFloat : gradient.dtype);
-  Tensor input, bias, partials;
+  Tensor input, partials;
   if (input_any) input = in_layout(*input_any, strides, gradient.dtype);
-  if (bias_any) bias = vector_for(*bias_any, gradient.dtype);
+  const Tensor bias = vector_for(bias_any, gradient.dtype);
 
   PointwiseBackwardArgs args;
   args.dy = dy.const_data_ptr();
@@ -153,16 +153,11 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   return {dx, dbias};
 }
 
-// Whether the forward kernel will run, and so write the state down.
-bool runs(const Resolved& call, const Tensor& x) {
-  return x.numel() > 0 && draws(call.constants()) && fits(call, x);
-}
-
 Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalGenerator& generator, const Options& options) {
   const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, {}, options);
   const c10::cuda::CUDAGuard guard(x.device());
-  if (!runs(call, x)) {
+  if (!draws_in_kernel(call, x) || !fits(call, x)) {
     const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
     return {forward_cuda(x, bias, residual, rng_state, options), rng_state};
   }
@@ -173,7 +168,7 @@ Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const Optio
 Tensor draw_inplace_cuda(Tensor x, const OptionalGenerator& generator, const Options& options) {
   const Resolved call = check_arguments("dropout_", x, {}, {}, {}, options);
   const c10::cuda::CUDAGuard guard(x.device());
-  if (!runs(call, x)) {
+  if (!draws_in_kernel(call, x) || !fits(call, x)) {
     const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
     inplace_cuda(x, rng_state, options);
     return rng_state;

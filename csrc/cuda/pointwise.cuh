@@ -1,7 +1,7 @@
 // The pointwise kernels: y = residual + drop(act(x + bias)), its gradient, and the bias gradient.
 #pragma once
 
-#include "launch.cuh"
+#include "../dispatch.h"
 #include "mask.cuh"
 #include "pointwise.h"
 #include "sums.cuh"
@@ -10,7 +10,7 @@
 
 namespace fused_dropout::cuda {
 
-template <class T, class Y, template <class> class Functor, bool kVector>
+template <class T, class Y, template <class> class Functor>
 struct PointwiseForward {
   using C = typename Arithmetic<T>::Scalar;
   using Function = Functor<typename PrecisionOf<T>::Type>;
@@ -96,13 +96,13 @@ template <class T, class Y, template <class> class Functor, bool kVector>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     pointwise_forward_kernel(const PointwiseForwardArgs args, const Grid grid) {
   Walk walk(grid, blockIdx.x, threadIdx.x);
-  const PointwiseForward<T, Y, Functor, kVector> work(args, walk.column);
+  const PointwiseForward<T, Y, Functor> work(args, walk.column);
   write_down(args.random, work.state);
   if constexpr (kVector) walk_whole_groups<2>(walk, work);
   walk_groups(walk, args.layout.numel, work);
 }
 
-template <class T, class DY, template <class> class Functor, bool kVector>
+template <class T, class DY, template <class> class Functor>
 struct PointwiseBackward {
   using C = typename Arithmetic<T>::Scalar;
   using Function = Functor<typename PrecisionOf<T>::Type>;
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     pointwise_backward_kernel(const PointwiseBackwardArgs args, const Grid grid) {
   using C = typename Arithmetic<T>::Scalar;
   Walk walk(grid, blockIdx.x, threadIdx.x);
-  PointwiseBackward<T, DY, Functor, kVector> work(args, walk.column);
+  PointwiseBackward<T, DY, Functor> work(args, walk.column);
   if constexpr (kVector) walk_whole_groups<2>(walk, work);
   walk_groups(walk, args.layout.numel, work);
   if (args.partials) {
@@ -188,57 +188,33 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
 }
 
 template <class T, class Y, template <class> class Functor>
-void pointwise_forward_with(const PointwiseForwardArgs& args, Stream stream) {
-  const Grid grid = forward_grid(args.layout);
-  const int64_t blocks = row_blocks(args.layout, grid) * grid.column_blocks;
-  if constexpr (!std::is_same_v<T, double>) {
-    if (is_aligned(args.x) && is_aligned(args.residual) && is_aligned(args.y) &&
-        is_vectorisable(args.mask)) {
-      FD_LAUNCH((pointwise_forward_kernel<T, Y, Functor, true>), blocks, kThreads, stream, args,
-                grid);
-      return;
-    }
-  }
-  FD_LAUNCH((pointwise_forward_kernel<T, Y, Functor, false>), blocks, kThreads, stream, args, grid);
+void pointwise_forward_with(FunctorTag<Functor>, const PointwiseForwardArgs& args, Stream stream) {
+  launch_walk(pointwise_forward_kernel<T, Y, Functor, kHasVectors<T>>,
+              pointwise_forward_kernel<T, Y, Functor, false>,
+              is_vectorisable(args.mask) && are_aligned(args.x, args.residual, args.y),
+              forward_grid(args.layout), args, stream);
 }
 
 template <class T, class DY, template <class> class Functor>
-void pointwise_backward_with(const PointwiseBackwardArgs& args, Stream stream) {
-  const Grid grid = backward_grid(args.layout);
-  const int64_t blocks = row_blocks(args.layout, grid) * grid.column_blocks;
-  if constexpr (!std::is_same_v<T, double>) {
-    if (is_aligned(args.dy) && is_aligned(args.x) && is_aligned(args.dx) &&
-        is_vectorisable(args.mask)) {
-      FD_LAUNCH((pointwise_backward_kernel<T, DY, Functor, true>), blocks, kThreads, stream, args,
-                grid);
-      return;
-    }
-  }
-  FD_LAUNCH((pointwise_backward_kernel<T, DY, Functor, false>), blocks, kThreads, stream, args,
-            grid);
+void pointwise_backward_with(FunctorTag<Functor>, const PointwiseBackwardArgs& args,
+                             Stream stream) {
+  launch_walk(pointwise_backward_kernel<T, DY, Functor, kHasVectors<T>>,
+              pointwise_backward_kernel<T, DY, Functor, false>,
+              is_vectorisable(args.mask) && are_aligned(args.dy, args.x, args.dx),
+              backward_grid(args.layout), args, stream);
 }
 
 template <class T, class Y>
 void pointwise_forward_of(PointwiseForwardArgs args, int activation, Stream stream) {
   args.has_residual = args.residual != nullptr;
-  using Launch = void (*)(const PointwiseForwardArgs&, Stream);
-  static constexpr Launch kLaunches[] = {
-#define FD_ROW(Functor, name) pointwise_forward_with<T, Y, Functor>,
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  kLaunches[activation](args, stream);
+  with_functor(activation,
+               [&](auto functor) { pointwise_forward_with<T, Y>(functor, args, stream); });
 }
 
 template <class T, class DY>
 void pointwise_backward_of(const PointwiseBackwardArgs& args, int activation, Stream stream) {
-  using Launch = void (*)(const PointwiseBackwardArgs&, Stream);
-  static constexpr Launch kLaunches[] = {
-#define FD_ROW(Functor, name) pointwise_backward_with<T, DY, Functor>,
-      FD_FOR_EACH_ACTIVATION(FD_ROW)
-#undef FD_ROW
-  };
-  kLaunches[activation](args, stream);
+  with_functor(activation,
+               [&](auto functor) { pointwise_backward_with<T, DY>(functor, args, stream); });
 }
 
 // One translation unit for each pair of types.

@@ -2,7 +2,6 @@
 
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -31,27 +30,17 @@ RandomState reserve(at::CUDAGeneratorImpl* generator) {
 Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                  double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
                  c10::SymInt mask_offset) {
-  check_probability("dropout_mask", p);
-  check_rng_state("dropout_mask", rng_state, rng_state.device());
-  check_dense("dropout_mask", size, strides);
-  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
   const c10::cuda::CUDAGuard guard(rng_state.device());
-  Resolved call;
-  call.shared_dims = shared_dims.vec();
-  if (mask_strides) call.mask_strides = mask_strides->vec();
-  call.mask_offset = std::move(mask_offset);
-  const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
-  const auto memory = C10_AS_INTARRAYREF_SLOW(strides);
-  const Tensor kept = at::empty_strided(sizes, memory, rng_state.options().dtype(at::kBool));
-  if (kept.numel() == 0) return kept;
-  const MaskLayout layout(call, sizes, memory);
-  TORCH_CHECK(has_rule(layout), "dropout_mask: the mask has ", layout.sizes.size(),
+  const MaskCall call(rng_state, size, strides, p, shared_dims, mask_strides,
+                      std::move(mask_offset));
+  if (call.kept.numel() == 0) return call.kept;
+  TORCH_CHECK(has_rule(call.layout), "dropout_mask: the mask has ", call.layout.sizes.size(),
               " dimensions that cannot be collapsed, but expected at most ", kMaxMaskDims);
-  launch_mask(mask_rule(layout, keep_count_of(p)),
-              RandomState::at(rng_state.const_data_ptr<int64_t>()), kept.numel(),
-              kept.mutable_data_ptr<bool>(), stream_of(kept));
+  launch_mask(mask_rule(call.layout, call.keep_count),
+              RandomState::at(rng_state.const_data_ptr<int64_t>()), call.kept.numel(),
+              call.kept.mutable_data_ptr<bool>(), stream_of(call.kept));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return kept;
+  return call.kept;
 }
 
 }  // namespace

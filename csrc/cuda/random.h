@@ -14,6 +14,11 @@ struct Draw {
   Tensor rng_state;
 };
 
+// Whether a kernel will run that draws, and so can write the state down.
+inline bool draws_in_kernel(const Resolved& call, const Tensor& x) {
+  return x.numel() > 0 && draws(call.constants());
+}
+
 // The operator draw_rng_state.
 Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
                  const OptionalGenerator& generator);

@@ -61,4 +61,23 @@ FD_HD void load_bias(const Vector& bias, const Layout& layout, int64_t column,
   }
 }
 
+// The numbers of a vector from `column` on, or `otherwise` where there is none.
+template <class T, bool kVector, class C>
+FD_HD void load_along(const Vector& vector, int column, int count, C otherwise,
+                      C (&values)[kGroup]) {
+  if (!vector.values) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) values[k] = otherwise;
+  } else if constexpr (!kVector) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      values[k] = k < count ? number_at<T, C>(vector, column + k) : otherwise;
+    }
+  } else if (vector.wide) {
+    load_group<true>(static_cast<const float*>(vector.values) + column, count, values);
+  } else {
+    load_group<true>(static_cast<const T*>(vector.values) + column, count, values);
+  }
+}
+
 }  // namespace fused_dropout::cuda

@@ -4,8 +4,7 @@
 // over rows.
 #pragma once
 
-#include "launch.h"
-#include "memory.cuh"
+#include "launch.cuh"
 
 namespace fused_dropout::cuda {
 
@@ -127,6 +126,15 @@ inline Grid backward_grid(const Layout& layout) {
     grid.rows_per_block *= 2;
   }
   return grid;
+}
+
+// Launches over args.layout: where `whole`, the kernel for groups that are whole in memory and in
+// the mask.
+template <class Kernel, class Args>
+void launch_walk(Kernel whole_kernel, Kernel any_kernel, bool whole, const Grid& grid,
+                 const Args& args, Stream stream) {
+  const int64_t blocks = row_blocks(args.layout, grid) * grid.column_blocks;
+  FD_LAUNCH((whole ? whole_kernel : any_kernel), blocks, kThreads, stream, args, grid);
 }
 
 }  // namespace fused_dropout::cuda

@@ -121,12 +121,20 @@ def test_on_another_device_than_the_current_one():
     assert torch.equal((y != 0).cpu(), FF.dropout_mask(x.shape, 0.5, STATE))
 
 
-def test_one_kernel_forward():
+ONE_KERNEL = {
+    "dropout": lambda x: FF.dropout(x, 0.5),
+    "layer_norm": lambda x: FF.dropout_add_layer_norm(x, x, p=0.5),
+    "swiglu": lambda x: FF.bias_glu_dropout(x, p=0.5),
+}
+
+
+@pytest.mark.parametrize("name", ONE_KERNEL)
+def test_one_kernel_forward(name):
     """A call launches one kernel: the state is drawn on the way."""
-    x = torch.ones(64, 200, device="cuda")
-    FF.dropout(x, 0.5)
+    call, x = ONE_KERNEL[name], torch.ones(64, 200, device="cuda")
+    call(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        FF.dropout(x, 0.5)
+        call(x)
         torch.cuda.synchronize()
     kernels = [event.name for event in profile.events() if "fused_dropout::cuda::" in event.name]
     assert len(kernels) == 1, kernels
