@@ -95,8 +95,9 @@ $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt
 	touch $@
 
+# OBJECTS=... reads the object files of a build instead of compiling.
 cuda-check: $(VENV)/cuda-ready
-	$(RUN) tests/cuda/check.py
+	$(RUN) tests/cuda/check.py $(if $(OBJECTS),--objects $(OBJECTS))
 
 cuda-sanitize: build
 	PYTHONPATH=. $(RUN) tests/cuda/shim.py
@@ -106,7 +107,7 @@ $(CUDA_VENV)/ready: requirements-cuda-build.txt
 	$(CUDA_RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda-build.txt
 	touch $@
 
-# One architecture and PTX: the others differ in nothing that the compiler could refuse.
+# Without TORCH_CUDA_ARCH_LIST one architecture and PTX, which says whether it builds.
 cuda-build: $(CUDA_VENV)/ready
 	@mkdir -p build
 	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-9.0+PTX}" \

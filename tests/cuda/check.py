@@ -1,9 +1,11 @@
 """What can be said about the CUDA kernels without a GPU: `python tests/cuda/check.py`.
 
 Every .cu file is compiled by nvcc, without torch, for each architecture below that the toolkit
-knows and for PTX; the compiler's report and the machine code are held to budgets, and a table of
-the counts is printed. nvcc, cuobjdump and nvdisasm are looked for in CUDA_HOME, on the PATH, and
-among the packages of requirements-cuda.txt. The exit status is 0 only if everything was checked.
+knows and for PTX; what the machine code needs and how many instructions it has is held to budgets,
+and a table of the counts is printed. With `--objects` the object files of a build for all of these
+architectures are read instead. nvcc, cuobjdump and nvdisasm are looked for in CUDA_HOME, on the
+PATH, and among the packages of requirements-cuda.txt. The exit status is 0 only if everything was
+checked.
 """
 
 import argparse
@@ -132,24 +134,34 @@ class Resources:
     kernel: str
     architecture: int
     registers: int
-    stack: int
-    spills: int
+    local: int  # bytes of memory of its own, spilled registers among them
 
 
 def compile_one(tools, source, architectures, target=None):
-    """The compiler's report on one file, without PTX for a single architecture."""
+    """The object file, without PTX for a single architecture."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     newest = architectures[-1]
     if len(architectures) > 1:
         codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
-    command = [
-        *(tools.nvcc, "-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings", *codes),
-        *("-c", str(source), "-o", str(BUILD / (target or f"{source.stem}.o"))),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    file = BUILD / (target or f"{source.stem}.o")
+    command = [tools.nvcc, "-std=c++17", "-O3", "-Werror=all-warnings", *codes, "-c", source]
+    done = subprocess.run([*command, "-o", file], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
+    return file
+
+
+def compile_all(tools, sources, architectures, jobs):
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if OLDEST in tools.known():
+        compile_one(tools, sources[0].with_name("pointwise_bfloat16.cu"), [OLDEST], "oldest.o")
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(
+            pool.map(
+                lambda source: compile_one(tools, source, architectures_of(source, architectures)),
+                sources,
+            )
+        )
 
 
 def architectures_of(source, architectures):
@@ -157,15 +169,19 @@ def architectures_of(source, architectures):
     return architectures[-1:] if "_float16" in source.stem else architectures
 
 
-def resources(report):
-    pattern = (
-        r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, "
-        r"(\d+) bytes spill stores.*?Used (\d+) registers"
-    )
-    return [
-        Resources(name, int(architecture), int(registers), int(stack), int(spills))
-        for name, architecture, stack, spills, registers in re.findall(pattern, report, re.S)
-    ]
+def resources(tools, file):
+    """Of every kernel in an object file."""
+    command = [tools.cuobjdump, "--dump-resource-usage", file]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = []
+    for part in text.split("Fatbin elf code:")[1:]:
+        architecture = int(re.search(r"arch = sm_(\d+)", part)[1])
+        pattern = r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
+        found += [
+            Resources(name, architecture, int(registers), int(stack) + int(local))
+            for name, registers, stack, local in re.findall(pattern, part)
+        ]
+    return found
 
 
 def resident_warps(registers):
@@ -174,9 +190,9 @@ def resident_warps(registers):
     return min(64, 65536 // per_block * THREADS // 32)
 
 
-def counts_of(tools, loop, architecture):
+def counts_of(tools, file, loop, architecture):
     """{activation: counts}"""
-    kernels = sass.disassemble(tools.cuobjdump, str(BUILD / loop.object), f"sm_{architecture}")
+    kernels = sass.disassemble(tools.cuobjdump, str(file), f"sm_{architecture}")
     found = {loop.activation_of(name): code for name, code in kernels.items()}
     return {
         activation: sass.main_loop(code, loop.unroll, loop.stores)
@@ -219,27 +235,25 @@ def check_loop(loop, architecture, counts, registers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--objects", type=Path, metavar="FOLDER", help="compile nothing: read these"
+    )
     options = parser.parse_args()
     tools = Tools.found()
     architectures = tools.architectures()
-    print(f"{tools.nvcc}: sm_{', sm_'.join(map(str, architectures))} and PTX")
-    BUILD.mkdir(parents=True, exist_ok=True)
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        reports = pool.map(
-            lambda source: compile_one(tools, source, architectures_of(source, architectures)),
-            sources,
-        )
-        used = [entry for report in reports for entry in resources(report)]
-    if OLDEST in tools.known():
-        compile_one(tools, sources[0].with_name("pointwise_bfloat16.cu"), [OLDEST], "oldest.o")
-    print(f"{len(sources)} files, {len(used)} kernels compiled")
+    if options.objects:
+        files = [options.objects / f"{source.stem}.o" for source in sources]
+    else:
+        print(f"{tools.nvcc}: sm_{', sm_'.join(map(str, architectures))} and PTX")
+        files = compile_all(tools, sources, architectures, options.jobs)
+    used = [entry for file in files for entry in resources(tools, file)]
+    print(f"{len(files)} files, {len(used)} kernels")
 
     wrong = [
-        f"sm_{entry.architecture} {entry.kernel}: {entry.stack} bytes of local memory, "
-        f"{entry.spills} bytes spilled"
+        f"sm_{entry.architecture} {entry.kernel}: {entry.local} bytes of local memory"
         for entry in used
-        if max(entry.stack, entry.spills) > (WIDEST if WIDE_ROWS.search(entry.kernel) else 0)
+        if entry.local > (WIDEST if WIDE_ROWS.search(entry.kernel) else 0)
     ]
     for architecture in architectures:
         print(f"\nsm_{architecture}, bf16, per element of the main loop")
@@ -251,7 +265,8 @@ def main():
                 for entry in used
                 if entry.architecture == architecture
             }
-            counts = counts_of(tools, loop, architecture)
+            file = files[0].with_name(loop.object)
+            counts = counts_of(tools, file, loop, architecture)
             wrong += check_loop(loop, architecture, counts, registers)
     print()
     sys.exit("\n".join(wrong) if wrong else 0)
