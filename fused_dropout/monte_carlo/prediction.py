@@ -59,9 +59,9 @@ def mc_dropout(
             memory of so many batches for fewer, larger passes. The same in distribution if every
             mask belongs to a row, as those of elementwise dropout and of dropped channels do, and
             if rows do not see each other: dimension 0 of every input and of the output has to be
-            the batch. Masks that a batch shares (of weights, of words, locked or of stochastic
-            depth per batch) would be shared by the samples; where a layer is not known to have
-            masks per row, more than 1 is an error.
+            the batch. Masks that a batch shares (of weights, of words, of stochastic depth per
+            batch) would be shared by the samples; where a layer is not known to have masks per
+            row, more than 1 is an error.
         class_dim: the dimension of the output that the classes lie along; not used for regression.
         keep_samples: whether to return all samples, too, and not statistics alone.
         grad: whether the result has an autograd graph, of all passes.
@@ -69,10 +69,10 @@ def mc_dropout(
     Returns:
         MCPrediction: in the output's dtype, float32 at least. Sums are in float64 where the device
         has it. For regression the variance is that of the dropped networks alone: the noise of
-        the data, such as a constant that was fitted, is to be added (Gal, Ghahramani, eq. 7).
+        the data, such as a constant that was fitted, is to be added (Gal, Ghahramani, section 4).
 
-    Errors: TypeError or ValueError for a wrong argument, before the model runs, and for an output
-    that is not as described.
+    Errors: TypeError or ValueError for a wrong argument, before the model runs; these and
+    IndexError for an output that is not as described.
 
     Seeds: layers draw from the default generators, so ``torch.manual_seed`` reproduces everything.
 

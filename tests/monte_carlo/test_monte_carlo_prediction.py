@@ -86,6 +86,15 @@ def test_agreeing_networks():
     assert result.mutual_information.item() == 0
 
 
+@pytest.mark.parametrize("samples_per_pass", [2, 7])
+def test_agreeing_networks_in_a_pass(samples_per_pass):
+    """Exactly so in float64 as well, where a plain mean of equal numbers may differ from them."""
+    x = torch.randn(100, 5, dtype=torch.float64)
+    result = fd.mc_dropout(Returns(lambda x: x), x, 7, samples_per_pass=samples_per_pass)
+    assert not result.variance.any() and not result.mutual_information.any()
+    assert torch.equal(result.mean, x.log_softmax(-1).exp())
+
+
 def test_population_variance():
     result = recite([torch.tensor([value]) for value in (1.0, 2.0, 3.0, 6.0)], output="regression")
     assert (result.mean.item(), result.variance.item()) == (3, 3.5)
