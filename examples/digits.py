@@ -15,19 +15,17 @@ Prints tables and writes them, all numbers as JSON and the curves as PNG to ``--
 import argparse
 import json
 import platform
-import shutil
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from examples import digits_plots as plots
 from examples import digits_report as report
 from examples.digits_timing import SETTINGS, time_setting
 from examples.digits_training import TASKS, cases, train_all
+from fused_dropout.sweep.console import progress
 
 
 def parse_arguments():
@@ -46,16 +44,6 @@ def parse_arguments():
     if arguments.epochs is not None and arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
     return arguments
-
-
-def progress(total, title):
-    """A progress bar on stderr; where that is no terminal, a line every few seconds instead."""
-    options = {"total": total, "desc": title, "file": sys.stderr}
-    if sys.stderr.isatty():
-        columns, lines = shutil.get_terminal_size()  # sensible also where a terminal says 0 x 0
-        return tqdm(**options, ncols=min(100, columns), nrows=lines)
-    line = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}]\n"
-    return tqdm(**options, mininterval=10, maxinterval=10, bar_format=line)
 
 
 def measure_times(seconds):

@@ -1,37 +1,16 @@
 """Statistics and tables of :mod:`examples.digits`."""
 
-import math
-
 import numpy as np
-from scipy import stats
 
 from examples.digits_timing import SETTINGS
 from examples.digits_training import BATCH, TRAINING_IMAGES
+from fused_dropout.sweep.console import draw_table, spread
+from fused_dropout.sweep.statistics import paired_difference
 
-CONFIDENCE = 0.95
 BUSY = "The times scatter widely: something else used the processor. Run again on an idle machine."
 
 
 # ---------------------------------------------------------------- statistics
-
-
-def paired_difference(before, after):
-    """Mean of ``after - before`` over the seeds, its standard error, and what it amounts to.
-
-    ``verdict`` is "up" or "down" if the 95 % Student t interval of the mean leaves out zero, else
-    "within noise", or "equal" where no seed differs.
-    """
-    difference = np.asarray(after) - np.asarray(before)
-    mean = difference.mean()
-    error = difference.std(ddof=1) / math.sqrt(len(difference))
-    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(difference) - 1) * error
-    if not difference.any():
-        verdict = "equal"
-    elif abs(mean) <= margin:
-        verdict = "within noise"
-    else:
-        verdict = "up" if mean > 0 else "down"
-    return {"mean": mean, "standard_error": error, "verdict": verdict}
 
 
 def final_scores(histories):
@@ -64,29 +43,9 @@ def did_dropout_help(without, with_dropout):
 # ---------------------------------------------------------------- tables
 
 
-def spread(values, digits=1):
-    """Mean and standard deviation over the seeds."""
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
-
-
 def signed(difference, digits=2):
     """Mean and standard error of a paired difference."""
     return f"{difference['mean']:+.{digits}f} ± {difference['standard_error']:.{digits}f}"
-
-
-def draw_table(header, rows, left):
-    """Text columns, the first ``left`` of them flush left; a None among the rows is a rule."""
-    widths = [max(map(len, column)) for column in zip(header, *filter(None, rows), strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-
-    def line(cells):
-        padded = (
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(header), rule, *(line(row) if row else rule for row in rows)])
 
 
 def accuracy_table(scores, timings):

@@ -20,6 +20,7 @@ from fused_dropout.modules import (
     LinearActDropout,
     LinearGLUDropout,
 )
+from fused_dropout.monte_carlo import MCPrediction, mc_dropout, mc_mode
 
 __version__ = "0.1.0"
 
@@ -62,7 +63,10 @@ __all__ = [
     "GatedMLP",
     "LinearActDropout",
     "LinearGLUDropout",
+    "MCPrediction",
     "build_info",
     "functional",
+    "mc_dropout",
+    "mc_mode",
     "new_rng_state",
 ]

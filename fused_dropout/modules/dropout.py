@@ -12,6 +12,8 @@ from fused_dropout.functional._arguments import probability
 class _ModeMixin:
     """The keyword-only ``mode`` of the layers that can drop without rescaling."""
 
+    is_dropout = independent_rows = True
+
     def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
         if mode not in ("inverted", "classic"):
             raise ValueError(
@@ -95,6 +97,8 @@ class AlphaDropout(nn.AlphaDropout):
     Source: Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
     """
 
+    is_dropout = independent_rows = True
+
     def forward(self, input):
         return FF.dropout(input, self.p, self.training, mode="alpha")
 
@@ -105,6 +109,8 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout):
     As in torch, ``inplace`` is accepted and has no effect.
     Equivalent: ``torch.nn.FeatureAlphaDropout(p)``.
     """
+
+    is_dropout = independent_rows = True
 
     def forward(self, input):
         return _feature_alpha_dropout(input, self.p, self.training)

@@ -28,6 +28,8 @@ class BiasGLUDropout(nn.Module):
     (x + self.bias).chunk(2, -1)``.
     """
 
+    is_dropout = independent_rows = True
+
     def __init__(
         self,
         num_features,
@@ -78,6 +80,8 @@ class LinearGLUDropout(nn.Linear):
     Equivalent: ``F.dropout(F.silu(gate) * value, p, training)`` with ``gate, value =
     F.linear(x, weight, bias).chunk(2, -1)``.
     """
+
+    is_dropout = independent_rows = True
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ torch.fx.wrap("_rms_norm_over")
 class _Branch:
     """What is in front of the normalisation: a mixin of the two modules below."""
 
+    is_dropout = independent_rows = True
+
     def _init_branch(
         self, p, branch_bias, activation, prenorm, layer_scale_init, device=None, dtype=None
     ):

@@ -23,6 +23,8 @@ class BiasActDropout(nn.Module):
     Equivalent: ``F.dropout(F.gelu(x + self.bias), p, training)``.
     """
 
+    is_dropout = independent_rows = True
+
     def __init__(
         self, num_features, p=0.5, activation="gelu", *, bias_dim=-1, device=None, dtype=None
     ):
@@ -62,6 +64,8 @@ class BiasDropoutAdd(nn.Module):
     Equivalent: ``residual + F.dropout(x + self.bias, p, training)``.
     """
 
+    is_dropout = independent_rows = True
+
     def __init__(self, num_features, p=0.5, *, device=None, dtype=None):
         super().__init__()
         self.num_features = num_features
@@ -93,6 +97,8 @@ class LinearActDropout(nn.Linear):
 
     Equivalent: ``F.dropout(F.gelu(F.linear(x, weight, bias)), p, training)``.
     """
+
+    is_dropout = independent_rows = True
 
     def __init__(
         self,
