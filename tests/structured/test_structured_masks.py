@@ -317,7 +317,7 @@ def test_bad_arguments():
     for module in (fd.LockedDropout, fd.DropPath):
         with pytest.raises(ValueError, match=f"{module.__name__}: mode is 'alpha'"):
             module(0.5, mode="alpha")
-        with drawing_nothing(), pytest.raises(RuntimeError, match="dtype|float"):
+        with drawing_nothing(), pytest.raises(RuntimeError, match=r"dtype|float"):
             module(0.5)(torch.ones(2, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="between 0 and 1"):
         fd.linear_drop_rates(1.5, 3)
