@@ -158,7 +158,7 @@ def _recurrent_weights(rnn, dropped):
     names = rnn._flat_weights_names
     raw = [getattr(rnn, name) for name in names]
     weights = [dropped.get(name, weight) for name, weight in zip(names, raw, strict=True)]
-    if raw[0].is_cuda and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         weights = laid_out_like(raw, weights)
         dropped.update(zip(names, weights, strict=True))
     state = rnn.__dict__

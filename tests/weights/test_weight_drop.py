@@ -18,6 +18,7 @@ from fused_dropout import reference
 from fused_dropout.modules.weight_drop import laid_out_like
 
 P = 0.4
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
 class Net(nn.Module):
@@ -253,6 +254,42 @@ def test_layout_of_recurrent_weights(gap):
     tied = [raw[0], raw[1], raw[2], raw[2]]
     for other in (apart, tied):
         assert laid_out_like(other, weights) is weights
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_weights_in_one_storage(kind, monkeypatch):
+    """As cuDNN keeps them: dropped ones arrive in one as well, and the raw ones are not moved."""
+    module, x = kind(5, 6, 2), torch.randn(7, 2, 5)
+    storage = torch.randn(sum(parameter.numel() for parameter in module.parameters()))
+    end = 0
+    for parameter in module.parameters():
+        parameter.data = storage[end : end + parameter.numel()].view(parameter.shape)
+        end += parameter.numel()
+    before = [parameter.data_ptr() for parameter in module.parameters()]
+    dropping = fd.WeightDrop(module, "weight_hh_l0", P)
+    weights = dropped_weights(module, ["weight_hh_l0"], seed=16)
+    wanted, _ = functional_call(module, weights, (x,))
+    module(x)
+
+    def refuse():
+        raise AssertionError("the parameters would be moved")
+
+    monkeypatch.setattr(dropping, "flatten_parameters", refuse, raising=False)
+    seen = []
+    name = "lstm" if kind is nn.LSTM else "gru"
+    run = getattr(torch._VF, name)
+    monkeypatch.setattr(torch._VF, name, lambda *args: seen.append(args[2]) or run(*args))
+    torch.manual_seed(16)
+    y, _ = dropping(x)
+    torch.testing.assert_close(y, wanted)
+    (weights,) = seen
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+    assert [weight.storage_offset() for weight in weights] == [
+        parameter.storage_offset() for parameter in module.parameters()
+    ]
+    y.sum().backward()
+    assert [parameter.data_ptr() for parameter in module.parameters()] == before
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 # ---------------------------------------------------------------- special situations
