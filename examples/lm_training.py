@@ -66,6 +66,9 @@ def batch_of(text, generator, length=LENGTH, batch=BATCH):
 class Training:
     """One model in training: a subclass says which."""
 
+    learning_rate = LEARNING_RATE
+    longest_gradient = float("inf")
+
     steps: int
     times: list = field(default_factory=list, kw_only=True)
     training: list = field(default_factory=list, kw_only=True)  # a loss per step
@@ -75,9 +78,11 @@ class Training:
         torch.manual_seed(0)  # equal weights in all runs
         self.model = self.make_model()
         parameters = self.model.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(
+            parameters, self.learning_rate, weight_decay=WEIGHT_DECAY
+        )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, LEARNING_RATE, total_steps=self.steps
+            self.optimizer, self.learning_rate, total_steps=self.steps
         )
 
     def step(self, text):
@@ -86,6 +91,8 @@ class Training:
         self.optimizer.zero_grad()
         loss = self.model.loss(text)
         loss.backward()
+        if self.longest_gradient < float("inf"):
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.longest_gradient)
         self.optimizer.step()
         self.times.append(time.perf_counter() - start)
         self.schedule.step()

@@ -15,7 +15,7 @@ from examples import lm_training
 TRAINING_MODULES = ("argparse", "inspect")
 VALIDATION_MODULES = ("dataclasses", "subprocess", "shutil")
 LENGTH, BATCH = 48, 16
-WIDTH, LAYERS = 192, 2
+WIDTH = 256
 UNKNOWN = 0  # the word for all that are seen once or never in training
 
 
@@ -25,7 +25,7 @@ class Rates:
 
     name: str
     embedding: float = 0.0  # whole words
-    locked: float = 0.0  # of the embedding's and each layer's output, the same at each time
+    locked: float = 0.0  # of the embedding's and the LSTM's output, the same at each time
     weight: float = 0.0  # of the matrices between one time and the next
 
 
@@ -58,7 +58,7 @@ def read_texts():
 
 
 class RecurrentModel(nn.Module):
-    """Predicts the next word, by the layers of an AWD-LSTM.
+    """Predicts the next word, by one layer of an AWD-LSTM.
 
     The embedding is the output layer's matrix too. Source: Merity, Keskar and Socher, "Regularizing
     and optimizing LSTM language models", ICLR 2018.
@@ -67,10 +67,8 @@ class RecurrentModel(nn.Module):
     def __init__(self, vocabulary, rates):
         super().__init__()
         self.embedding = fd.EmbeddingDropout(vocabulary, WIDTH, rates.embedding)
-        layers = (nn.LSTM(WIDTH, WIDTH, batch_first=True) for _ in range(LAYERS))
-        self.layers = nn.ModuleList(
-            fd.WeightDrop(layer, "weight_hh_l0", rates.weight) for layer in layers
-        )
+        lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+        self.lstm = fd.WeightDrop(lstm, "weight_hh_l0", rates.weight)
         self.locked = fd.LockedDropout(rates.locked, batch_first=True)
         self.decoder = nn.Linear(WIDTH, vocabulary)
         self.decoder.weight = self.embedding.weight
@@ -78,10 +76,8 @@ class RecurrentModel(nn.Module):
 
     def forward(self, words):
         """Indices of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
-        x = self.locked(self.embedding(words))
-        for layer in self.layers:
-            x = self.locked(layer(x)[0])
-        return self.decoder(x)
+        x, _ = self.lstm(self.locked(self.embedding(words)))
+        return self.decoder(self.locked(x))
 
     def loss(self, words):
         """Mean cross-entropy of every next word, in nats; ``words`` has one more than read."""
@@ -92,6 +88,9 @@ class RecurrentModel(nn.Module):
 @dataclass
 class Run(lm_training.Training):
     """A recurrent model in training."""
+
+    learning_rate = 1e-2
+    longest_gradient = 0.5
 
     rates: Rates
     vocabulary: int
