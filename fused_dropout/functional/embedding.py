@@ -70,9 +70,20 @@ def embedding_dropout(
     drops = not is_zero(p) and (training or mode == "classic")
     if drops and not torch.compiler.is_compiling():
         # Before a state is drawn, and before max_norm changes the table.
+        no_bias = no_residual = no_slope = no_alpha = None
         _C.check(
-            *("embedding_dropout", weight, None, None, p, "identity", -1),
-            *(None, None, (), mode, rng_state),
+            "embedding_dropout",
+            weight,
+            no_bias,
+            no_residual,
+            p,
+            "identity",
+            -1,
+            no_slope,
+            no_alpha,
+            (),
+            mode,
+            rng_state,
         )
     y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     if not drops or y.numel() == 0:
