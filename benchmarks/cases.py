@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 
 P = 0.1  # the drop probability of every case
@@ -96,6 +97,39 @@ def _images(new, rows, cols):
     return {"x": new(rows // channels, channels, height, cols // height)}
 
 
+def _sequence(new, rows, cols):
+    """The same elements as (time, batch, feature)."""
+    steps = _power_of_two_divisor(rows, 64)
+    return {"x": new(steps, rows // steps, cols)}
+
+
+def _locked(p, x):
+    return x * F.dropout(torch.ones_like(x[:1]), p)
+
+
+def _drop_path(p, x):
+    """As in timm."""
+    factors = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(1 - p).div_(1 - p)
+    return x * factors
+
+
+def _words(new, rows, cols):
+    """x is a table with a word in each row; the text has a quarter as many words."""
+    words = (1000 * new(max(rows // 4, 1)).float().abs()).long() % rows
+    return {"x": new(rows, cols), "words": words}
+
+
+def _embedding(p, x, words):
+    """As in the code of AWD-LSTM: a second table of dropped words."""
+    factors = x.new_empty(len(x), 1).bernoulli_(1 - p).div_(1 - p)
+    return F.embedding(words, factors * x)
+
+
+def _weight_input(new, rows, cols):
+    """x is the matrix of a linear layer, which few examples go through."""
+    return {"x": new(rows, cols), "input": new(16, cols)}
+
+
 def _power_of_two_divisor(n: int, limit: int) -> int:
     divisor = 1
     while n % (2 * divisor) == 0 and 2 * divisor <= limit:
@@ -140,6 +174,41 @@ CASES = {
         eager=lambda p, x: F.dropout2d(x, p),
         grads=("x",),
         moved={"fwd": 2, "bwd": 2},
+    ),
+    "locked_dropout": Case(
+        inputs=_sequence,
+        fused=lambda FF, p, x: FF.dropout(x, p, shared_dims=(0,)),
+        eager=_locked,
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
+    ),
+    "drop_path": Case(
+        inputs=_images,
+        fused=lambda FF, p, x: FF.dropout(x, p, shared_dims=(1, 2, 3)),
+        eager=_drop_path,
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
+    ),
+    "token_dropout": Case(
+        inputs=_x,
+        fused=lambda FF, p, x: FF.dropout(x, p, shared_dims=(-1,)),
+        eager=_drop_path,
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
+    ),
+    "embedding_dropout": Case(
+        inputs=_words,
+        fused=lambda FF, p, x, words: FF.embedding_dropout(words, x, p),
+        eager=_embedding,
+        grads=("x",),
+        moved={"fwd": 0.5, "bwd": 1.25},  # a quarter of x → y; dy → dx, which is dense
+    ),
+    "weight_dropout": Case(
+        inputs=_weight_input,
+        fused=lambda FF, p, x, input: F.linear(input, FF.dropout(x, p)),
+        eager=lambda p, x, input: F.linear(input, F.dropout(x, p)),
+        grads=("x",),
+        moved={"fwd": 3, "bwd": 3},  # x → its dropped copy → the product, and back
     ),
     "dropout_add_layer_norm": Case(
         inputs=_x_residual_norm,

@@ -20,11 +20,15 @@ LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.1
 VOCABULARY = 128  # ASCII; everything else is read as "?"
 
 
-def read_modules(names):
-    """The sources of modules of the standard library as one int64 tensor of ASCII codes."""
+def read_sources(names):
+    """The sources of modules of the standard library, one after another."""
     folder = Path(sysconfig.get_path("stdlib"))
-    text = "".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in names)
-    return torch.tensor(list(text.encode("ascii", "replace")))
+    return "".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in names)
+
+
+def read_modules(names):
+    """The same as one int64 tensor of ASCII codes."""
+    return torch.tensor(list(read_sources(names).encode("ascii", "replace")))
 
 
 class LanguageModel(nn.Module):
@@ -52,35 +56,34 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten())
 
 
-def batch_of(text, generator):
+def batch_of(text, generator, length=LENGTH, batch=BATCH):
     """Excerpts that begin at random places."""
-    starts = torch.randint(len(text) - LENGTH - 1, (BATCH,), generator=generator)
-    return text[starts[:, None] + torch.arange(LENGTH + 1)]
+    starts = torch.randint(len(text) - length - 1, (batch,), generator=generator)
+    return text[starts[:, None] + torch.arange(length + 1)]
 
 
 @dataclass
-class Run:
-    """One model in training."""
+class Training:
+    """One model in training: a subclass says which."""
 
-    p: float
-    fused: bool
+    learning_rate = LEARNING_RATE
+    longest_gradient = float("inf")
+
     steps: int
-    times: list = field(default_factory=list)
-    training: list = field(default_factory=list)  # a loss per step
-    validation: list = field(default_factory=list)  # (step, loss)
+    times: list = field(default_factory=list, kw_only=True)
+    training: list = field(default_factory=list, kw_only=True)  # a loss per step
+    validation: list = field(default_factory=list, kw_only=True)  # (step, loss)
 
     def __post_init__(self):
         torch.manual_seed(0)  # equal weights in all runs
-        self.model = LanguageModel(self.p, self.fused)
+        self.model = self.make_model()
         parameters = self.model.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, LEARNING_RATE, total_steps=self.steps
+        self.optimizer = torch.optim.AdamW(
+            parameters, self.learning_rate, weight_decay=WEIGHT_DECAY
         )
-
-    @property
-    def name(self):
-        return f"{'fused' if self.fused else 'unfused'}, p = {self.p:g}"
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, self.learning_rate, total_steps=self.steps
+        )
 
     def step(self, text):
         """One step of training, timed."""
@@ -88,6 +91,8 @@ class Run:
         self.optimizer.zero_grad()
         loss = self.model.loss(text)
         loss.backward()
+        if self.longest_gradient < float("inf"):
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.longest_gradient)
         self.optimizer.step()
         self.times.append(time.perf_counter() - start)
         self.schedule.step()
@@ -100,6 +105,21 @@ class Run:
         loss = sum(self.model.loss(text).item() for text in texts) / len(texts)
         self.model.train()
         self.validation.append((len(self.training), loss))
+
+
+@dataclass
+class Run(Training):
+    """A transformer in training."""
+
+    p: float
+    fused: bool
+
+    def make_model(self):
+        return LanguageModel(self.p, self.fused)
+
+    @property
+    def name(self):
+        return f"{'fused' if self.fused else 'unfused'}, p = {self.p:g}"
 
     def activation_bytes(self, text):
         """The most memory that forward and backward have at a time beyond the parameters'."""
@@ -116,7 +136,7 @@ def train(p, steps, validate_every, progress):
 
     All see the same text. ``progress()`` is called after each step of each.
     """
-    runs = [Run(rate, fused, steps) for rate in (0.0, p) for fused in (False, True)]
+    runs = [Run(steps, rate, fused) for rate in (0.0, p) for fused in (False, True)]
     training, validation = read_modules(TRAINING_MODULES), read_modules(VALIDATION_MODULES)
     generator = torch.Generator().manual_seed(1)
     held_out = [batch_of(validation, generator) for _ in range(8)]

@@ -3,6 +3,7 @@
 import torch
 
 from fused_dropout.functional._arguments import ACTIVATIONS, MODES
+from fused_dropout.functional.embedding import embedding_dropout
 from fused_dropout.functional.gated import bias_glu_dropout
 from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
 from fused_dropout.functional.pointwise import (
@@ -22,8 +23,9 @@ __all__ = [
     "dropout_add_layer_norm",
     "dropout_add_rms_norm",
     "dropout_mask",
+    "embedding_dropout",
 ]
 
 # Tools that trace symbolically record calls of these instead of looking inside.
-for _name in __all__[2:-1]:
+for _name in set(__all__) - {"ACTIVATIONS", "MODES", "dropout_mask"}:
     torch.fx.wrap(_name)

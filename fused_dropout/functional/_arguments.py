@@ -48,6 +48,11 @@ def probability(p):
     return p
 
 
+def keep_probability(p):
+    """The probability that is really applied: ``p`` acts in steps of 2^-16."""
+    return round((1 - p) * 65536) / 65536
+
+
 def is_zero(p):
     return not isinstance(p, torch.Tensor) and p == 0
 

@@ -1,3 +1,4 @@
+from fused_dropout.modules.drop_connect import DropConnectLinear
 from fused_dropout.modules.dropout import (
     AlphaDropout,
     Dropout,
@@ -6,9 +7,12 @@ from fused_dropout.modules.dropout import (
     Dropout3d,
     FeatureAlphaDropout,
 )
+from fused_dropout.modules.embedding import EmbeddingDropout
 from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
 from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
+from fused_dropout.modules.structured import DropPath, LockedDropout, linear_drop_rates
+from fused_dropout.modules.weight_drop import WeightDrop
 
 __all__ = [
     "MLP",
@@ -16,14 +20,20 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "DropConnectLinear",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "DropoutAddLayerNorm",
     "DropoutAddRMSNorm",
+    "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GatedMLP",
     "LinearActDropout",
     "LinearGLUDropout",
+    "LockedDropout",
+    "WeightDrop",
+    "linear_drop_rates",
 ]

@@ -7,35 +7,28 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import probability
+from fused_dropout.modules._options import DropOptions, check_mode, mode_repr
 
 
 class _ModeMixin:
     """The keyword-only ``mode`` of the layers that can drop without rescaling."""
 
     is_dropout = independent_rows = True
+    mode = "inverted"  # of pickles of torch.nn's own layers, which have none
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
-        if mode not in ("inverted", "classic"):
-            raise ValueError(
-                f"{type(self).__name__}: mode is {mode!r}, but expected 'inverted' or 'classic'"
-            )
+        check_mode(self, mode)
         super().__init__(p, inplace)
         self.mode = mode
 
     def extra_repr(self):
-        mode = "" if self.mode == "inverted" else f", mode={self.mode!r}"
-        return super().extra_repr() + mode
-
-    def __setstate__(self, state):
-        # Pickles of torch.nn's own layers have no mode.
-        state.setdefault("mode", "inverted")
-        super().__setstate__(state)
+        return super().extra_repr() + mode_repr(self.mode)
 
     def _arguments(self):
         return self.p, self.training, self.inplace, self.mode
 
 
-class Dropout(_ModeMixin, nn.Dropout):
+class Dropout(DropOptions, nn.Dropout):
     """Dropout of single elements, without a mask in memory.
 
     Args:
@@ -43,6 +36,9 @@ class Dropout(_ModeMixin, nn.Dropout):
         inplace: write the result into the input.
         mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
             evaluation instead.
+        shared_dims: dimensions of the input along which elements share one decision, such as
+            ``(-1,)`` to drop whole tokens of shape (batch, length, width).
+        noise_shape: the same in Keras's spelling, such as ``(None, None, 1)``.
 
     Shape: any; the output has the input's.
 
@@ -50,8 +46,15 @@ class Dropout(_ModeMixin, nn.Dropout):
     Source: Srivastava et al., JMLR 2014.
     """
 
+    def __init__(self, p=0.5, inplace=False, *, mode="inverted", shared_dims=(), noise_shape=None):
+        super().__init__(p, inplace)
+        self._init_options(mode, shared_dims, noise_shape)
+
     def forward(self, input):
-        return FF.dropout(input, self.p, self.training, self.inplace, mode=self.mode)
+        return FF.dropout(input, self.p, self.training, self.inplace, **self._drop_options())
+
+    def extra_repr(self):
+        return super().extra_repr() + self._options_repr()
 
 
 class Dropout1d(_ModeMixin, nn.Dropout1d):

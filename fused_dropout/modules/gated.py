@@ -6,9 +6,10 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._options import DropOptions
 
 
-class BiasGLUDropout(nn.Module):
+class BiasGLUDropout(DropOptions, nn.Module):
     """``dropout(activation(x1 + b1) * (x2 + b2))``, ``x = [x1 | x2]``, with a bias of its own.
 
     Args:
@@ -18,6 +19,8 @@ class BiasGLUDropout(nn.Module):
             GEGLU, "relu" ReGLU, "sigmoid" GLU.
         gate_first: whether the activation is applied to the first half or, as in ``nn.GLU``, to
             the second.
+        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`; they speak of the
+            result.
 
     Attributes:
         bias: parameter of shape (2 * num_features,), zeros at first.
@@ -28,8 +31,6 @@ class BiasGLUDropout(nn.Module):
     (x + self.bias).chunk(2, -1)``.
     """
 
-    is_dropout = independent_rows = True
-
     def __init__(
         self,
         num_features,
@@ -37,10 +38,14 @@ class BiasGLUDropout(nn.Module):
         activation="silu",
         *,
         gate_first=True,
+        mode="inverted",
+        shared_dims=(),
+        noise_shape=None,
         device=None,
         dtype=None,
     ):
         super().__init__()
+        self._init_options(mode, shared_dims, noise_shape)
         self.num_features = num_features
         self.p = check_p(p)
         self.activation = check_activation(self, activation)
@@ -53,17 +58,23 @@ class BiasGLUDropout(nn.Module):
 
     def forward(self, x):
         return FF.bias_glu_dropout(
-            x, self.bias, self.p, self.activation, self.training, gate_first=self.gate_first
+            x,
+            self.bias,
+            self.p,
+            self.activation,
+            self.training,
+            gate_first=self.gate_first,
+            **self._drop_options(),
         )
 
     def extra_repr(self):
         return (
             f"{self.num_features}, p={self.p}, activation={self.activation!r}, "
-            f"gate_first={self.gate_first}"
+            f"gate_first={self.gate_first}{self._options_repr()}"
         )
 
 
-class LinearGLUDropout(nn.Linear):
+class LinearGLUDropout(DropOptions, nn.Linear):
     """A linear layer to two halves, the gated unit of them, and dropout.
 
     A ``torch.nn.Linear(in_features, 2 * out_features)`` with its parameters, initialisation and
@@ -73,15 +84,13 @@ class LinearGLUDropout(nn.Linear):
         in_features: size of ``x`` along its last dimension.
         out_features: size of the result, half of what the linear layer computes.
         bias: as in ``torch.nn.Linear``.
-        p, activation, gate_first: as in :class:`BiasGLUDropout`.
+        p, activation, gate_first, mode, shared_dims, noise_shape: as in :class:`BiasGLUDropout`.
 
     Shape: (..., in_features) to (..., out_features).
 
     Equivalent: ``F.dropout(F.silu(gate) * value, p, training)`` with ``gate, value =
     F.linear(x, weight, bias).chunk(2, -1)``.
     """
-
-    is_dropout = independent_rows = True
 
     def __init__(
         self,
@@ -92,10 +101,14 @@ class LinearGLUDropout(nn.Linear):
         activation="silu",
         *,
         gate_first=True,
+        mode="inverted",
+        shared_dims=(),
+        noise_shape=None,
         device=None,
         dtype=None,
     ):
         super().__init__(in_features, 2 * out_features, bias, device=device, dtype=dtype)
+        self._init_options(mode, shared_dims, noise_shape)
         self.p = check_p(p)
         self.activation = check_activation(self, activation)
         self.gate_first = gate_first
@@ -108,12 +121,13 @@ class LinearGLUDropout(nn.Linear):
             self.activation,
             self.training,
             gate_first=self.gate_first,
+            **self._drop_options(),
         )
 
     def extra_repr(self):
         return (
             f"{super().extra_repr()}, p={self.p}, activation={self.activation!r}, "
-            f"gate_first={self.gate_first}"
+            f"gate_first={self.gate_first}{self._options_repr()}"
         )
 
 
@@ -124,7 +138,7 @@ class GatedMLP(nn.Module):
         in_features, hidden_features, out_features: widths; the first layer computes twice
             ``hidden_features``, gate and value.
         p: probability to drop a hidden unit.
-        activation, gate_first: as in :class:`BiasGLUDropout`.
+        activation, gate_first, mode, shared_dims, noise_shape: as in :class:`BiasGLUDropout`.
         bias: whether the linear layers have one.
 
     Shape: (..., in_features) to (..., out_features). State-dict keys: fc1.*, fc2.*.
@@ -143,6 +157,9 @@ class GatedMLP(nn.Module):
         *,
         gate_first=True,
         bias=True,
+        mode="inverted",
+        shared_dims=(),
+        noise_shape=None,
         device=None,
         dtype=None,
     ):
@@ -154,6 +171,9 @@ class GatedMLP(nn.Module):
             p,
             activation,
             gate_first=gate_first,
+            mode=mode,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
             device=device,
             dtype=dtype,
         )

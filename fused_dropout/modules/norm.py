@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.functional._arguments import normalized_dims, shared_dims_of
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._options import DropOptions
 
 
 def _over(function, x, residual, normalized_shape, options):
@@ -20,6 +22,7 @@ def _over(function, x, residual, normalized_shape, options):
     if dims == 1:
         return function(x, residual, **options)
     width = math.prod(normalized_shape)
+    options["shared_dims"] = _flat_shared_dims(function.__name__, x, dims, options)
     x = x.reshape(*shape[:-dims], width)
     residual = residual.reshape(x.shape) if residual is not None else None
     for name in ("weight", "norm_bias", "bias", "layer_scale"):
@@ -29,6 +32,22 @@ def _over(function, x, residual, normalized_shape, options):
     if isinstance(result, tuple):
         return tuple(tensor.reshape(shape) for tensor in result)
     return result.reshape(shape)
+
+
+def _flat_shared_dims(function, x, dims, options):
+    """The shared dimensions where the last `dims` have become one."""
+    shared = shared_dims_of(function, x, options["shared_dims"], options.pop("noise_shape"))
+    shared = normalized_dims(function, shared, x.dim())
+    first = x.dim() - dims
+    leading = [dim for dim in shared if dim < first]
+    if len(leading) == len(shared):
+        return leading
+    if any(dim not in shared and x.shape[dim] > 1 for dim in range(first, x.dim())):
+        raise ValueError(
+            f"{function}: shared_dims names some of the {dims} normalised dimensions, but expected "
+            f"all or none of them: {shared}"
+        )
+    return [*leading, first]
 
 
 def _layer_norm_over(x, residual, normalized_shape, **options):
@@ -44,14 +63,23 @@ torch.fx.wrap("_layer_norm_over")
 torch.fx.wrap("_rms_norm_over")
 
 
-class _Branch:
+class _Branch(DropOptions):
     """What is in front of the normalisation: a mixin of the two modules below."""
 
-    is_dropout = independent_rows = True
-
     def _init_branch(
-        self, p, branch_bias, activation, prenorm, layer_scale_init, device=None, dtype=None
+        self,
+        p,
+        branch_bias,
+        activation,
+        prenorm,
+        layer_scale_init,
+        mode,
+        shared_dims,
+        noise_shape,
+        device=None,
+        dtype=None,
     ):
+        self._init_options(mode, shared_dims, noise_shape)
         self.p = check_p(p)
         self.activation = check_activation(self, activation)
         self.prenorm = prenorm
@@ -80,6 +108,7 @@ class _Branch:
             "activation": self.activation,
             "prenorm": self.prenorm,
             "training": self.training,
+            **self._drop_options(),
         }
 
     def _branch_repr(self):
@@ -88,7 +117,7 @@ class _Branch:
             text += ", branch_bias=True"
         if self.layer_scale is not None:
             text += f", layer_scale_init={self.layer_scale_init}"
-        return text
+        return text + self._options_repr()
 
 
 class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
@@ -103,6 +132,8 @@ class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
         activation: of ``x``; one of ``fused_dropout.functional.ACTIVATIONS``.
         prenorm: return the sum ``h`` too, from which the next residual connection starts.
         layer_scale_init: if given, the branch is multiplied by a parameter of this initial value.
+        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`; of several normalised
+            dimensions all or none can be shared.
 
     Attributes:
         weight, bias: the normalisation's, of shape ``normalized_shape``, as in
@@ -129,11 +160,25 @@ class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
         activation="identity",
         prenorm=False,
         layer_scale_init=None,
+        mode="inverted",
+        shared_dims=(),
+        noise_shape=None,
         device=None,
         dtype=None,
     ):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
-        self._init_branch(p, branch_bias, activation, prenorm, layer_scale_init, device, dtype)
+        self._init_branch(
+            p,
+            branch_bias,
+            activation,
+            prenorm,
+            layer_scale_init,
+            mode,
+            shared_dims,
+            noise_shape,
+            device,
+            dtype,
+        )
 
     def reset_parameters(self):
         super().reset_parameters()
@@ -178,11 +223,25 @@ class DropoutAddRMSNorm(_Branch, nn.RMSNorm):
         activation="identity",
         prenorm=False,
         layer_scale_init=None,
+        mode="inverted",
+        shared_dims=(),
+        noise_shape=None,
         device=None,
         dtype=None,
     ):
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
-        self._init_branch(p, branch_bias, activation, prenorm, layer_scale_init, device, dtype)
+        self._init_branch(
+            p,
+            branch_bias,
+            activation,
+            prenorm,
+            layer_scale_init,
+            mode,
+            shared_dims,
+            noise_shape,
+            device,
+            dtype,
+        )
 
     def reset_parameters(self):
         super().reset_parameters()

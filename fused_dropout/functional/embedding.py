@@ -1,0 +1,99 @@
+"""Dropout of words."""
+
+import torch
+import torch.nn.functional as F
+
+from fused_dropout._extension import _C
+from fused_dropout.functional._arguments import is_zero, probability
+from fused_dropout.functional.pointwise import dropout
+
+
+def embedding_dropout(
+    input,
+    weight,
+    p=0.1,
+    training=True,
+    *,
+    padding_idx=None,
+    max_norm=None,
+    norm_type=2.0,
+    scale_grad_by_freq=False,
+    sparse=False,
+    mode="inverted",
+    generator=None,
+    rng_state=None,
+):
+    """An embedding that drops whole words: all occurrences of one in a call, or none.
+
+    Equivalent PyTorch code, with ``kept = dropout_mask((len(weight),), p, rng_state)`` and ``q``
+    the probability to keep::
+
+        torch.where(kept[input, None], F.embedding(input, weight) / q, 0)
+
+    which is ``F.embedding(input, F.dropout(torch.ones(len(weight), 1), p) * weight)`` without the
+    second table: there is one decision for each row of the table, looked up by the word's index.
+
+    Args:
+        input: indices of any shape; int64 or int32.
+        weight: the table, one row a word; float32, float64, float16 or bfloat16.
+        p: probability to drop a word, in steps of 2^-16.
+        training: without it nothing is dropped (and classic mode multiplies by the probability to
+            keep).
+        padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as in
+            ``torch.nn.functional.embedding``. ``max_norm`` bounds the rows of the table, before
+            they are scaled; ``scale_grad_by_freq`` counts the words of ``input``, dropped or not.
+        mode: "inverted" or "classic".
+        generator, rng_state: see :func:`fused_dropout.functional.dropout`.
+
+    Returns:
+        Tensor: of shape ``(*input.shape, weight.shape[1])``, in ``weight``'s dtype.
+
+    Raises:
+        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was.
+            Nothing is computed then, and no random number is drawn.
+
+    Source: Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+    networks", NeurIPS 2016, section 4.2; Merity, Keskar and Socher, "Regularizing and optimizing
+    LSTM language models", ICLR 2018, section 4.3.
+    """
+    p = probability(p)
+    if mode not in ("inverted", "classic"):
+        raise ValueError(
+            f"embedding_dropout: mode is {mode!r}, but expected 'inverted' or 'classic'"
+        )
+    if weight.dim() != 2:
+        raise ValueError(f"embedding_dropout: weight has {weight.dim()} dimensions, but expected 2")
+    if input.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"embedding_dropout: input is {input.dtype}, but expected torch.int64 or torch.int32"
+        )
+    drops = not is_zero(p) and (training or mode == "classic")
+    if drops and not torch.compiler.is_compiling():
+        # Before a state is drawn, and before max_norm changes the table.
+        no_bias = no_residual = no_slope = no_alpha = None
+        _C.check(
+            "embedding_dropout",
+            weight,
+            no_bias,
+            no_residual,
+            p,
+            "identity",
+            -1,
+            no_slope,
+            no_alpha,
+            (),
+            mode,
+            rng_state,
+        )
+    y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    if not drops or y.numel() == 0:
+        return y
+    # One factor a word, in no less than fp32: 1 / q would lose digits in 16 bits.
+    words = torch.ones(
+        len(weight),
+        dtype=torch.promote_types(weight.dtype, torch.float32),
+        device=weight.device,
+    )
+    factors = dropout(words, p, training, mode=mode, generator=generator, rng_state=rng_state)
+    factors = F.embedding(input, factors[:, None])
+    return (y * factors).to(y.dtype).masked_fill_(factors == 0, 0)
