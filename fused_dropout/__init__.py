@@ -9,6 +9,9 @@ from fused_dropout.modules import (
     BiasActDropout,
     BiasDropoutAdd,
     BiasGLUDropout,
+    DropBlock1d,
+    DropBlock2d,
+    DropBlock3d,
     Dropout,
     Dropout1d,
     Dropout2d,
@@ -19,6 +22,7 @@ from fused_dropout.modules import (
     GatedMLP,
     LinearActDropout,
     LinearGLUDropout,
+    LinearRamp,
 )
 
 __version__ = "0.1.0"
@@ -52,6 +56,9 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -62,6 +69,7 @@ __all__ = [
     "GatedMLP",
     "LinearActDropout",
     "LinearGLUDropout",
+    "LinearRamp",
     "build_info",
     "functional",
     "new_rng_state",

@@ -1,3 +1,4 @@
+from fused_dropout.modules.block import DropBlock1d, DropBlock2d, DropBlock3d
 from fused_dropout.modules.dropout import (
     AlphaDropout,
     Dropout,
@@ -9,6 +10,7 @@ from fused_dropout.modules.dropout import (
 from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
 from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
+from fused_dropout.modules.ramp import LinearRamp
 
 __all__ = [
     "MLP",
@@ -16,6 +18,9 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -26,4 +31,5 @@ __all__ = [
     "GatedMLP",
     "LinearActDropout",
     "LinearGLUDropout",
+    "LinearRamp",
 ]
