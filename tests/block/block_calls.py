@@ -1,5 +1,7 @@
 """Feature maps for the tests of DropBlock, and the masks that calls apply to them."""
 
+import functools
+
 import torch
 from helpers import in_order, state
 
@@ -45,5 +47,13 @@ def masks(x, p, block_size, rng_state=STATE, **options):
     return y != 0, dx != 0
 
 
-def expected_mask(x, p, block_size, rng_state=STATE, **options):
-    return reference.drop_block_mask(x, p, block_size, rng_state, **options)
+def expected_mask(x, p, block_size, rng_state=STATE, *, shared_channels=False):
+    layout = tuple(x.shape), torch.empty_like(x, device="meta").stride()
+    return _reference_mask(*layout, p, block_size, tuple(rng_state.tolist()), shared_channels)
+
+
+@functools.lru_cache(maxsize=64)
+def _reference_mask(shape, strides, p, block_size, rng_state, shared_channels):
+    """Computed once for many tests."""
+    x = torch.empty_strided(shape, strides, dtype=torch.bool)
+    return reference.drop_block_mask(x, p, block_size, rng_state, shared_channels=shared_channels)

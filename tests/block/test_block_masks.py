@@ -122,11 +122,13 @@ def test_every_call_draws_another_mask():
 
 
 def test_channels_and_examples_are_independent():
-    kept = masks(torch.empty(20, 30, 28, 28), P, 7)[0].double()
-    for dim, size in ((0, 20), (1, 30)):
-        places = kept.transpose(0, dim).reshape(size, -1)
-        correlation = torch.corrcoef(places)
-        assert (correlation - torch.eye(size)).abs().max() < 0.05
+    kept = masks(torch.empty(12, 400, 14, 14), P, 7)[0].double()
+    kept = kept - kept.mean((0, 1))  # what lies at an edge is dropped less often
+    for dim, size in ((0, 12), (1, 400)):
+        places = kept.transpose(0, dim).reshape(size, -1)[:40]
+        correlation = torch.corrcoef(places) - torch.eye(len(places))
+        blocks = places.shape[1] / 49
+        assert correlation.abs().max() < 5 / blocks**0.5
 
 
 def test_whole_blocks():
