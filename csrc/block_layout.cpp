@@ -1,6 +1,7 @@
 // From a tensor's sizes and strides to what DropBlock kernels know of it.
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "block.h"
 
@@ -64,7 +65,6 @@ std::optional<Rule> rule_for(const Call& call, at::IntArrayRef sizes, at::IntArr
   // dimensions, then what lies around them.
   bool outside = false;
   int64_t stride = 1;
-  rule.volume_stride = 0;
   for (auto dim = order.rbegin(); dim != order.rend(); stride *= sizes[*dim++]) {
     const int64_t size = sizes[*dim];
     if (size == 1) continue;
@@ -94,6 +94,11 @@ std::optional<Rule> rule_for(const Call& call, at::IntArrayRef sizes, at::IntArr
         rule.volumes *= size;  // right around the volumes of the other dimension
       }
     }
+  }
+  // Maps of one place: what shares no channel is a volume as well.
+  if (rule.ndim == 0 && rule.run > 1) {
+    rule.volumes = std::exchange(rule.inner, 1);
+    rule.volume_stride = rule.run;
   }
   return rule;
 }

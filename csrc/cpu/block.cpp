@@ -39,11 +39,11 @@ BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
     args.slow = {rule.volumes, 1};
     args.volumes = 1;
     args.volume_stride = 0;
-    std::copy(rule.axes, rule.axes + 3, args.fast);
+    std::copy_backward(rule.axes, rule.axes + rule.ndim, args.fast + 3);
     args.window = kSmallWindow / rule.places();
   } else {
     args.slow = rule.axes[0];
-    std::copy(rule.axes + 1, rule.axes + 3, args.fast);
+    if (rule.ndim > 0) std::copy_backward(rule.axes + 1, rule.axes + rule.ndim, args.fast + 3);
     // Not fewer slices than are carried from one window to the next.
     args.window = std::max(kWindow / args.slice(), args.slow.block);
   }

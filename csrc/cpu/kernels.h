@@ -179,7 +179,7 @@ struct BlockArgs {
   MaskRule seeds;  // which draw decides about a seed, and keep_count
   int64_t volumes, copies, volume_stride, copy_stride;
   block::Axis slow;
-  block::Axis fast[3];
+  block::Axis fast[3];  // the last is the fastest
   int64_t inner, run;
   int64_t window;  // slices at a time
   double scale;

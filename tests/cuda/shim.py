@@ -278,6 +278,8 @@ class BlockKernels:
         assert len(space) + len(outer) + len(within) == len(order)
         shared = (1,) if shared_channels else ()
         sizes = [x.shape[order[i]] for i in space]
+        if not space and order and order[-1] in shared:
+            outer, within = order[:-1], order[-1:]
         self.call = BlockCall(
             volumes=math.prod(x.shape[dim] for dim in outer if dim not in shared),
             copies=math.prod(x.shape[dim] for dim in outer if dim in shared),
