@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,6 +131,26 @@ def _weight_input(new, rows, cols):
     return {"x": new(rows, cols), "input": new(16, cols)}
 
 
+def _maps(new, rows, cols):
+    """The same as feature maps: 8192x784 is (32, 256, 28, 28)."""
+    channels = _power_of_two_divisor(rows, 256)
+    height = max(divisor for divisor in range(1, math.isqrt(cols) + 1) if cols % divisor == 0)
+    return {"x": new(rows // channels, channels, height, cols // height)}
+
+
+def _drop_block(p, x, block_size=7):
+    """As image libraries do it: seeds, dilated by pooling, and a scale of the whole tensor."""
+    batch, channels, *sizes = x.shape
+    kernel = [min(block_size, size) for size in sizes]
+    grid = [size - k + 1 for size, k in zip(sizes, kernel, strict=True)]
+    gamma = p * math.prod(sizes) / (math.prod(kernel) * math.prod(grid))
+    seeds = torch.empty(batch, channels, *grid, dtype=x.dtype, device=x.device).bernoulli_(gamma)
+    height, width = kernel
+    padded = F.pad(seeds, (width - 1, width - 1, height - 1, height - 1))
+    kept = 1 - F.max_pool2d(padded, kernel, stride=1)
+    return x * kept * (kept.numel() / kept.sum())
+
+
 def _power_of_two_divisor(n: int, limit: int) -> int:
     divisor = 1
     while n % (2 * divisor) == 0 and 2 * divisor <= limit:
@@ -209,6 +230,13 @@ CASES = {
         eager=lambda p, x, input: F.linear(input, F.dropout(x, p)),
         grads=("x",),
         moved={"fwd": 3, "bwd": 3},  # x → its dropped copy → the product, and back
+    ),
+    "drop_block": Case(
+        inputs=_maps,
+        fused=lambda FF, p, x: FF.drop_block(x, p, 7),
+        eager=_drop_block,
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
     ),
     "dropout_add_layer_norm": Case(
         inputs=_x_residual_norm,

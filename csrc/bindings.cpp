@@ -12,6 +12,7 @@
 #endif
 
 #include "activations.h"
+#include "block.h"
 #include "cpu/capability.h"
 #include "gated.h"
 #include "norm.h"
@@ -143,6 +144,23 @@ std::tuple<Tensor, Tensor> dropout_add_norm(
   return {std::get<0>(results), std::get<1>(results)};
 }
 
+block::Options block_options(double p, int64_t block_size, bool shared_channels,
+                             std::string_view mode, bool training) {
+  return {p, {}, block_size, shared_channels, mode, training};
+}
+
+Tensor drop_block(const std::string& function, const Tensor& x, double p, int64_t block_size,
+                  bool shared_channels, std::string_view mode, bool training,
+                  const OptionalGenerator& generator, const OptionalTensor& rng_state) {
+  const block::Options options = block_options(p, block_size, shared_channels, mode, training);
+  const block::Call call = block::check(function.c_str(), x, rng_state, {}, options);
+  if (!training) return block::call_apply(x, {}, {}, {}, options);
+  const Tensor state = rng_state ? *rng_state : call_draw(x, {}, generator);
+  OptionalTensor kept;
+  if (call.scales()) kept = block::call_kept(x, state, options);
+  return block::call_apply(x, state, kept, {}, options);
+}
+
 #if defined(FUSED_DROPOUT_CUDA)
 // Those that setup.py has named, separated by commas.
 std::vector<std::string> architectures() {
@@ -218,6 +236,19 @@ PYBIND11_MODULE(_C, m) {
                      const std::vector<int64_t>& shared_dims, std::string_view mode,
                      const OptionalTensor& rng_state) {
     check_(function, x, inplace_options(p, training, shared_dims, mode), rng_state);
+  });
+  m.def("drop_block", &drop_block, ReleaseGil());
+  m.def("check_drop_block", [](const std::string& function, const Tensor& x, double p,
+                               int64_t block_size, bool shared_channels, std::string_view mode,
+                               bool training, const OptionalTensor& rng_state) {
+    block::check(function.c_str(), x, rng_state, {},
+                 block_options(p, block_size, shared_channels, mode, training));
+  });
+  // `sizes`: of the spatial dimensions.
+  m.def("drop_block_rate", [](const std::vector<int64_t>& sizes, double p, int64_t block_size) {
+    std::vector<int64_t> all = {1, 1};
+    all.insert(all.end(), sizes.begin(), sizes.end());
+    return block::drop_rate(block::axes_of(all, block_size), p);
   });
   m.def("build_info", &build_info);
   m.def("force_cpu_capability", &cpu::force_capability);

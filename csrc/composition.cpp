@@ -10,28 +10,11 @@
 #include "tensor_value.h"
 
 namespace fused_dropout {
-namespace {
 
 using composition::Value;
 using composition::Words;
 
-// The 16-bit draws of the mask indices in `index`, by `rng_state`, which may be batched.
-Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
-  const Tensor seed = rng_state.select(0, 0);
-  const Tensor block = at::bitwise_right_shift(rng_state.select(0, 1), 2);
-  const Tensor group = at::bitwise_right_shift(index, 3);
-  const auto high = [](const Tensor& tensor) {
-    return composition::word_of(at::bitwise_right_shift(tensor, 32));
-  };
-  using composition::word_of;
-  const auto bits =
-      philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
-             word_of(seed), high(seed));
-  const Tensor lane = index.bitwise_and(kGroupSize - 1);
-  const Tensor word = at::where(lane < 4, at::where(lane < 2, bits.x.tensor, bits.y.tensor),
-                                at::where(lane < 6, bits.z.tensor, bits.w.tensor));
-  return at::bitwise_right_shift(word, lane.bitwise_and(1) * 16).bitwise_and(0xFFFF);
-}
+namespace {
 
 // The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
 Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
@@ -51,6 +34,23 @@ Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIn
 }
 
 }  // namespace
+
+Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
+  const Tensor seed = rng_state.select(0, 0);
+  const Tensor block = at::bitwise_right_shift(rng_state.select(0, 1), 2);
+  const Tensor group = at::bitwise_right_shift(index, 3);
+  const auto high = [](const Tensor& tensor) {
+    return composition::word_of(at::bitwise_right_shift(tensor, 32));
+  };
+  using composition::word_of;
+  const auto bits =
+      philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
+             word_of(seed), high(seed));
+  const Tensor lane = index.bitwise_and(kGroupSize - 1);
+  const Tensor word = at::where(lane < 4, at::where(lane < 2, bits.x.tensor, bits.y.tensor),
+                                at::where(lane < 6, bits.z.tensor, bits.w.tensor));
+  return at::bitwise_right_shift(word, lane.bitwise_and(1) * 16).bitwise_and(0xFFFF);
+}
 
 Tensor mask_for(const Resolved& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {

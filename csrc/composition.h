@@ -5,6 +5,8 @@
 
 namespace fused_dropout {
 
+// The 16-bit draws of the mask indices in `index`, by `rng_state`, which may be batched.
+Tensor compose_draws(const Tensor& rng_state, const Tensor& index);
 // Which elements a call keeps, in a shape that broadcasts to that of x, whose dense strides are
 // `strides`.
 Tensor mask_for(const Resolved& call, const DropConstants& constants,

@@ -109,6 +109,14 @@ double check_probability(const char* function, double p) {
   return p;
 }
 
+void check_probability_tensor(const char* function, const Tensor& p) {
+  TORCH_CHECK_TYPE(p.dim() == 0 && p.scalar_type() == at::kDouble &&
+                       (p.device().is_cpu() || p.device().is_meta()),
+                   function, ": p has dtype ", p.scalar_type(), ", ", p.dim(),
+                   " dimensions and is on ", p.device(),
+                   ", but expected a 0-d float64 tensor on the CPU");
+}
+
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device) {
   TORCH_CHECK_TYPE(rng_state.scalar_type() == at::kLong, function, ": rng_state has dtype ",
                    rng_state.scalar_type(), ", but expected int64");
@@ -155,12 +163,7 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
   call.p = options.p;
   call.p_tensor = options.p_tensor;
   if (call.p_tensor) {
-    const Tensor& p = *call.p_tensor;
-    TORCH_CHECK_TYPE(p.dim() == 0 && p.scalar_type() == at::kDouble &&
-                         (p.device().is_cpu() || p.device().is_meta()),
-                     function, ": p has dtype ", p.scalar_type(), ", ", p.dim(),
-                     " dimensions and is on ", p.device(),
-                     ", but expected a 0-d float64 tensor on the CPU");
+    check_probability_tensor(function, *call.p_tensor);
   } else {
     check_probability(function, call.p);
   }

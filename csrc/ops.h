@@ -81,6 +81,7 @@ void check_row_vector(const char* function, const char* argument, const Optional
 void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides);
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
+void check_probability_tensor(const char* function, const Tensor& p);
 void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
                       const c10::SymInt& offset, int64_t ndim);
 

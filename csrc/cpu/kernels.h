@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../block_rule.h"
 #include "../philox.h"
 #include "../storage.h"
 
@@ -168,6 +169,39 @@ using ForwardKernel = void (*)(const ForwardArgs&, int64_t begin, int64_t end);
 using BackwardKernel = void (*)(const BackwardArgs&, void* partial, int64_t begin, int64_t end);
 using MaskKernel = void (*)(const MaskRule&, bool* kept, int64_t begin, int64_t end);
 
+// ---- DropBlock ------------------------------------------------------------------------------
+
+// A volume is seen as slices along its slowest dimension. Where volumes are small and lie one after
+// the other, they are the slices of one volume, with blocks of one slice.
+struct BlockArgs {
+  const void* x;
+  void* y;
+  MaskRule seeds;  // which draw decides about a seed, and keep_count
+  int64_t volumes, copies, volume_stride, copy_stride;
+  block::Axis slow;
+  block::Axis fast[3];  // the last is the fastest
+  int64_t inner, run;
+  int64_t window;  // slices at a time
+  double scale;
+  bool stream;
+
+  FD_HD int64_t slice() const { return fast[0].size * fast[1].size * fast[2].size * inner; }
+  FD_HD int64_t seed_slice() const {
+    return fast[0].seeds() * fast[1].seeds() * fast[2].seeds() * inner;
+  }
+  // Room for what the last blocks reach beyond, and for whole registers.
+  FD_HD int64_t window_length() const { return (window + slow.block - 1) * slice() + kPadding; }
+};
+
+// Slices of one volume.
+struct BlockRange {
+  int64_t volume, first, last;
+};
+
+// `window` has args.window_length() numbers.
+using BlockCountKernel = int64_t (*)(const BlockArgs&, const BlockRange&, uint16_t* window);
+using BlockApplyKernel = void (*)(const BlockArgs&, const BlockRange&, uint16_t* window);
+
 struct KernelTable {
   const char* name;
   ForwardKernel (*forward)(Storage storage, Residual residual, int activation);
@@ -181,6 +215,8 @@ struct KernelTable {
   // `wide_h`: the stream is fp32 while x has 16 bits. `wide_y`: so is y, or dy.
   NormForwardKernel (*norm_forward)(Storage storage, bool wide_h, bool wide_y);
   NormBackwardKernel (*norm_backward)(Storage storage, bool wide_h, bool wide_y);
+  BlockCountKernel block_count;
+  BlockApplyKernel (*block_apply)(Storage storage);
 };
 
 const KernelTable* baseline_kernels();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../dispatch.h"
+#include "block.h"
 #include "gated.h"
 #include "norm.h"
 #include "pointwise.h"
@@ -131,8 +132,8 @@ inline NormBackwardKernel norm_backward(Storage storage, bool wide_h, bool wide_
 }
 
 constexpr KernelTable kernel_table(const char* name) {
-  return {name,           forward, backward,        mask_kernel,  gated_forward,
-          gated_backward, branch,  branch_backward, norm_forward, norm_backward};
+  return {name,   forward,         backward,     mask_kernel,   gated_forward,      gated_backward,
+          branch, branch_backward, norm_forward, norm_backward, block_count_kernel, block_apply};
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

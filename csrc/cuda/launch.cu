@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "block.h"
 #include "gated.h"
 #include "mask.cuh"
 #include "norm.h"
@@ -84,6 +85,10 @@ void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int a
                            Stream stream) {
   with_type(storage,
             [&](auto element) { gated_backward_of<decltype(element)>(args, activation, stream); });
+}
+
+void launch_block_apply(const BlockArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { block_apply_of<decltype(element)>(args, stream); });
 }
 
 int64_t norm_partial_rows(int64_t rows, int width) {

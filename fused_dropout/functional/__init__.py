@@ -3,6 +3,7 @@
 import torch
 
 from fused_dropout.functional._arguments import ACTIVATIONS, MODES
+from fused_dropout.functional.block import drop_block, drop_block_rate
 from fused_dropout.functional.embedding import embedding_dropout
 from fused_dropout.functional.gated import bias_glu_dropout
 from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
@@ -19,6 +20,8 @@ __all__ = [
     "bias_act_dropout",
     "bias_dropout_add",
     "bias_glu_dropout",
+    "drop_block",
+    "drop_block_rate",
     "dropout",
     "dropout_add_layer_norm",
     "dropout_add_rms_norm",

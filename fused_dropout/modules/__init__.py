@@ -1,3 +1,4 @@
+from fused_dropout.modules.block import DropBlock1d, DropBlock2d, DropBlock3d
 from fused_dropout.modules.drop_connect import DropConnectLinear
 from fused_dropout.modules.dropout import (
     AlphaDropout,
@@ -11,6 +12,7 @@ from fused_dropout.modules.embedding import EmbeddingDropout
 from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
 from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
+from fused_dropout.modules.ramp import LinearRamp
 from fused_dropout.modules.structured import DropPath, LockedDropout, linear_drop_rates
 from fused_dropout.modules.weight_drop import WeightDrop
 
@@ -20,6 +22,9 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "DropConnectLinear",
     "DropPath",
     "Dropout",
@@ -33,6 +38,7 @@ __all__ = [
     "GatedMLP",
     "LinearActDropout",
     "LinearGLUDropout",
+    "LinearRamp",
     "LockedDropout",
     "WeightDrop",
     "linear_drop_rates",

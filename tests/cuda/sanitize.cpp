@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../../csrc/activations.h"
+#include "block.h"
 #include "gated.h"
 #include "norm.h"
 #include "pointwise.h"
@@ -193,6 +194,31 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   launch_column_sums(totals, arithmetic == Storage::kFloat64, arithmetic, nullptr);
 }
 
+// `axes`: sizes, the slowest first; 0 for none.
+void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
+               int64_t copies, Storage storage, int shift) {
+  BlockArgs args;
+  args.rule.volumes = volumes;
+  args.rule.copies = copies;
+  for (const int64_t size : axes) {
+    args.rule.axes[args.rule.ndim++] = {size, size < 7 ? size : 7};
+  }
+  args.rule.inner = inner;
+  args.rule.run = run;
+  args.rule.copy_stride = args.rule.places() * run;
+  args.rule.volume_stride = copies * args.rule.copy_stride;
+  args.rule.keep_count = 65000;
+  args.random.seed = 42;
+  const Buffer x(args.rule.numel(), size_of(storage), shift);
+  const Buffer y(args.rule.numel(), size_of(storage), shift);
+  int64_t kept = 0;
+  launch_block_count(args, &kept, nullptr);
+  args.x = x.data();
+  args.y = y.data();
+  args.kept = &kept;
+  launch_block_apply(args, storage, nullptr);
+}
+
 }  // namespace
 
 int main() {
@@ -231,5 +257,22 @@ int main() {
       }
     }
   }
+  for (int storage = 0; storage < 4; ++storage) {
+    for (const int shift : {0, 3}) {
+      const auto type = static_cast<Storage>(storage);
+      const std::vector<std::vector<int64_t>> maps = {{5},      {40},    {7, 7},
+                                                      {28, 28}, {3, 70}, {4, 9, 10}};
+      for (const auto& axes : maps) {
+        run_block(3, axes, 1, 1, 1, type, shift);
+        run_block(2, axes, 40, 1, 1, type, shift);
+        run_block(2, axes, 1, 5, 1, type, shift);
+        run_block(1, axes, 3, 1, 2, type, shift);
+        runs += 4;
+      }
+    }
+  }
+  run_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0);
+  run_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0);
+  run_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0);
   std::printf("%d calls, nothing out of bounds\n", runs);
 }

@@ -42,6 +42,14 @@ void launch(int64_t blocks, int threads, int64_t shared_bytes, Function function
 
 }  // namespace shim
 
+// Fibres give way at barriers only.
+template <class T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target += value;
+  return before;
+}
+
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int offset) {
   shim::exchange(&value, sizeof(value), threadIdx.x ^ offset);

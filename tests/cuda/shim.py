@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import subprocess
 from pathlib import Path
 
@@ -251,6 +252,62 @@ class NormKernels:
             _pointer(found.get("residual")), sums, _pointer(partials),
         )  # fmt: skip
         return found
+
+
+class BlockCall(ctypes.Structure):
+    """`BlockCall` of shim_api.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("volumes", "copies", "volume_stride", "copy_stride")),
+        *((name, ctypes.c_int64 * 3) for name in ("sizes", "blocks")),
+        *((name, ctypes.c_int64) for name in ("inner", "run")),
+        *((name, ctypes.c_uint64) for name in ("seed", "offset")),
+        ("p", ctypes.c_double),
+        *((name, ctypes.c_int32) for name in ("ndim", "storage")),
+    ]
+
+
+class BlockKernels:
+    """One call's DropBlock kernels; the spatial dimensions of `x` lie next to each other."""
+
+    def __init__(self, x, p=0.1, block_size=7, *, shared_channels=False, seed=0, offset=0):
+        self.x = x
+        order = [dim for dim in reference.memory_order(x) if x.shape[dim] > 1]
+        space = [i for i, dim in enumerate(order) if dim > 1]
+        outer, within = (order[: space[0]], order[space[-1] + 1 :]) if space else ([], order)
+        assert len(space) + len(outer) + len(within) == len(order)
+        shared = (1,) if shared_channels else ()
+        sizes = [x.shape[order[i]] for i in space]
+        if not space and order and order[-1] in shared:
+            outer, within = order[:-1], order[-1:]
+        self.call = BlockCall(
+            volumes=math.prod(x.shape[dim] for dim in outer if dim not in shared),
+            copies=math.prod(x.shape[dim] for dim in outer if dim in shared),
+            volume_stride=min((x.stride(dim) for dim in outer if dim not in shared), default=0),
+            copy_stride=min((x.stride(dim) for dim in outer if dim in shared), default=0),
+            sizes=(ctypes.c_int64 * 3)(*sizes),
+            blocks=(ctypes.c_int64 * 3)(*(min(size, block_size) for size in sizes)),
+            inner=math.prod(x.shape[dim] for dim in within if dim not in shared),
+            run=math.prod(x.shape[dim] for dim in within if dim in shared),
+            seed=seed, offset=offset, p=p, ndim=len(sizes), storage=STORAGES[x.dtype],
+        )  # fmt: skip
+
+    def has_tiles(self):
+        return _returning("shim_block_has_tiles", ctypes.c_bool)(ctypes.byref(self.call))
+
+    def count(self):
+        kept = torch.zeros((), dtype=torch.int64)
+        library().shim_block_count(ctypes.byref(self.call), _pointer(kept))
+        return int(kept)
+
+    def apply(self, kept=None, y=None):
+        """Scaled by the count `kept`, unless it is None."""
+        kept = None if kept is None else torch.tensor(kept)
+        y = torch.full_like(self.x, torch.nan) if y is None else y
+        library().shim_block_apply(
+            ctypes.byref(self.call), _pointer(self.x), _pointer(kept), _pointer(y)
+        )
+        return y
 
 
 def set_shared(size):

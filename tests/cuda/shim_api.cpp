@@ -1,6 +1,7 @@
 // What Python calls in the library of the kernels under the shim.
 #include <cstdlib>
 
+#include "block.h"
 #include "gated.h"
 #include "norm.h"
 #include "pointwise.h"
@@ -97,6 +98,32 @@ static void set_norm(const Call& call, const NormCall& norm, NormArgs& args) {
   args.centered = norm.centered != 0;
   args.weight = {norm.weight, wide};
   args.residual = norm.residual;
+}
+
+// What the DropBlock kernels take; the axes are the slowest first.
+struct BlockCall {
+  int64_t volumes, copies, volume_stride, copy_stride;
+  int64_t sizes[3], blocks[3];
+  int64_t inner, run;
+  uint64_t seed, offset;
+  double p;
+  int32_t ndim, storage;
+};
+
+static BlockArgs block_of(const BlockCall& call) {
+  BlockArgs args;
+  args.rule.volumes = call.volumes;
+  args.rule.copies = call.copies;
+  args.rule.volume_stride = call.volume_stride;
+  args.rule.copy_stride = call.copy_stride;
+  args.rule.ndim = call.ndim;
+  for (int i = 0; i < call.ndim; ++i) args.rule.axes[i] = {call.sizes[i], call.blocks[i]};
+  args.rule.inner = call.inner;
+  args.rule.run = call.run;
+  args.rule.keep_count = keep_count_of(block::seed_probability(call.p, args.rule.axes, call.ndim));
+  args.random.seed = call.seed;
+  args.random.offset = call.offset;
+  return args;
 }
 
 extern "C" {
@@ -223,6 +250,20 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
     launch_column_sums(totals, arithmetic == Storage::kFloat64, arithmetic, nullptr);
   }
   return bytes == 0;
+}
+
+bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).rule); }
+
+void shim_block_count(const BlockCall* call, int64_t* kept) {
+  launch_block_count(block_of(*call), kept, nullptr);
+}
+
+void shim_block_apply(const BlockCall* call, const void* x, const int64_t* kept, void* y) {
+  BlockArgs args = block_of(*call);
+  args.x = x;
+  args.kept = kept;
+  args.y = y;
+  launch_block_apply(args, static_cast<Storage>(call->storage), nullptr);
 }
 
 void shim_set_shared(int64_t bytes) { shim::most_shared = bytes; }
