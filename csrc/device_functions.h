@@ -23,6 +23,17 @@ FD_HD float approximate_exp2(float y) {
 #endif
 }
 
+// log2(y) for y >= 2^-126; an absolute error of 2^-22 between 1/2 and 2, else a relative one.
+FD_HD float approximate_log2(float y) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(y));
+  return result;
+#else
+  return std::log2(y);
+#endif
+}
+
 // 1 / b for |b| >= 2^-126; an error of 1 ULP.
 FD_HD float approximate_reciprocal(float b) {
 #if defined(__CUDA_ARCH__)

@@ -9,6 +9,7 @@ from fused_dropout.modules import (
     BiasActDropout,
     BiasDropoutAdd,
     BiasGLUDropout,
+    ConcreteDropout,
     Dropout,
     Dropout1d,
     Dropout2d,
@@ -17,8 +18,11 @@ from fused_dropout.modules import (
     DropoutAddRMSNorm,
     FeatureAlphaDropout,
     GatedMLP,
+    GaussianDropout,
     LinearActDropout,
     LinearGLUDropout,
+    Standout,
+    concrete_regularization,
 )
 
 __version__ = "0.1.0"
@@ -52,6 +56,7 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "ConcreteDropout",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -60,9 +65,12 @@ __all__ = [
     "DropoutAddRMSNorm",
     "FeatureAlphaDropout",
     "GatedMLP",
+    "GaussianDropout",
     "LinearActDropout",
     "LinearGLUDropout",
+    "Standout",
     "build_info",
+    "concrete_regularization",
     "functional",
     "new_rng_state",
 ]

@@ -4,6 +4,7 @@ import torch
 
 from fused_dropout.functional._arguments import ACTIVATIONS, MODES
 from fused_dropout.functional.gated import bias_glu_dropout
+from fused_dropout.functional.noise import concrete_dropout, gaussian_dropout, standout
 from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
 from fused_dropout.functional.pointwise import (
     bias_act_dropout,
@@ -18,12 +19,16 @@ __all__ = [
     "bias_act_dropout",
     "bias_dropout_add",
     "bias_glu_dropout",
+    "concrete_dropout",
     "dropout",
     "dropout_add_layer_norm",
     "dropout_add_rms_norm",
     "dropout_mask",
+    "gaussian_dropout",
+    "standout",
 ]
 
 # Tools that trace symbolically record calls of these instead of looking inside.
-for _name in __all__[2:-1]:
-    torch.fx.wrap(_name)
+for _name in __all__:
+    if _name not in ("ACTIVATIONS", "MODES", "dropout_mask"):
+        torch.fx.wrap(_name)

@@ -7,6 +7,12 @@ from fused_dropout.modules.dropout import (
     FeatureAlphaDropout,
 )
 from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
+from fused_dropout.modules.noise import (
+    ConcreteDropout,
+    GaussianDropout,
+    Standout,
+    concrete_regularization,
+)
 from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
 
@@ -16,6 +22,7 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "ConcreteDropout",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -24,6 +31,9 @@ __all__ = [
     "DropoutAddRMSNorm",
     "FeatureAlphaDropout",
     "GatedMLP",
+    "GaussianDropout",
     "LinearActDropout",
     "LinearGLUDropout",
+    "Standout",
+    "concrete_regularization",
 ]
