@@ -78,11 +78,11 @@ FD_HD uint32_t bits_of_float(float value) {
   return bits;
 }
 
-// a * b and a / b, each rounded by itself: no compiler makes a part of an fmadd of it. For results
+// a * b and 1 / a, each rounded by itself: no compiler makes a part of an fmadd of it. For results
 // that have to be the same everywhere.
 #if defined(__CUDA_ARCH__)
 FD_HD float rounded_product(float a, float b) { return __fmul_rn(a, b); }
-FD_HD float rounded_quotient(float a, float b) { return __fdiv_rn(a, b); }
+FD_HD float rounded_reciprocal(float a) { return __frcp_rn(a); }
 #else
 // After it the compiler knows nothing of where a register's contents came from.
 #if defined(__x86_64__)
@@ -97,7 +97,7 @@ FD_HD float rounded_product(float a, float b) {
   FD_FORGET(product);
   return product;
 }
-FD_HD float rounded_quotient(float a, float b) { return a / b; }
+FD_HD float rounded_reciprocal(float a) { return 1.0f / a; }
 #endif
 
 // n such that a 2^-n lies between sqrt(1/2) and sqrt(2), for normal a > 0.

@@ -69,7 +69,7 @@ inline Value round_even(const Value& a) { return a.tensor.round(); }
 inline Value square_root(const Value& a) { return a.tensor.sqrt(); }
 // Each of torch's operators rounds by itself.
 inline Value rounded_product(const Value& a, const Value& b) { return a * b; }
-inline Value rounded_quotient(const Value& a, const Value& b) { return a / b; }
+inline Value rounded_reciprocal(const Value& a) { return 1.0 / a.tensor; }
 // a 2^n for integral n from -31 to 0, exactly: not by torch's power, which need not be.
 inline Value scale_by_pow2(const Value& a, const Value& n) {
   at::Tensor result = a.tensor, left = -n.tensor;

@@ -535,8 +535,9 @@ def standout_threshold(z, alpha=1.0, beta=0.0):
 
 
 def standout(x, z, alpha, beta, rng_state=None, *, training=True, shared_dims=(), mask_offset=0):
-    """`x` where `draw < rint(65536 * q)`, else 0; in evaluation `x * q`, `q = sigmoid(alpha z + b)`.
+    """`x` where `draw < rint(65536 * q)`, else 0; in evaluation `x * q`.
 
+    `q = sigmoid(alpha * z + beta)`. In training only `x` has a gradient, as the mask is a constant.
     Kernels compute the threshold in fp32: its distance from this one is at most 1, and 0 unless the
     number before rounding is within 0.02 of half an integer.
     """

@@ -105,8 +105,8 @@ FD_HD Pair<V> rounded_product(Pair<V> a, Pair<V> b) {
   return {rounded_product(a.first, b.first), rounded_product(a.second, b.second)};
 }
 template <class V>
-FD_HD Pair<V> rounded_quotient(Pair<V> a, Pair<V> b) {
-  return {rounded_quotient(a.first, b.first), rounded_quotient(a.second, b.second)};
+FD_HD Pair<V> rounded_reciprocal(Pair<V> a) {
+  return {rounded_reciprocal(a.first), rounded_reciprocal(a.second)};
 }
 
 // ---- memory ----------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ FD_HD F32 rounded_product(F32 a, F32 b) {
   FD_FORGET(product);
   return product;
 }
-FD_HD F32 rounded_quotient(F32 a, F32 b) { return a.v / b.v; }
+FD_HD F32 rounded_reciprocal(F32 a) { return 1.0f / a.v; }
 
 FD_HD F32 binary_exponent(F32 a) {
   const IntVector shifted = bit_cast<IntVector>(bit_cast<UIntVector>(a.v) - kSqrtHalfBits);

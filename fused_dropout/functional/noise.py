@@ -102,8 +102,8 @@ def concrete_dropout(
 
     The logit of ``u`` is computed from the integer that ``u`` is made of, so that it is finite and
     exact at both ends, where ``u`` in fp32 can be rounded to 1. Backward is one pass, the gradient
-    by ``logit`` included: it accumulates in fp32 within blocks, in fp64 over them, in a fixed order,
-    and has the same bits on every run and for any number of threads. No noise is stored.
+    by ``logit`` included: it accumulates in fp32 within blocks and in fp64 over them, in a fixed
+    order, and has the same bits on every run and for any number of threads. No noise is stored.
 
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16.

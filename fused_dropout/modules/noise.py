@@ -62,10 +62,11 @@ class ConcreteDropout(nn.Module):
     Args:
         p: the probability to start with; 0 < p < 1.
         temperature: of the relaxation; 0.1 in the paper.
-        weight_regularizer: factor of the squared weights: ``l ** 2 / N`` for ``N`` training
-            examples, a prior length scale ``l`` and a loss that is a mean over examples.
-        dropout_regularizer: factor of the negative entropy of ``p``: ``2 / N`` for the mean squared
-            error, ``1 / N`` for the cross entropy.
+        weight_regularizer: factor of the squared weights. For ``N`` training examples, a prior
+            length scale ``l`` and a loss that is a mean over examples ``l ** 2 / N``, for the mean
+            squared error divided by the precision of the noise in the data.
+        dropout_regularizer: factor of the negative entropy of ``p``: ``1 / N`` for the cross
+            entropy, ``2 / N``, divided by the same precision, for the mean squared error.
         shared_dims: dimensions along which one number is shared: ``(2, 3)`` for channels of
             images.
         layer: if given, a module that the result goes through, whose input is what is dropped.

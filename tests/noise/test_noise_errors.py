@@ -80,13 +80,13 @@ def test_a_generator_of_another_device(name):
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), 1, 1.0, torch.tensor(1.0)], ids=str)
 @pytest.mark.parametrize("training", [True, False])
 def test_probabilities(p, training):
-    with drawing_nothing(), pytest.raises(ValueError, match="but (got|expected)"):
+    with drawing_nothing(), pytest.raises(ValueError, match=r"but (got|expected)"):
         FF.gaussian_dropout(X, p, training)
-    with pytest.raises(ValueError, match="but (got|expected)"):
+    with pytest.raises(ValueError, match=r"but (got|expected)"):
         fd.GaussianDropout(p)
     module = fd.GaussianDropout(0.5).train(training)
     module.p = p
-    with drawing_nothing(), pytest.raises(ValueError, match="but (got|expected)"):
+    with drawing_nothing(), pytest.raises(ValueError, match=r"but (got|expected)"):
         module(X)
 
 
@@ -139,7 +139,7 @@ def test_standout_arguments(training):
 
 def test_concrete_modules():
     for p in (0, 1, 0.0, 1.0):
-        with pytest.raises(ValueError, match="ConcreteDropout: p is .*both excluded"):
+        with pytest.raises(ValueError, match=r"ConcreteDropout: p is .*both excluded"):
             fd.ConcreteDropout(p)
     with pytest.raises(ValueError, match="dropout probability"):
         fd.ConcreteDropout(1.5)
@@ -147,7 +147,7 @@ def test_concrete_modules():
         for value in (-1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"ConcreteDropout: {argument} is"):
                 fd.ConcreteDropout(**{argument: value})
-    with pytest.raises(TypeError, match="layer is 3, but expected a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"layer is 3, but expected a torch\.nn\.Module"):
         fd.ConcreteDropout(layer=3)
 
 
