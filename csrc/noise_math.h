@@ -93,7 +93,7 @@ FD_HD void normal_pair(double first, double second, double& even, double& odd) {
 // Two independent standard normal numbers from two uniform draws (Box and Muller, "A note on the
 // generation of random normal deviates", 1958): radius sqrt(-2 log u1), angle 2 pi u2. The angle is
 // reduced to an eighth of a turn without a rounding. Full: 4 ULP. Reduced: 4e-6; on a device an
-// absolute 1e-5, but where the radius is below 0.03, which it is once in 2,000 times, less than 6e-4.
+// absolute 1e-5, or less than 6e-4 where the radius is below 0.03, which it is once in 2,000 times.
 template <class Precision, class T>
 FD_HD void normal_pair(T first, T second, T& even, T& odd) {
 #if defined(FD_DEVICE_FORMULAS)

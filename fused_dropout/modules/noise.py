@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.functional._arguments import probability
 from fused_dropout.functional.noise import check_below_one
 from fused_dropout.modules._checks import check_activation, check_p
 
@@ -32,8 +33,8 @@ class GaussianDropout(nn.Module):
 
     def __init__(self, p=0.5):
         super().__init__()
-        self.p = check_p(p)
-        check_below_one(type(self).__name__, p)
+        check_below_one(type(self).__name__, probability(p))
+        self.p = p
 
     def forward(self, x):
         return FF.gaussian_dropout(x, self.p, self.training)

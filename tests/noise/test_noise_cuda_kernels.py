@@ -1,4 +1,4 @@
-"""The CUDA kernels of noise, run on the CPU by tests/cuda/shim.h: see tests/test_cuda_kernels.py."""
+"""The CUDA kernels of noise, run on the CPU by the shim: see tests/test_cuda_kernels.py."""
 
 import sys
 from pathlib import Path

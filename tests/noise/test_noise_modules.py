@@ -131,11 +131,11 @@ def test_autocast(name):
 def test_p_and_its_logit(p):
     module = fd.ConcreteDropout(p, dtype=torch.float64)
     assert module.p_logit.shape == ()
-    assert float(module.p) == pytest.approx(p, rel=1e-12)
+    assert float(module.p.detach()) == pytest.approx(p, rel=1e-12)
     with torch.no_grad():
         module.p_logit.fill_(3.0)
     module.reset_parameters()
-    assert float(module.p) == pytest.approx(p, rel=1e-12)
+    assert float(module.p.detach()) == pytest.approx(p, rel=1e-12)
     with torch.device("meta"):
         assert fd.ConcreteDropout(p).p_logit.is_meta
 
@@ -198,7 +198,7 @@ def test_p_is_learned():
             0.2, layer=nn.Linear(8, 1), dropout_regularizer=regularizer, weight_regularizer=0.0
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-        for _ in range(150):
+        for _ in range(100):
             optimizer.zero_grad()
             loss = nn.functional.mse_loss(model(x), target) + fd.concrete_regularization(model)
             loss.backward()
