@@ -83,11 +83,18 @@ FD_HD void sine_and_cosine(T f, T& sine, T& cosine) {
 
 template <class Precision>
 FD_HD void normal_pair(double first, double second, double& even, double& odd) {
-  constexpr double kTwoPi = 6.283185307179586476925;
   const double radius = std::sqrt(-2.0 * log_uniform<Precision>(first));
-  const double angle = kTwoPi * ((second + 0.5) * 0x1p-24);
-  even = radius * std::cos(angle);
-  odd = radius * std::sin(angle);
+  const double turns = (second + 0.5) * 0x1p-24;
+  double sine, cosine;
+#if defined(__CUDA_ARCH__)
+  sincospi(2.0 * turns, &sine, &cosine);  // that of any angle needs local memory
+#else
+  constexpr double kTwoPi = 6.283185307179586476925;
+  sine = std::sin(kTwoPi * turns);
+  cosine = std::cos(kTwoPi * turns);
+#endif
+  even = radius * cosine;
+  odd = radius * sine;
 }
 
 // Two independent standard normal numbers from two uniform draws (Box and Muller, "A note on the

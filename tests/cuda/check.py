@@ -98,19 +98,19 @@ LOOPS = [
     # A word for each element, and so two counters for eight.
     Loop(
         "gaussian", "", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 60}, alu=30, special=2, file="noise", counters=2,
+        instructions={"Identity": 34}, alu=16, special=3, file="noise", counters=2,
     ),
     Loop(
         "concrete", "forward", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 60}, alu=30, special=6, file="noise", counters=2,
+        instructions={"Identity": 42}, alu=17, special=5, file="noise", counters=2,
     ),
     Loop(
         "concrete", "backward", ONLY_TYPE, unroll=1, loads=2, stores=1,
-        instructions={"Identity": 60}, alu=30, special=6, file="noise", counters=2,
+        instructions={"Identity": 50}, alu=20, special=5, file="noise", counters=2,
     ),
     Loop(
         "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
-        instructions={"Identity": 60}, alu=30, special=3, file="noise",
+        instructions={"Identity": 62}, alu=20, special=3, file="noise",
     ),
 ]  # fmt: skip
 

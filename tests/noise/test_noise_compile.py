@@ -137,7 +137,9 @@ def test_a_tensor_p_needs_no_new_graph():
 def test_generators_cannot_be_compiled():
     x = torch.randn(10)
     generator = torch.Generator()
-    call = torch.compile(lambda x: FF.gaussian_dropout(x, 0.5, generator=generator))
+    call = torch.compile(
+        lambda x: FF.gaussian_dropout(x, 0.5, generator=generator), backend="eager", fullgraph=True
+    )
     with pytest.raises(Exception, match="rng_state="):
         call(x)
 
