@@ -539,7 +539,7 @@ def standout(x, z, alpha, beta, rng_state=None, *, training=True, shared_dims=()
 
     `q = sigmoid(alpha * z + beta)`. In training only `x` has a gradient, as the mask is a constant.
     Kernels compute the threshold in fp32: its distance from this one is at most 1, and 0 unless the
-    number before rounding is within 0.02 of half an integer.
+    number before rounding is within 0.01 of half an integer.
     """
     if not training:
         wide = torch.promote_types(x.dtype, torch.float32)

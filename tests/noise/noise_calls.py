@@ -101,7 +101,7 @@ def chain(name, tensors, rng_state=STATE, p=P):
 def undecided(tensors, alpha=ALPHA, beta=BETA):
     """Where a threshold computed in fp32 may be another than the exact one."""
     exact = reference.standout_threshold(tensors["z"].float(), alpha, beta)
-    return ((exact % 1) - 0.5).abs() < 0.02
+    return ((exact % 1) - 0.5).abs() < 0.01
 
 
 def in_dtype(tensors, dtype):

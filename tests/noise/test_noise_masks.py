@@ -70,6 +70,18 @@ def test_standout_decisions_are_the_contracts(dtype, capability):
     assert 0.2 < expected.double().mean() < 0.8
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+def test_standout_thresholds(side, capability):
+    """Each unit's number is put just below or above the half that decides about its draw."""
+    draws = reference.draws(torch.arange(COUNT), STATE)
+    wanted = torch.special.logit((draws + 0.5 + 0.015 * side).double() / 65536).float()
+    exact = reference.standout_threshold(wanted)  # of the fp32 number
+    sure = ((exact - draws - 0.5) * side - 0.015).abs() < 0.005
+    assert sure.double().mean() > 0.9
+    for kept in standout_mask(wanted, alpha=1.0, beta=0.0):
+        assert bool((kept[sure] == (side > 0)).all())
+
+
 def test_standout_decisions_are_the_same_everywhere():
     """Bit for bit: for every instruction set, dtype and in the composition of torch operators."""
     z = (8 * torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))).bfloat16()
