@@ -83,6 +83,27 @@ def _rms_norm_prenorm(p, x, residual, weight):
     return F.rms_norm(h, weight.shape, weight, 1e-5), h
 
 
+def _x_logit(new, rows, cols):
+    return {"x": new(rows, cols), "logit": new()}
+
+
+def _x_z(new, rows, cols):
+    return {"x": new(rows, cols), "z": new(rows, cols)}
+
+
+def _gaussian(p, x):
+    return x * (1 + (p / (1 - p)) ** 0.5 * torch.randn_like(x))
+
+
+def _concrete(p, x, logit):
+    dropped = torch.sigmoid((logit + torch.logit(torch.rand_like(x), 1e-7)) / 0.1)
+    return x * (1 - dropped) / (1 - torch.sigmoid(logit))
+
+
+def _standout(p, x, z):
+    return x * (torch.rand_like(x) < torch.sigmoid(z).detach())
+
+
 def _gated(activation):
     def chain(p, x, bias):
         gate, value = (x + bias).chunk(2, -1)
@@ -281,5 +302,26 @@ CASES = {
         eager=_gated(F.gelu),
         grads=("x", "bias"),
         moved={"fwd": 1.5, "bwd": 2.5},
+    ),
+    "gaussian_dropout": Case(
+        inputs=_x,
+        fused=lambda FF, p, x: FF.gaussian_dropout(x, p),
+        eager=_gaussian,
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},  # x → y; dy → dx
+    ),
+    "concrete_dropout": Case(
+        inputs=_x_logit,
+        fused=lambda FF, p, x, logit: FF.concrete_dropout(x, logit),
+        eager=_concrete,
+        grads=("x", "logit"),
+        moved={"fwd": 2, "bwd": 3},  # x → y; dy, x → dx
+    ),
+    "standout": Case(
+        inputs=_x_z,
+        fused=lambda FF, p, x, z: FF.standout(x, z),
+        eager=_standout,
+        grads=("x",),
+        moved={"fwd": 3, "bwd": 3},  # x, z → y; dy, z → dx
     ),
 }

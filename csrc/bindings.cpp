@@ -15,6 +15,7 @@
 #include "block.h"
 #include "cpu/capability.h"
 #include "gated.h"
+#include "noise.h"
 #include "norm.h"
 #include "ops.h"
 
@@ -161,6 +162,37 @@ Tensor drop_block(const std::string& function, const Tensor& x, double p, int64_
   return block::call_apply(x, state, kept, {}, options);
 }
 
+// A call on a tensor that is not empty, in training, with a p that is not zero: it draws.
+Tensor gaussian_dropout(const std::string& function, const Tensor& x, double p,
+                        const std::vector<int64_t>& shared_dims, const OptionalGenerator& generator,
+                        const OptionalTensor& rng_state) {
+  Options options = place_options(shared_dims, {}, 0);
+  options.p = p;
+  gaussian::check(function.c_str(), x, rng_state, options);
+  return gaussian::call(x, rng_state ? *rng_state : call_draw(x, {}, generator), options, {});
+}
+
+// As above.
+Tensor concrete_dropout(const std::string& function, const Tensor& x, const Tensor& logit,
+                        double temperature, const std::vector<int64_t>& shared_dims,
+                        const OptionalGenerator& generator, const OptionalTensor& rng_state) {
+  const Options options = place_options(shared_dims, {}, 0);
+  concrete::check(function.c_str(), x, logit, rng_state, temperature, options);
+  return concrete::call_forward(x, logit, rng_state ? *rng_state : call_draw(x, {}, generator),
+                                temperature, options);
+}
+
+Tensor standout_call(const std::string& function, const Tensor& x, const Tensor& z, double alpha,
+                     double beta, bool training, const std::vector<int64_t>& shared_dims,
+                     const OptionalGenerator& generator, const OptionalTensor& rng_state) {
+  const Options options = place_options(shared_dims, {}, 0);
+  const standout::Settings settings{alpha, beta, training};
+  standout::check(function.c_str(), x, z, rng_state, settings, options);
+  OptionalTensor state;
+  if (training && x.sym_numel() != 0) state = rng_state ? rng_state : call_draw(x, {}, generator);
+  return standout::call_forward(x, z, state, settings, options);
+}
+
 #if defined(FUSED_DROPOUT_CUDA)
 // Those that setup.py has named, separated by commas.
 std::vector<std::string> architectures() {
@@ -210,6 +242,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("dropout_", &dropout_, ReleaseGil());
   m.def("bias_glu_dropout", &bias_glu_dropout, ReleaseGil());
   m.def("dropout_add_norm", &dropout_add_norm, ReleaseGil());
+  m.def("gaussian_dropout", &gaussian_dropout, ReleaseGil());
+  m.def("concrete_dropout", &concrete_dropout, ReleaseGil());
+  m.def("standout", &standout_call, ReleaseGil());
   m.def("check", &check);
   m.def("check_bias_glu_dropout",
         [](const std::string& function, const Tensor& x, const OptionalTensor& bias, double p,
@@ -231,6 +266,25 @@ PYBIND11_MODULE(_C, m) {
                       {residual, bias, row_scale, layer_scale, weight, norm_bias}, rng_state,
                       {kind, eps, prenorm},
                       row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
+        });
+  m.def("check_gaussian_dropout",
+        [](const std::string& function, const Tensor& x, double p,
+           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
+          Options options = place_options(shared_dims, {}, 0);
+          options.p = p;
+          gaussian::check(function.c_str(), x, rng_state, options);
+        });
+  m.def("check_concrete_dropout",
+        [](const std::string& function, const Tensor& x, const Tensor& logit, double temperature,
+           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
+          concrete::check(function.c_str(), x, logit, rng_state, temperature,
+                          place_options(shared_dims, {}, 0));
+        });
+  m.def("check_standout",
+        [](const std::string& function, const Tensor& x, const Tensor& z, double alpha, double beta,
+           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
+          standout::check(function.c_str(), x, z, rng_state, {alpha, beta, true},
+                          place_options(shared_dims, {}, 0));
         });
   m.def("check_", [](const std::string& function, const Tensor& x, double p, bool training,
                      const std::vector<int64_t>& shared_dims, std::string_view mode,

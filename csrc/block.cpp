@@ -1,7 +1,6 @@
 // The operators of DropBlock: schemas, checks of arguments, calls, shapes of results, and autograd.
 #include "block.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
@@ -10,6 +9,7 @@
 #include <torch/library.h>
 
 #include "autograd.h"
+#include "operator_handle.h"
 
 namespace fused_dropout::block {
 
@@ -57,17 +57,13 @@ void check_state(const Call& call, const OptionalTensor& rng_state, const Option
 }
 
 Tensor call_kept(const Tensor& x, const Tensor& rng_state, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::drop_block_kept", "")
-                             .typed<decltype(kept_entry<compose_kept>)>();
+  static const auto op = find_operator("fused_dropout::drop_block_kept", &kept_entry<compose_kept>);
   return op.call(x, rng_state, o.p, o.p_tensor, o.block_size, o.shared_channels);
 }
 
 Tensor call_apply(const Tensor& x, const OptionalTensor& rng_state, const OptionalTensor& kept,
                   at::OptionalSymIntArrayRef strides, const Options& o) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("fused_dropout::drop_block", "")
-                             .typed<decltype(apply_entry<compose_apply>)>();
+  static const auto op = find_operator("fused_dropout::drop_block", &apply_entry<compose_apply>);
   return op.call(x, rng_state, kept, strides, o.p, o.p_tensor, o.block_size, o.shared_channels,
                  o.mode, o.training);
 }

@@ -33,7 +33,7 @@ Tensor compose_seeds(const Call& call, const Tensor& rng_state, const std::vecto
                         index_strides[dim].expect_int();
   }
   const auto keep_count = static_cast<int64_t>(seed_keep_count(call.probability(), axes));
-  return compose_draws(rng_state, index) >= keep_count;
+  return draws_at(rng_state, index) >= keep_count;
 }
 
 // Which elements are kept; one channel for all where they share.

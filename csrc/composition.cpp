@@ -16,40 +16,56 @@ using composition::Words;
 
 namespace {
 
-// The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
-Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
-                    const Resolved& call, uint32_t keep_count) {
+// As mask_index_for, of a tensor that need not exist.
+Tensor compose_index(const at::TensorOptions& options, at::SymIntArrayRef sizes,
+                     at::SymIntArrayRef strides, const Resolved& call) {
   const auto mask_strides =
       call.mask_strides ? *call.mask_strides : mask_strides_of(sizes, strides, call.shared_dims);
-  Tensor index = at::full_symint({}, call.mask_offset, rng_state.options());
+  Tensor index = at::full_symint({}, call.mask_offset, options);
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
     std::vector<c10::SymInt> shape(sizes.size(), 1);
     const bool shared = mask_strides[dim] == 0;
     if (!shared) shape[dim] = sizes[dim];
-    const Tensor coordinate = at::arange(shared ? c10::SymInt(1) : sizes[dim], rng_state.options());
-    index = index + (coordinate * at::full_symint({}, mask_strides[dim], rng_state.options()))
-                        .reshape_symint(shape);
+    const Tensor coordinate = at::arange(shared ? c10::SymInt(1) : sizes[dim], options);
+    index = index +
+            (coordinate * at::full_symint({}, mask_strides[dim], options)).reshape_symint(shape);
   }
-  return compose_draws(rng_state, index) < static_cast<int64_t>(keep_count);
+  return index;
+}
+
+// The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
+Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
+                    const Resolved& call, uint32_t keep_count) {
+  const Tensor index = compose_index(rng_state.options(), sizes, strides, call);
+  return draws_at(rng_state, index) < static_cast<int64_t>(keep_count);
 }
 
 }  // namespace
 
-Tensor compose_draws(const Tensor& rng_state, const Tensor& index) {
+WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group) {
+  using composition::word_of;
   const Tensor seed = rng_state.select(0, 0);
   const Tensor block = at::bitwise_right_shift(rng_state.select(0, 1), 2);
-  const Tensor group = at::bitwise_right_shift(index, 3);
   const auto high = [](const Tensor& tensor) {
-    return composition::word_of(at::bitwise_right_shift(tensor, 32));
+    return word_of(at::bitwise_right_shift(tensor, 32));
   };
-  using composition::word_of;
   const auto bits =
       philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
              word_of(seed), high(seed));
+  return {bits.x.tensor, bits.y.tensor, bits.z.tensor, bits.w.tensor};
+}
+
+Tensor draws_at(const Tensor& rng_state, const Tensor& index) {
+  const WordsOfGroup words = words_of_group(rng_state, at::bitwise_right_shift(index, 3));
   const Tensor lane = index.bitwise_and(kGroupSize - 1);
-  const Tensor word = at::where(lane < 4, at::where(lane < 2, bits.x.tensor, bits.y.tensor),
-                                at::where(lane < 6, bits.z.tensor, bits.w.tensor));
+  const Tensor word = at::where(lane < 4, at::where(lane < 2, words[0], words[1]),
+                                at::where(lane < 6, words[2], words[3]));
   return at::bitwise_right_shift(word, lane.bitwise_and(1) * 16).bitwise_and(0xFFFF);
+}
+
+Tensor mask_index_for(const Resolved& call, const Tensor& rng_state, const Tensor& x,
+                      at::SymIntArrayRef strides) {
+  return compose_index(rng_state.options(), x.sym_sizes(), strides, call);
 }
 
 Tensor mask_for(const Resolved& call, const DropConstants& constants,

@@ -1,16 +1,23 @@
 // Pieces of the compositions of plain torch operators.
 #pragma once
 
+#include <array>
+
 #include "ops.h"
 
 namespace fused_dropout {
 
-// The 16-bit draws of the mask indices in `index`, by `rng_state`, which may be batched.
-Tensor compose_draws(const Tensor& rng_state, const Tensor& index);
 // Which elements a call keeps, in a shape that broadcasts to that of x, whose dense strides are
 // `strides`.
 Tensor mask_for(const Resolved& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides);
+// The mask indices of x's elements, laid out for these dense strides, in such a shape.
+Tensor mask_index_for(const Resolved& call, const Tensor& rng_state, const Tensor& x,
+                      at::SymIntArrayRef strides);
+// The words of groups, and the 16-bit draws of mask indices; rng_state may be batched.
+using WordsOfGroup = std::array<Tensor, 4>;
+WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group);
+Tensor draws_at(const Tensor& rng_state, const Tensor& index);
 Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim);
 // The activation.
 Tensor value_of(const Resolved& call, const Tensor& z);

@@ -23,6 +23,39 @@ FD_HD float approximate_exp2(float y) {
 #endif
 }
 
+// log2(y) for y >= 2^-126; an absolute error of 2^-22 between 1/2 and 2, else a relative one.
+FD_HD float approximate_log2(float y) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(y));
+  return result;
+#else
+  return std::log2(y);
+#endif
+}
+
+// The sine and the cosine of |x| <= pi; an absolute error of 2^-20.5.
+FD_HD void approximate_sine_and_cosine(float x, float& sine, float& cosine) {
+#if defined(__CUDA_ARCH__)
+  asm("sin.approx.ftz.f32 %0, %1;" : "=f"(sine) : "f"(x));
+  asm("cos.approx.ftz.f32 %0, %1;" : "=f"(cosine) : "f"(x));
+#else
+  sine = std::sin(x);
+  cosine = std::cos(x);
+#endif
+}
+
+// For x >= 2^-126; an error of 1 ULP.
+FD_HD float approximate_square_root(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return std::sqrt(x);
+#endif
+}
+
 // 1 / b for |b| >= 2^-126; an error of 1 ULP.
 FD_HD float approximate_reciprocal(float b) {
 #if defined(__CUDA_ARCH__)

@@ -63,6 +63,9 @@ FD_HD float round_even(float a) {
   return (a + kMagic) - kMagic;
 }
 
+// Correctly rounded. Only fp32 formulas need it.
+FD_HD float square_root(float a) { return sqrtf(a); }
+
 FD_HD float float_from_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof(value));
@@ -73,6 +76,40 @@ FD_HD uint32_t bits_of_float(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
   return bits;
+}
+
+// a * b and 1 / a, each rounded by itself: no compiler makes a part of an fmadd of it. For results
+// that have to be the same everywhere.
+#if defined(__CUDA_ARCH__)
+FD_HD float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+FD_HD float rounded_reciprocal(float a) { return __frcp_rn(a); }
+#else
+// After it the compiler knows nothing of where a register's contents came from.
+#if defined(__x86_64__)
+#define FD_FORGET(value) asm("" : "+x"(value))
+#elif defined(__aarch64__)
+#define FD_FORGET(value) asm("" : "+w"(value))
+#else
+#define FD_FORGET(value) asm("" : "+m"(value))
+#endif
+FD_HD float rounded_product(float a, float b) {
+  float product = a * b;
+  FD_FORGET(product);
+  return product;
+}
+FD_HD float rounded_reciprocal(float a) { return 1.0f / a; }
+#endif
+
+// n such that a 2^-n lies between sqrt(1/2) and sqrt(2), for normal a > 0.
+constexpr uint32_t kSqrtHalfBits = 0x3F3504F3u;
+FD_HD float binary_exponent(float a) {
+  return static_cast<float>(static_cast<int32_t>(bits_of_float(a) - kSqrtHalfBits) >> 23);
+}
+
+// The upper 24 bits of a random word.
+template <class T>
+FD_HD T draw_number(uint32_t word) {
+  return static_cast<T>(word >> 8);
 }
 
 // Added to n, it leaves n + 127 in the low bits: 2^n is those bits in the place of the exponent.

@@ -65,6 +65,44 @@ inline Value maximum(const Value& a, const Value& bound) {
   return a.tensor.clamp_min(bound.constant);
 }
 
+inline Value round_even(const Value& a) { return a.tensor.round(); }
+inline Value square_root(const Value& a) { return a.tensor.sqrt(); }
+// Each of torch's operators rounds by itself.
+inline Value rounded_product(const Value& a, const Value& b) { return a * b; }
+inline Value rounded_reciprocal(const Value& a) { return 1.0 / a.tensor; }
+// a 2^n for integral n from -31 to 0, exactly: not by torch's power, which need not be.
+inline Value scale_by_pow2(const Value& a, const Value& n) {
+  at::Tensor result = a.tensor, left = -n.tensor;
+  for (int power = 16; power > 0; power /= 2) {
+    const at::Tensor has = left >= power;
+    result = at::where(has, result * (1.0 / (1 << power)), result);
+    left = at::where(has, left - power, left);
+  }
+  return result;
+}
+
+template <class Precision>
+Value logarithm(const Value& x) {
+  return x.tensor.log();
+}
+template <class Precision>
+Value log_uniform(const Value& k) {
+  constexpr double kUnit = 1.0 / 16777216;
+  const at::Tensor below = ((k.tensor + 0.5) * kUnit).log();
+  const at::Tensor above = (((k.tensor - 16777216) + 0.5) * kUnit).log1p();
+  return at::where(k.tensor < 8388608, below, above);
+}
+template <class Precision>
+void sine_and_cosine(const Value& f, Value& sine, Value& cosine) {
+  constexpr double kTwoPi = 6.283185307179586476925;
+  sine = (f.tensor * kTwoPi).sin();
+  cosine = (f.tensor * kTwoPi).cos();
+}
+template <class Precision>
+void sigmoid_pair(const Value& s, Value& value, Value& complement) {
+  value = s.tensor.sigmoid();
+  complement = (-s.tensor).sigmoid();
+}
 template <class Precision>
 Value exponential(const Value& x) {
   return x.tensor.exp();

@@ -12,8 +12,8 @@ namespace fused_dropout::cpu {
 // (ATEN_CPU_CAPABILITY) allows, or the one named by FUSED_DROPOUT_CPU_CAPABILITY.
 const KernelTable& kernels();
 
-// Those of the operators that work row by row. fp64 has no registers to gain from: its row kernels
-// are compiled for the baseline alone.
+// Those of the operators that work row by row, and of noise. fp64 has no registers to gain from:
+// these kernels are compiled for the baseline alone.
 const KernelTable& row_kernels(Storage storage);
 
 // Names of the sets that this build has and this machine runs, best first.

@@ -60,59 +60,80 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
 // Room for a first lane that is not zero and for the whole last step.
 constexpr int draw_capacity(int count) { return count + kGroupSize + kDrawsPerStep + kPadding; }
 
-class DrawSource {
+inline bool in_memory_order(const MaskRule& rule) { return rule.ndim == 1 && rule.strides[0] == 1; }
+
+// Calls visit(index, stride, run, done) for the parts of `count` elements from `position` on within
+// which the mask index grows by the same stride.
+template <class Visit>
+FD_HD void for_each_stretch(const MaskRule& rule, int64_t position, int count, Visit visit) {
+  const int inner = rule.ndim - 1;
+  for (int done = 0; done < count;) {
+    int64_t rest = position + done;
+    int64_t index = rule.first;
+    int64_t place = 0;  // within the innermost dimension
+    for (int dim = inner; dim >= 0; --dim) {
+      const int64_t coordinate = rest % rule.sizes[dim];
+      rest /= rule.sizes[dim];
+      index += coordinate * rule.strides[dim];
+      if (dim == inner) place = coordinate;
+    }
+    const int64_t left = rule.sizes[inner] - place;
+    const int run = left < count - done ? static_cast<int>(left) : count - done;
+    visit(index, rule.strides[inner], run, done);
+    done += run;
+  }
+}
+
+// `Draw` is what an index has of a counter's bits: one of eight halves of words, or of four words.
+template <class Draw>
+class DrawSourceOf {
  public:
-  // `buffer` has draw_capacity(most) numbers.
-  DrawSource(const MaskRule& rule, uint16_t* buffer, int most) : rule_(rule), buffer_(buffer) {
-    if (!rule.draws()) memset(buffer, 0, draw_capacity(most) * sizeof(uint16_t));  // always kept
+  static constexpr int kPerGroup = 16 / sizeof(Draw);
+  static constexpr int kHalves = sizeof(Draw) / sizeof(uint16_t);
+  static constexpr int capacity(int count) { return draw_capacity(kHalves * count) / kHalves; }
+
+  // `buffer` has capacity(most) numbers.
+  DrawSourceOf(const MaskRule& rule, Draw* buffer, int most) : rule_(rule), buffer_(buffer) {
+    if (!rule.draws()) memset(buffer, 0, capacity(most) * sizeof(Draw));  // always kept
   }
 
   // The draws of `count` <= most elements from `position` on. Some further ones are readable.
-  FD_HD const uint16_t* at(int64_t position, int count) {
+  FD_HD const Draw* at(int64_t position, int count) {
     if (!rule_.draws()) return buffer_;
-    if (rule_.ndim == 1 && rule_.strides[0] == 1) {
+    if (in_memory_order(rule_)) {
       int64_t index = rule_.first + position;
       if (mutated(Mutation::kPeriodicMask)) index %= 4096;
-      const int lane = static_cast<int>(index % kGroupSize);
-      generate_draws(rule_.state, index / kGroupSize, lane + count, buffer_);
-      return buffer_ + lane;
+      return generate(index, count, buffer_);
     }
     walk(position, count);
     return buffer_;
   }
 
+  // The draws of `count` successive indices, somewhere in `target`, which has capacity(count).
+  FD_HD const Draw* generate(int64_t index, int count, Draw* target) const {
+    const int lane = static_cast<int>(index % kPerGroup);
+    generate_draws(rule_.state, index / kPerGroup, kHalves * (lane + count),
+                   reinterpret_cast<uint16_t*>(target));
+    return target + lane;
+  }
+
  private:
   // The general rule: runs of the innermost dimension that share a draw or take consecutive ones.
   __attribute__((noinline)) void walk(int64_t position, int count) {
-    const int inner = rule_.ndim - 1;
-    for (int done = 0; done < count;) {
-      int64_t rest = position + done;
-      int64_t index = rule_.first;
-      int64_t place = 0;  // within the innermost dimension
-      for (int dim = inner; dim >= 0; --dim) {
-        const int64_t coordinate = rest % rule_.sizes[dim];
-        rest /= rule_.sizes[dim];
-        index += coordinate * rule_.strides[dim];
-        if (dim == inner) place = coordinate;
-      }
-      const int64_t left = rule_.sizes[inner] - place;
-      const int run = left < count - done ? static_cast<int>(left) : count - done;
-      fill_run(index, rule_.strides[inner], run, buffer_ + done);
-      done += run;
-    }
+    for_each_stretch(rule_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
+      fill_run(index, stride, run, buffer_ + done);
+    });
   }
 
-  FD_HD void fill_run(int64_t index, int64_t stride, int run, uint16_t* target) {
-    if (stride == 1 && run >= 4 * kGroupSize) {
-      alignas(64) uint16_t consecutive[draw_capacity(kBlock)];
+  FD_HD void fill_run(int64_t index, int64_t stride, int run, Draw* target) {
+    if (stride == 1 && run >= 4 * kPerGroup) {
+      alignas(64) Draw consecutive[capacity(kBlock)];
       for (int done = 0; done < run; done += kBlock) {
         const int part = run - done < kBlock ? run - done : kBlock;
-        const int lane = static_cast<int>((index + done) % kGroupSize);
-        generate_draws(rule_.state, (index + done) / kGroupSize, lane + part, consecutive);
-        memcpy(target + done, consecutive + lane, part * sizeof(uint16_t));
+        memcpy(target + done, generate(index + done, part, consecutive), part * sizeof(Draw));
       }
     } else if (stride == 0) {
-      const uint16_t draw = single(index);
+      const Draw draw = single(index);
       for (int i = 0; i < run; ++i) target[i] = draw;
     } else {
       for (int i = 0; i < run; ++i) target[i] = single(index + i * stride);
@@ -120,33 +141,37 @@ class DrawSource {
   }
 
   // One draw; the group it belongs to is kept, as the next one is often its neighbour.
-  FD_HD uint16_t single(int64_t index) {
-    const int64_t group = index / kGroupSize;
+  FD_HD Draw single(int64_t index) {
+    const int64_t group = index / kPerGroup;
     if (group != cached_group_) {
       const PhiloxBlock<uint32_t> bits = group_bits(rule_.state, group);
       const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-      for (int i = 0; i < kGroupSize; ++i) {
-        cached_[i] = static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)));
+      for (int i = 0; i < kPerGroup; ++i) {
+        cached_[i] = static_cast<Draw>(words[i * sizeof(Draw) / 4] >> (8 * (i * sizeof(Draw) % 4)));
       }
       cached_group_ = group;
     }
-    return cached_[index % kGroupSize];
+    return cached_[index % kPerGroup];
   }
 
   const MaskRule& rule_;
-  uint16_t* buffer_;
+  Draw* buffer_;
   int64_t cached_group_ = -1;
-  uint16_t cached_[kGroupSize];
+  Draw cached_[kPerGroup];
 };
+using DrawSource = DrawSourceOf<uint16_t>;
 
 // The draws of one block after another.
-class BlockDraws : public DrawSource {
+template <class Draw>
+class BlockDrawsOf : public DrawSourceOf<Draw> {
  public:
-  explicit BlockDraws(const MaskRule& rule) : DrawSource(rule, block_, kBlock) {}
+  explicit BlockDrawsOf(const MaskRule& rule) : DrawSourceOf<Draw>(rule, block_, kBlock) {}
 
  private:
-  alignas(64) uint16_t block_[draw_capacity(kBlock)];
+  alignas(64) Draw block_[DrawSourceOf<Draw>::capacity(kBlock)];
 };
+using BlockDraws = BlockDrawsOf<uint16_t>;
+using BlockWords = BlockDrawsOf<uint32_t>;
 
 // The draws of parts of rows, one after another; those of short rows are generated together.
 class RowDraws {

@@ -161,6 +161,68 @@ using NormBackwardKernel = void (*)(const NormBackwardArgs&, BranchKernel, Branc
                                     const ColumnSums&, int64_t first_row, int64_t last_row,
                                     void* scratch);
 
+// ---- noise: draws that are numbers, and keep probabilities of single elements ------------------
+
+// y = x (1 + sigma z). Its own gradient.
+struct GaussianArgs {
+  const void* x;
+  void* y;
+  MaskRule mask;
+  double sigma;
+};
+
+struct ConcreteArgs {
+  const void* x;
+  MaskRule mask;
+  double logit;
+  double inverse_temperature;
+  double scale;  // 1 / (1 - p)
+  double p;
+};
+
+struct ConcreteForwardArgs : ConcreteArgs {
+  void* y;
+};
+
+struct ConcreteBackwardArgs : ConcreteArgs {
+  const void* dy;
+  void* dx;  // null where not wanted
+};
+
+// In training x where a unit is kept, which takes dy to dx as well; in evaluation the mean of that.
+struct StandoutArgs {
+  const void* x;
+  const void* z;
+  void* y;
+  MaskRule mask;
+  double alpha, beta;
+};
+
+// Of evaluation.
+struct StandoutBackwardArgs {
+  const void* dy;
+  const void* x;
+  const void* z;
+  void* dx;  // null where not wanted, as the next
+  void* dz;
+  double alpha, beta;
+};
+
+using GaussianKernel = void (*)(const GaussianArgs&, int64_t begin, int64_t end);
+using ConcreteForwardKernel = void (*)(const ConcreteForwardArgs&, int64_t begin, int64_t end);
+// Returns this part's share in the gradient by the logit.
+using ConcreteBackwardKernel = double (*)(const ConcreteBackwardArgs&, int64_t begin, int64_t end);
+using StandoutKernel = void (*)(const StandoutArgs&, int64_t begin, int64_t end);
+using StandoutBackwardKernel = void (*)(const StandoutBackwardArgs&, int64_t begin, int64_t end);
+
+struct NoiseTable {
+  GaussianKernel (*gaussian)(Storage storage);
+  ConcreteForwardKernel (*concrete_forward)(Storage storage);
+  ConcreteBackwardKernel (*concrete_backward)(Storage storage);
+  StandoutKernel (*standout)(Storage storage, bool training);
+  StandoutBackwardKernel (*standout_backward)(Storage storage);
+};
+
 // What a row kernel keeps of one row: three vectors and the draws, in 8 bytes a number and 2.
 constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kBlock + kPadding); }
 
@@ -217,6 +279,7 @@ struct KernelTable {
   NormBackwardKernel (*norm_backward)(Storage storage, bool wide_h, bool wide_y);
   BlockCountKernel block_count;
   BlockApplyKernel (*block_apply)(Storage storage);
+  NoiseTable noise;
 };
 
 const KernelTable* baseline_kernels();

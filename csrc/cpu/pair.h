@@ -92,6 +92,22 @@ template <class V>
 FD_HD Pair<V> scale_by_pow2(Pair<V> a, Pair<V> n) {
   return {scale_by_pow2(a.first, n.first), scale_by_pow2(a.second, n.second)};
 }
+template <class V>
+FD_HD Pair<V> square_root(Pair<V> a) {
+  return {square_root(a.first), square_root(a.second)};
+}
+template <class V>
+FD_HD Pair<V> binary_exponent(Pair<V> a) {
+  return {binary_exponent(a.first), binary_exponent(a.second)};
+}
+template <class V>
+FD_HD Pair<V> rounded_product(Pair<V> a, Pair<V> b) {
+  return {rounded_product(a.first, b.first), rounded_product(a.second, b.second)};
+}
+template <class V>
+FD_HD Pair<V> rounded_reciprocal(Pair<V> a) {
+  return {rounded_reciprocal(a.first), rounded_reciprocal(a.second)};
+}
 
 // ---- memory ----------------------------------------------------------------------------------
 

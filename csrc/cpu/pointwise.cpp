@@ -1,6 +1,5 @@
 // The CPU operators: memory, layouts and threads around the kernels.
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
@@ -15,12 +14,6 @@
 
 namespace fused_dropout::cpu {
 namespace {
-
-void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
-  at::parallel_for(
-      0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
-      [&](int64_t begin, int64_t end) { range(begin * kBlock, std::min(end * kBlock, numel)); });
-}
 
 // Writes into `out` where it is given (it may be x), else into a new tensor.
 Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& bias,

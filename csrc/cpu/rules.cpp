@@ -1,11 +1,18 @@
 #include "rules.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 
 namespace fused_dropout::cpu {
+
+void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
+  at::parallel_for(
+      0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
+      [&](int64_t begin, int64_t end) { range(begin * kBlock, std::min(end * kBlock, numel)); });
+}
 
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x) {

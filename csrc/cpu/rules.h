@@ -3,12 +3,17 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 #include "../layout.h"
 #include "kernels.h"
 
 namespace fused_dropout::cpu {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread, as in torch
+
+// Calls range(begin, end) for parts of `numel` elements that begin at a block, in several threads.
+void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range);
 
 // The numbers of rng_state, where any are drawn.
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,

@@ -69,7 +69,35 @@ FD_HD F32 copy_sign(F32 a, F32 b) {
                                (bit_cast<UIntVector>(b.v) & 0x80000000u));
 }
 
+FD_HD F32 rounded_product(F32 a, F32 b) {
+  FloatVector product = a.v * b.v;
+  FD_FORGET(product);
+  return product;
+}
+FD_HD F32 rounded_reciprocal(F32 a) { return 1.0f / a.v; }
+
+FD_HD F32 binary_exponent(F32 a) {
+  const IntVector shifted = bit_cast<IntVector>(bit_cast<UIntVector>(a.v) - kSqrtHalfBits);
+  return __builtin_convertvector(shifted >> 23, FloatVector);
+}
+
 FD_HD F32 load(const float* source) { return load_vector<FloatVector>(source); }
+
+// The upper 24 bits of random words, and integers of 16 bits, as numbers.
+FD_HD F32 draw_numbers(UIntVector words) {
+  return __builtin_convertvector(bit_cast<IntVector>(words >> 8), FloatVector);
+}
+FD_HD F32 small_numbers(UIntVector integers) {
+  return __builtin_convertvector(bit_cast<IntVector>(integers), FloatVector);
+}
+
+// [a0 a1 a2 a3 ...] and [b0 b1 b2 b3 ...] to [a0 b0 a2 b2 ...] and [a1 b1 a3 b3 ...], and back.
+FD_HD void transpose_pairs(UIntVector& a, UIntVector& b) {
+  constexpr uint64_t kLow = 0xFFFFFFFFu;
+  const WordVector first = bit_cast<WordVector>(a), second = bit_cast<WordVector>(b);
+  a = bit_cast<UIntVector>((first & kLow) | (second << 32));
+  b = bit_cast<UIntVector>((first >> 32) | (second & ~kLow));
+}
 
 // The 64-bit lanes of a register, each holding one 32-bit word of one Philox counter. Only the low
 // half of a lane counts; the high half may hold anything.

@@ -17,6 +17,8 @@ FD_HD F32 square_error(F32 a, F32 square) {
   return (FloatVector)_mm256_fmsub_ps((__m256)a.v, (__m256)a.v, (__m256)square.v);
 }
 
+FD_HD F32 square_root(F32 a) { return (FloatVector)_mm256_sqrt_ps((__m256)a.v); }
+
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm256_round_ps((__m256)a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

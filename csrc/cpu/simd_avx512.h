@@ -19,6 +19,8 @@ FD_HD F32 square_error(F32 a, F32 square) {
   return (FloatVector)_mm512_fmsub_ps((__m512)a.v, (__m512)a.v, (__m512)square.v);
 }
 
+FD_HD F32 square_root(F32 a) { return (FloatVector)_mm512_sqrt_ps((__m512)a.v); }
+
 FD_HD F32 round_even(F32 a) {
   return (FloatVector)_mm512_roundscale_ps((__m512)a.v,
                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -45,10 +47,12 @@ FD_HD F32 load(const Half* source) {
   return (FloatVector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));
 }
 
-FD_HD F32 load(const BFloat16* source) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)source));
-  return (FloatVector)_mm512_slli_epi32(wide, 16);
+// 16-bit integers, each in a lane.
+FD_HD UIntVector load_wide(const void* source) {
+  return (UIntVector)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)source));
 }
+
+FD_HD F32 load(const BFloat16* source) { return (FloatVector)(load_wide(source) << 16); }
 
 // A bf16 in the upper half of each lane, rounded to nearest even. Not by the conversion instruction
 // of AVX512_BF16, which flushes subnormal numbers.

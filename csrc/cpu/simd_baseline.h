@@ -14,6 +14,16 @@ FD_HD F32 square_error(F32 a, F32 square) {
   return (upper * upper - square.v) + (a.v - upper) * (a.v + upper);
 }
 
+#if defined(__SSE2__)
+FD_HD F32 square_root(F32 a) { return (FloatVector)_mm_sqrt_ps((__m128)a.v); }
+#else
+FD_HD F32 square_root(F32 a) {
+  FloatVector root;
+  for (int lane = 0; lane < kLanes; ++lane) root[lane] = sqrtf(a.v[lane]);
+  return root;
+}
+#endif
+
 FD_HD F32 round_even(F32 a) {
   const F32 magic(12582912.0f);  // 1.5 * 2^23: the sum's last bit is worth one
   return (a + magic) - magic;

@@ -4,6 +4,7 @@
 #include "../dispatch.h"
 #include "block.h"
 #include "gated.h"
+#include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
 
@@ -131,9 +132,51 @@ inline NormBackwardKernel norm_backward(Storage storage, bool wide_h, bool wide_
       });
 }
 
+inline GaussianKernel gaussian(Storage storage) {
+  return with_type<GaussianKernel>(
+      storage, [](auto type) { return gaussian_kernel<typename decltype(type)::Type>; });
+}
+
+inline ConcreteForwardKernel concrete_forward(Storage storage) {
+  return with_type<ConcreteForwardKernel>(
+      storage, [](auto type) { return concrete_forward_kernel<typename decltype(type)::Type>; });
+}
+
+inline ConcreteBackwardKernel concrete_backward(Storage storage) {
+  return with_type<ConcreteBackwardKernel>(
+      storage, [](auto type) { return concrete_backward_kernel<typename decltype(type)::Type>; });
+}
+
+inline StandoutKernel standout(Storage storage, bool training) {
+  return with_type<StandoutKernel>(storage, [&](auto type) {
+    using T = typename decltype(type)::Type;
+    return training ? standout_kernel<T> : standout_mean_kernel<T>;
+  });
+}
+
+inline StandoutBackwardKernel standout_backward(Storage storage) {
+  return with_type<StandoutBackwardKernel>(
+      storage, [](auto type) { return standout_backward_kernel<typename decltype(type)::Type>; });
+}
+
+constexpr NoiseTable noise_table() {
+  return {gaussian, concrete_forward, concrete_backward, standout, standout_backward};
+}
+
 constexpr KernelTable kernel_table(const char* name) {
-  return {name,   forward,         backward,     mask_kernel,   gated_forward,      gated_backward,
-          branch, branch_backward, norm_forward, norm_backward, block_count_kernel, block_apply};
+  return {name,
+          forward,
+          backward,
+          mask_kernel,
+          gated_forward,
+          gated_backward,
+          branch,
+          branch_backward,
+          norm_forward,
+          norm_backward,
+          block_count_kernel,
+          block_apply,
+          noise_table()};
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

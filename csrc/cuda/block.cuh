@@ -339,7 +339,7 @@ static __global__ void __launch_bounds__(kBlockThreads)
 
 // Whether every group of eight elements lies where an access of 16 bytes may.
 inline bool is_vectorisable(const BlockArgs& args, const Tiles& tiles) {
-  if (!is_aligned(args.x) || !is_aligned(args.y)) return false;
+  if (!are_aligned(args.x, args.y)) return false;
   const auto whole = [](int64_t elements) { return elements % kGroup == 0; };
   if (!tiles.in_rows() && !whole(tiles.inner)) return false;
   if (tiles.copies > 1 && !whole(tiles.copy_stride)) return false;
@@ -357,7 +357,7 @@ template <class T>
 void block_apply_of(const BlockArgs& args, Stream stream) {
   const Tiles tiles(args.rule);
   const int64_t blocks = tiles.count() * tiles.copies;
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (kHasVectors<T>) {
     if (is_vectorisable(args, tiles)) {
       FD_LAUNCH_SHARED((block_apply_kernel<T, true>), blocks, kBlockThreads, tiles.shared_bytes(),
                        stream, args, tiles, args.rule.numel());

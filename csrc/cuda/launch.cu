@@ -6,6 +6,7 @@
 #include "block.h"
 #include "gated.h"
 #include "mask.cuh"
+#include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
 #include "sums.cuh"
@@ -89,6 +90,34 @@ void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int a
 
 void launch_block_apply(const BlockArgs& args, Storage storage, Stream stream) {
   with_type(storage, [&](auto element) { block_apply_of<decltype(element)>(args, stream); });
+}
+
+ColumnSums flat_sums(const void* partials, const Layout& layout, void* target) {
+  ColumnSums sums{partials, layout, partial_rows(layout), 1, {target}};
+  // One long channel: it fills a thread block by itself.
+  sums.layout.inner = layout.period;
+  sums.layout.by_inner = Divisor(layout.period);
+  return sums;
+}
+
+void launch_gaussian(const GaussianArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { gaussian_of<decltype(element)>(args, stream); });
+}
+
+void launch_concrete_forward(const ConcreteForwardArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { concrete_forward_of<decltype(element)>(args, stream); });
+}
+
+void launch_concrete_backward(const ConcreteBackwardArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { concrete_backward_of<decltype(element)>(args, stream); });
+}
+
+void launch_standout(const StandoutArgs& args, Storage storage, bool training, Stream stream) {
+  with_type(storage, [&](auto element) { standout_of<decltype(element)>(args, training, stream); });
+}
+
+void launch_standout_backward(const StandoutBackwardArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { standout_backward_of<decltype(element)>(args, stream); });
 }
 
 int64_t norm_partial_rows(int64_t rows, int width) {

@@ -6,6 +6,7 @@ from fused_dropout.functional._arguments import ACTIVATIONS, MODES
 from fused_dropout.functional.block import drop_block, drop_block_rate
 from fused_dropout.functional.embedding import embedding_dropout
 from fused_dropout.functional.gated import bias_glu_dropout
+from fused_dropout.functional.noise import concrete_dropout, gaussian_dropout, standout
 from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
 from fused_dropout.functional.pointwise import (
     bias_act_dropout,
@@ -20,6 +21,7 @@ __all__ = [
     "bias_act_dropout",
     "bias_dropout_add",
     "bias_glu_dropout",
+    "concrete_dropout",
     "drop_block",
     "drop_block_rate",
     "dropout",
@@ -27,6 +29,8 @@ __all__ = [
     "dropout_add_rms_norm",
     "dropout_mask",
     "embedding_dropout",
+    "gaussian_dropout",
+    "standout",
 ]
 
 # Tools that trace symbolically record calls of these instead of looking inside.

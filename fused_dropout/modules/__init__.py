@@ -10,6 +10,12 @@ from fused_dropout.modules.dropout import (
 )
 from fused_dropout.modules.embedding import EmbeddingDropout
 from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
+from fused_dropout.modules.noise import (
+    ConcreteDropout,
+    GaussianDropout,
+    Standout,
+    concrete_regularization,
+)
 from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
 from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
 from fused_dropout.modules.ramp import LinearRamp
@@ -22,6 +28,7 @@ __all__ = [
     "BiasActDropout",
     "BiasDropoutAdd",
     "BiasGLUDropout",
+    "ConcreteDropout",
     "DropBlock1d",
     "DropBlock2d",
     "DropBlock3d",
@@ -36,10 +43,13 @@ __all__ = [
     "EmbeddingDropout",
     "FeatureAlphaDropout",
     "GatedMLP",
+    "GaussianDropout",
     "LinearActDropout",
     "LinearGLUDropout",
     "LinearRamp",
     "LockedDropout",
+    "Standout",
     "WeightDrop",
+    "concrete_regularization",
     "linear_drop_rates",
 ]

@@ -44,7 +44,7 @@ class Loop:
     """
 
     family: str
-    direction: str
+    direction: str  # empty where a kernel is its own gradient
     types: str  # the template arguments of the kernel, mangled; a group names the activation
     unroll: int  # groups in one turn
     loads: int  # of 16 bytes, at least, in one turn
@@ -52,21 +52,25 @@ class Loop:
     instructions: dict  # by activation
     alu: float
     special: float
+    file: str = ""  # the family's unless given
+    counters: int | None = None  # drawn from in one turn; one for each group unless given
 
     def activation_of(self, kernel):
         """None for a kernel that is not meant."""
-        found = re.search(rf"\d{self.family}_{self.direction}_kernelI{self.types}EE", kernel)
+        name = "_".join(filter(None, (self.family, self.direction, "kernel")))
+        found = re.search(rf"\d{name}I{self.types}EE", kernel)
         if found is None:
             return None
         return found[1] if found.groups() else "Identity"
 
     @property
     def object(self):
-        return f"{self.family}_bfloat16.o"
+        return f"{self.file or self.family}_bfloat16.o"
 
 
 ONE_TYPE = r"NS_8BFloat16ENS_\d+([A-Z]\w*?)ELb1"
 TWO_TYPES = r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1"
+ONLY_TYPE = r"NS_8BFloat16ELb1"
 ROWS = r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1"
 LOOPS = [
     Loop(
@@ -92,6 +96,23 @@ LOOPS = [
     Loop(
         "norm", "backward", ROWS, unroll=1, loads=1, stores=2,
         instructions={"Identity": 60}, alu=26, special=2,
+    ),
+    # A word for each element, and so two counters for eight.
+    Loop(
+        "gaussian", "", ONLY_TYPE, unroll=1, loads=1, stores=1,
+        instructions={"Identity": 34}, alu=16, special=3, file="noise", counters=2,
+    ),
+    Loop(
+        "concrete", "forward", ONLY_TYPE, unroll=1, loads=1, stores=1,
+        instructions={"Identity": 42}, alu=17, special=5, file="noise", counters=2,
+    ),
+    Loop(
+        "concrete", "backward", ONLY_TYPE, unroll=1, loads=2, stores=1,
+        instructions={"Identity": 50}, alu=20, special=5, file="noise", counters=2,
+    ),
+    Loop(
+        "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
+        instructions={"Identity": 62}, alu=20, special=3, file="noise",
     ),
 ]  # fmt: skip
 
@@ -195,7 +216,7 @@ def counts_of(tools, file, loop, architecture):
     kernels = sass.disassemble(tools.cuobjdump, str(file), f"sm_{architecture}")
     found = {loop.activation_of(name): code for name, code in kernels.items()}
     return {
-        activation: sass.main_loop(code, loop.unroll, loop.stores)
+        activation: sass.main_loop(code, loop.unroll, loop.stores, loop.counters)
         for activation, code in sorted(found.items(), key=str)
         if activation is not None
     }

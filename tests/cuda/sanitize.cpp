@@ -7,6 +7,7 @@
 #include "../../csrc/activations.h"
 #include "block.h"
 #include "gated.h"
+#include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
 
@@ -219,6 +220,32 @@ void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner,
   launch_block_apply(args, storage, nullptr);
 }
 
+void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
+  const size_t size = size_of(storage), wide_size = storage == Storage::kFloat64 ? 8 : 4;
+  const int64_t numel = rows * width;
+  const Buffer x(numel, size, shift), z(numel, size, shift), y(numel, size, shift);
+  const Buffer dy(numel, size, shift), dx(numel, size, shift), dz(numel, size, shift);
+  const Buffer logit(1, wide_size, 0), dlogit(1, wide_size, 0);
+  const Layout layout = flat_layout(numel);
+  const Buffer partials(partial_rows(layout) * layout.period, wide_size, 0);
+  const MaskRule mask = mask_for(rows, width, strided);
+
+  launch_gaussian({x.data(), y.data(), layout, {}, mask, 1.5}, storage, nullptr);
+  launch_concrete_forward({x.data(), logit.data(), y.data(), layout, {}, mask, 10.0}, storage,
+                          nullptr);
+  launch_concrete_backward(
+      {dy.data(), x.data(), logit.data(), dx.data(), partials.data(), layout, {}, mask, 10.0},
+      storage, nullptr);
+  launch_column_sums(flat_sums(partials.data(), layout, dlogit.data()),
+                     storage == Storage::kFloat64,
+                     storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
+  const StandoutArgs units{x.data(), z.data(), y.data(), layout, {}, mask, 1.0, 0.5};
+  launch_standout(units, storage, true, nullptr);
+  launch_standout(units, storage, false, nullptr);
+  launch_standout_backward({dy.data(), x.data(), z.data(), dx.data(), dz.data(), layout, 1.0, 0.5},
+                           storage, nullptr);
+}
+
 }  // namespace
 
 int main() {
@@ -252,7 +279,8 @@ int main() {
           const bool wide = storage >= 2 && strided;
           run_norm(shape.outer, shape.channels, {type, wide, wide && shift > 0}, activation, shift,
                    strided);
-          runs += 2;
+          run_noise(shape.outer, shape.channels, type, shift, strided);
+          runs += 3;
         }
       }
     }

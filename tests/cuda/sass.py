@@ -127,15 +127,17 @@ class Count:
     wide_loads: int
 
 
-def main_loop(code, unroll, stores, group=8):
+def main_loop(code, unroll, stores, counters=None, group=8):
     """What one turn of a loop, of `unroll` groups and so many stores, executes per element.
 
-    Loops within it count as one turn.
+    It draws the bits of so many counters, one for each group unless given. Loops within it count as
+    one turn.
     """
+    counters = unroll if counters is None else counters
     candidates = []
     for first, last in loops(code):
         # The first of the ten rounds may have left the loop: it starts from what never changes.
-        for rounds in range(9 * unroll, 10 * unroll + 1):
+        for rounds in range(9 * counters, 10 * counters + 1):
             path = shortest_path(code, first, last, rounds, stores)
             if any(code[i].is_wide("LDG") for i in path):
                 candidates.append(path)

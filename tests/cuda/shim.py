@@ -310,6 +310,59 @@ class BlockKernels:
         return y
 
 
+class NoiseKernels:
+    """One call's noise kernels: those of Gaussian and Concrete dropout, and of Standout."""
+
+    def __init__(self, x, **options):
+        self.x = x
+        self.call = _call(x.numel(), x.dtype, p=0.5, **options)
+
+    def gaussian(self, p, state=None):
+        y = torch.empty_like(self.x)
+        sigma = ctypes.c_double((p / (1 - p)) ** 0.5)
+        library().shim_gaussian(
+            ctypes.byref(self.call), sigma, _pointer(self.x), _pointer(y), _pointer(state)
+        )
+        return y
+
+    def concrete(self, logit, temperature):
+        y, logit = torch.empty_like(self.x), logit.to(_arithmetic(self.x.dtype))
+        library().shim_concrete_forward(
+            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(self.x),
+            _pointer(logit), _pointer(y),
+        )  # fmt: skip
+        return y
+
+    def concrete_backward(self, dy, logit, temperature, need_dx=True, need_dlogit=True):
+        dx = torch.empty_like(self.x) if need_dx else None
+        logit, dlogit, partials = logit.to(_arithmetic(self.x.dtype)), None, None
+        if need_dlogit:
+            count = _returning("shim_partials")(ctypes.byref(self.call))
+            partials, dlogit = _unwritten(count, self.x.dtype), torch.empty_like(logit)
+        library().shim_concrete_backward(
+            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(dy), _pointer(self.x),
+            _pointer(logit), _pointer(dx), _pointer(partials), _pointer(dlogit),
+        )  # fmt: skip
+        return dx, dlogit
+
+    def standout(self, z, alpha, beta, training=True):
+        y = torch.empty_like(self.x)
+        library().shim_standout(
+            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), training,
+            _pointer(self.x), _pointer(z), _pointer(y),
+        )  # fmt: skip
+        return y
+
+    def standout_backward(self, dy, z, alpha, beta, wanted=(True, True)):
+        """Of evaluation."""
+        dx, dz = (torch.empty_like(self.x) if one else None for one in wanted)
+        library().shim_standout_backward(
+            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), _pointer(dy),
+            _pointer(self.x), _pointer(z), _pointer(dx), _pointer(dz),
+        )  # fmt: skip
+        return dx, dz
+
+
 def set_shared(size):
     """How many bytes of memory a block may have for itself."""
     library().shim_set_shared(ctypes.c_int64(size))

@@ -3,6 +3,7 @@
 
 #include "block.h"
 #include "gated.h"
+#include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
 #include "walk.cuh"
@@ -124,6 +125,14 @@ static BlockArgs block_of(const BlockCall& call) {
   args.random.seed = call.seed;
   args.random.offset = call.offset;
   return args;
+}
+
+template <class Args>
+static void set_noise(const Call& call, const void* x, Args& args) {
+  args.x = x;
+  args.layout = flat_layout(call.numel);
+  args.random = random_of(call);
+  args.mask = mask_of(call);
 }
 
 extern "C" {
@@ -300,5 +309,59 @@ int64_t shim_divide(int64_t numerator, int64_t divisor) {
 
 void shim_mask(const Call* call, bool* kept) {
   launch_mask(mask_of(*call), random_of(*call), call->numel, kept, nullptr);
+}
+
+void shim_gaussian(const Call* call, double sigma, const void* x, void* y, int64_t* written_state) {
+  GaussianArgs args;
+  set_noise(*call, x, args);
+  args.random.written_to = written_state;
+  args.y = y;
+  args.sigma = sigma;
+  launch_gaussian(args, static_cast<Storage>(call->storage), nullptr);
+}
+
+// `logit` is of arithmetic type, and so is `dlogit`; `partials` has shim_partials.
+void shim_concrete_forward(const Call* call, double temperature, const void* x, const void* logit,
+                           void* y) {
+  ConcreteForwardArgs args;
+  set_noise(*call, x, args);
+  args.logit = logit;
+  args.y = y;
+  args.inverse_temperature = 1 / temperature;
+  launch_concrete_forward(args, static_cast<Storage>(call->storage), nullptr);
+}
+
+void shim_concrete_backward(const Call* call, double temperature, const void* dy, const void* x,
+                            const void* logit, void* dx, void* partials, void* dlogit) {
+  ConcreteBackwardArgs args;
+  set_noise(*call, x, args);
+  args.dy = dy;
+  args.logit = logit;
+  args.dx = dx;
+  args.partials = partials;
+  args.inverse_temperature = 1 / temperature;
+  const auto storage = static_cast<Storage>(call->storage);
+  launch_concrete_backward(args, storage, nullptr);
+  if (!dlogit) return;
+  const Storage arithmetic = storage == Storage::kFloat64 ? storage : Storage::kFloat32;
+  launch_column_sums(flat_sums(partials, args.layout, dlogit), storage == Storage::kFloat64,
+                     arithmetic, nullptr);
+}
+
+void shim_standout(const Call* call, double alpha, double beta, bool training, const void* x,
+                   const void* z, void* y) {
+  StandoutArgs args;
+  set_noise(*call, x, args);
+  args.z = z;
+  args.y = y;
+  args.alpha = alpha;
+  args.beta = beta;
+  launch_standout(args, static_cast<Storage>(call->storage), training, nullptr);
+}
+
+void shim_standout_backward(const Call* call, double alpha, double beta, const void* dy,
+                            const void* x, const void* z, void* dx, void* dz) {
+  const StandoutBackwardArgs args{dy, x, z, dx, dz, flat_layout(call->numel), alpha, beta};
+  launch_standout_backward(args, static_cast<Storage>(call->storage), nullptr);
 }
 }

@@ -1,0 +1,106 @@
+// Gaussian dropout: schema, checks of arguments, calls, shapes of results, and autograd.
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include "autograd.h"
+#include "noise.h"
+#include "operator_handle.h"
+
+namespace fused_dropout::gaussian {
+namespace {
+
+double check_scale(const char* function, double p) {
+  TORCH_CHECK_VALUE(p < 1, function, ": p is ", p,
+                    ", but expected less than 1, where the noise is infinite");
+  return p;
+}
+
+}  // namespace
+
+Resolved check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
+               const Options& options, at::OptionalSymIntArrayRef strides) {
+  Resolved call = check_arguments(function, x, {}, {}, rng_state, options);
+  if (!call.p_tensor) check_scale(function, call.p);
+  if (strides) check_dense(function, x.sym_sizes(), *strides);
+  return call;
+}
+
+double scale_of(const Resolved& call) {
+  const double p = check_scale(call.function, call.probability());
+  return std::sqrt(p / (1 - p));
+}
+
+Tensor call(const Tensor& x, const Tensor& rng_state, const Options& o,
+            at::OptionalSymIntArrayRef strides) {
+  static const auto op = find_operator("fused_dropout::gaussian_dropout", &entry<compose>);
+  return op.call(x, rng_state, o.p, o.p_tensor, FD_PLACE_ARGUMENTS(o), strides);
+}
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
+            at::OptionalSymIntArrayRef strides) {
+  check(kFunction, x, rng_state, options, strides);
+  return strides ? at::empty_strided_symint(x.sym_sizes(), *strides, x.options())
+                 : at::empty_like(x);
+}
+
+struct SavedCall : torch::CustomClassHolder {
+  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+  Resolved call;
+  std::vector<c10::SymInt> strides;
+};
+
+// The noise is drawn again in backward, which is the same operator.
+struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& rng_state,
+                        const Options& options, at::OptionalSymIntArrayRef strides) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const Tensor y = gaussian::call(x, rng_state, options, strides);
+    auto state = c10::make_intrusive<SavedCall>(check(kFunction, x, rng_state, options, strides));
+    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
+    state->strides = y.sym_strides().vec();
+    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    ctx->save_for_backward({rng_state, options.p_tensor.value_or(Tensor())});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto capsule = ctx->saved_data["call"].toCapsule();
+    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto saved = ctx->get_saved_variables();
+    Options options = state.call.options();
+    options.p_tensor = optional(saved[1]);
+    const at::OptionalSymIntArrayRef strides(state.strides);
+    return {gaussian::call(grads[0], saved[0], options, strides), {}, {}, {}};
+  }
+};
+
+Tensor autograd(const Tensor& x, const Tensor& rng_state, const Options& options,
+                at::OptionalSymIntArrayRef strides) {
+  if (needs_composition({x})) return compose(x, rng_state, options, strides);
+  if (needs_graph({x})) return GaussianDropout::apply(x, rng_state, options, strides);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return gaussian::call(x, rng_state, options, strides);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
+  m.def(c10::str("gaussian_dropout(Tensor x, Tensor rng_state, float p, Tensor? p_tensor, ",
+                 kPlaceOptions, ", SymInt[]? strides=None) -> Tensor")
+            .c_str(),
+        {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) { m.impl("gaussian_dropout", entry<meta>); }
+
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) { m.impl("gaussian_dropout", entry<autograd>); }
+
+}  // namespace fused_dropout::gaussian
