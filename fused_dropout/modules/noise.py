@@ -10,6 +10,7 @@ from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import probability
 from fused_dropout.functional.noise import check_below_one
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._options import DropOptions
 
 
 class GaussianDropout(DropOptions, nn.Module):
@@ -30,18 +31,18 @@ class GaussianDropout(DropOptions, nn.Module):
     :func:`fused_dropout.functional.gaussian_dropout`.
     """
 
-    is_dropout = True
-
-    def __init__(self, p=0.5):
+    def __init__(self, p=0.5, *, shared_dims=(), noise_shape=None):
         super().__init__()
         check_below_one(type(self).__name__, probability(p))
         self.p = p
+        self._init_options("inverted", shared_dims, noise_shape)
 
     def forward(self, x):
-        return FF.gaussian_dropout(x, self.p, self.training)
+        sharing = {"shared_dims": self.shared_dims, "noise_shape": self.noise_shape}
+        return FF.gaussian_dropout(x, self.p, self.training, **sharing)
 
     def extra_repr(self):
-        return f"p={self.p}"
+        return f"p={self.p}{self._options_repr()}"
 
 
 class ConcreteDropout(nn.Module):
@@ -90,6 +91,10 @@ class ConcreteDropout(nn.Module):
     """
 
     is_dropout = True
+
+    @property
+    def independent_rows(self):
+        return all(dim > 0 for dim in self.shared_dims)  # a negative one may be the first
 
     def __init__(
         self,
@@ -241,7 +246,7 @@ class Standout(nn.Module):
     :func:`fused_dropout.functional.standout`.
     """
 
-    is_dropout = True
+    is_dropout = independent_rows = True
 
     def __init__(self, alpha=1.0, beta=0.0, activation="relu"):
         super().__init__()
