@@ -11,12 +11,15 @@ CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_kernels.py test_modules.py test_bias_gradient.py
 
-.PHONY: help demo example-lm test test-full bench bench-quick bench-step lint format build archive clean \
+.PHONY: help demo example-lm example-rnn sweep test test-full bench bench-quick bench-step lint format \
+    build archive clean \
     cuda-check cuda-sanitize cuda-build gpu-report
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
 	@echo "make example-lm train a character-level language model, fused against unfused"
+	@echo "make example-rnn  train a recurrent language model with embedding, locked and weight dropout"
+	@echo "make sweep      which p helps on the digits (SWEEP=\"--data breast_cancer\": on other data)"
 	@echo "make test       all tests but the longest (make test-full: those too)"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
 	@echo "make bench-step whole training steps of transformer blocks"
@@ -60,6 +63,14 @@ demo: build
 LM_STEPS ?= 350
 example-lm: build
 	$(RUN) -m examples.lm --out demo_output --steps $(LM_STEPS)
+
+RNN_STEPS ?= 500
+example-rnn: build
+	$(RUN) -m examples.rnn --out demo_output --steps $(RNN_STEPS)
+
+SWEEP ?= --data digits
+sweep: build
+	$(RUN) -m fused_dropout.sweep --out demo_output $(SWEEP)
 
 test: build archive
 	$(RUN) -m pytest
