@@ -21,7 +21,7 @@ namespace {
 using block::Rule;
 
 // Decisions in a window, and in the volumes that share one.
-constexpr int64_t kWindow = 32768, kSmallWindow = 8192;
+constexpr int64_t kWindow = 32768, kSmallWindow = 2048;
 
 BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
   BlockArgs args{};
