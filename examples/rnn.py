@@ -28,7 +28,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m examples.rnn", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="folder for the table and the plot")
-    add("--steps", type=int, default=400, help="of training")
+    add("--steps", type=int, default=500, help="of training")
     return parser.parse_args()
 
 
