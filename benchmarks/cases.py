@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import fused_dropout as fd
 
 P = 0.1  # the drop probability of every case
 SMALL_SHAPE = (8, 64)  # what is timed here is the overhead of a call
@@ -152,6 +155,34 @@ def _weight_input(new, rows, cols):
     return {"x": new(rows, cols), "input": new(16, cols)}
 
 
+class _Classifier(nn.Module):
+    """Dropout and a linear layer whose weight is an input."""
+
+    is_dropout = True
+
+    def __init__(self, dropout, p):
+        super().__init__()
+        self.dropout, self.p = dropout, p
+
+    def forward(self, x, weight):
+        return F.linear(self.dropout(x, self.p, self.training), weight)
+
+
+def _classes(new, rows, cols):
+    return {"x": new(rows, cols), "weight": new(16, cols)}
+
+
+def _monte_carlo(FF, p, x, weight):
+    result = fd.mc_dropout(_Classifier(FF.dropout, p), (x, weight), samples=4, grad=True)
+    return result.mean, result.variance
+
+
+def _monte_carlo_by_hand(p, x, weight):
+    model = _Classifier(F.dropout, p)
+    samples = torch.stack([model(x, weight).softmax(-1) for _ in range(4)])
+    return samples.mean(0), samples.var(0, correction=0)
+
+
 def _maps(new, rows, cols):
     """The same as feature maps: 8192x784 is (32, 256, 28, 28)."""
     channels = _power_of_two_divisor(rows, 256)
@@ -214,6 +245,13 @@ CASES = {
         inputs=_images,
         fused=lambda FF, p, x: FF.dropout(x, p, shared_dims=(2, 3)),
         eager=lambda p, x: F.dropout2d(x, p),
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
+    ),
+    "alpha_dropout": Case(
+        inputs=_x,
+        fused=lambda FF, p, x: FF.dropout(x, p, mode="alpha"),
+        eager=lambda p, x: F.alpha_dropout(x, p, training=True),
         grads=("x",),
         moved={"fwd": 2, "bwd": 2},
     ),
@@ -323,5 +361,12 @@ CASES = {
         eager=_standout,
         grads=("x",),
         moved={"fwd": 3, "bwd": 3},  # x, z → y; dy, z → dx
+    ),
+    "mc_dropout": Case(
+        inputs=_classes,
+        fused=_monte_carlo,
+        eager=_monte_carlo_by_hand,
+        grads=("x",),
+        moved={"fwd": 4, "bwd": 8},  # four samples: x; x and its gradient so far → their sum
     ),
 }

@@ -12,14 +12,23 @@ ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "mutants"
 TESTS = ROOT / "tests"
 
-# What notices which mistake. The selections are small, and pass without the mistake.
+# What notices which mistake, in each family of operators that makes it. The selections are small,
+# and pass without the mistake.
 NOTICED_BY = {
     "unmasked_bias_gradient": ("test_bias_gradient.py", "rows/test_rows_sums.py"),
     "periodic_mask": ("test_mask.py", "rows/test_rows_masks.py"),
     "repeated_state": ("test_statistics.py", "rows/test_rows_masks.py"),
     "nominal_scale": ("test_statistics.py", "rows/test_rows_modules.py"),
-    "inclusive_threshold": ("test_mask.py", "rows/test_rows_masks.py"),
-    "other_backward_mask": ("test_mask.py", "rows/test_rows_masks.py"),
+    "inclusive_threshold": (
+        "test_mask.py",
+        "rows/test_rows_masks.py",
+        "block/test_block_masks.py",
+    ),
+    "other_backward_mask": (
+        "test_mask.py",
+        "rows/test_rows_masks.py",
+        "noise/test_noise_masks.py",
+    ),
     "leaking_zero": ("test_nonfinite.py", "rows/test_rows_statistics.py"),
 }
 
@@ -59,9 +68,9 @@ def test_no_mutation_passes(mutants):
     assert status == pytest.ExitCode.OK, output
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["pointwise", "rows"])
-@pytest.mark.parametrize("mutation", NOTICED_BY)
-def test_mutation_fails(mutants, mutation, kind):
-    """Those of the elementwise operators notice it, and those of the row operators."""
-    status, output = run_tests(mutants, [NOTICED_BY[mutation][kind]], mutation)
+@pytest.mark.parametrize(
+    "mutation, file", [(name, file) for name, files in NOTICED_BY.items() for file in files]
+)
+def test_mutation_fails(mutants, mutation, file):
+    status, output = run_tests(mutants, [file], mutation)
     assert status == pytest.ExitCode.TESTS_FAILED, output
