@@ -4,7 +4,7 @@
 // the seed; the counter is (offset / 4, group). Element j of a mask belongs to group j / 8 and
 // takes lane j % 8 of the eight 16-bit halves of the four output words, low half first. The same
 // numbers as curand_init(seed, group, offset) + curand4 and at::philox_engine(seed, group,
-// offset / 4). fused_dropout/reference.py states the same in Python.
+// offset / 4). fused_dropout/reference/contract.py states the same in Python.
 #pragma once
 
 #include "lanes.h"

@@ -1,0 +1,46 @@
+"""Gaussian and Concrete dropout, and Standout."""
+
+import math
+
+import torch
+
+from fused_dropout.reference.contract import draws, mask_index, normal, uniform
+
+
+def gaussian_dropout(x, p, rng_state, *, shared_dims=(), mask_offset=0):
+    """`x * (1 + sigma * z)`, `sigma = sqrt(p / (1 - p))`, `z` standard normal: see `normal`."""
+    j = mask_index(x, shared_dims, mask_offset)
+    v = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (v * (1 + math.sqrt(p / (1 - p)) * normal(j, rng_state).to(v.dtype))).to(x.dtype)
+
+
+def concrete_dropout(x, logit, temperature, rng_state, *, shared_dims=(), mask_offset=0):
+    """`x * (1 - d) / (1 - p)`, `d = sigmoid((logit + log(u / (1 - u))) / temperature)`.
+
+    Differentiable in `x` and `logit`, the logit of `p`.
+    """
+    j = mask_index(x, shared_dims, mask_offset)
+    v = x.to(torch.promote_types(x.dtype, torch.float32))
+    logit = logit.to(v.dtype).reshape(())
+    u = uniform(j, rng_state)
+    d = torch.sigmoid((logit + (u.log() - (-u).log1p()).to(v.dtype)) / temperature)
+    return (v * (1 - d) / (1 - torch.sigmoid(logit))).to(x.dtype)
+
+
+def standout_threshold(z, alpha=1.0, beta=0.0):
+    """Of the 65536 values of a draw, how many keep a unit, before rounding to an integer."""
+    return 65536 * torch.sigmoid(alpha * z.detach().double() + beta)
+
+
+def standout(x, z, alpha, beta, rng_state=None, *, training=True, shared_dims=(), mask_offset=0):
+    """`x` where `draw < rint(65536 * q)`, else 0; in evaluation `x * q`.
+
+    `q = sigmoid(alpha * z + beta)`. In training only `x` has a gradient, as the mask is a constant.
+    Kernels compute the threshold in fp32: its distance from this one is at most 1, and 0 unless the
+    number before rounding is within 0.01 of half an integer.
+    """
+    if not training:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return (x.to(wide) * torch.sigmoid(alpha * z.to(wide) + beta)).to(x.dtype)
+    draw = draws(mask_index(x, shared_dims, mask_offset), rng_state)
+    return torch.where(draw < standout_threshold(z, alpha, beta).round(), x, 0.0)
