@@ -26,7 +26,7 @@ constexpr int64_t kWindow = 32768, kSmallWindow = 2048;
 BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
   BlockArgs args{};
   args.seeds.state = read_rng_state(rng_state);
-  args.seeds.keep_count = rule.keep_count;
+  args.seeds.keep_count = threshold_of(rule.keep_count);
   args.volumes = rule.volumes;
   args.copies = rule.copies;
   args.volume_stride = rule.volume_stride;

@@ -22,10 +22,13 @@ PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
   return read_rng_state(*rng_state);
 }
 
+uint32_t threshold_of(uint32_t keep_count) {
+  return keep_count + (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536);
+}
+
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state) {
-  if (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536) ++keep_count;
   return {state,
-          keep_count,
+          threshold_of(keep_count),
           layout.first,
           static_cast<int>(layout.sizes.size()),
           layout.sizes.data(),

@@ -19,6 +19,9 @@ void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& 
 PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);
 
+// What draws are compared with.
+uint32_t threshold_of(uint32_t keep_count);
+
 // The rule points into the layout.
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state);
 
