@@ -50,7 +50,16 @@ def probability(p):
 
 def keep_probability(p):
     """The probability that is really applied: ``p`` acts in steps of 2^-16."""
-    return round((1 - p) * 65536) / 65536
+    steps = (1 - p) * 65536
+    return (steps.round() if isinstance(steps, torch.Tensor) else round(steps)) / 65536
+
+
+def inverted_scale(p):
+    """What inverted dropout multiplies by; 0 where nothing is kept."""
+    q = keep_probability(p)
+    if isinstance(q, torch.Tensor):
+        return torch.where(q > 0, 1 / q, 0)
+    return 1 / q if q else 0.0
 
 
 def is_zero(p):

@@ -4,7 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout._extension import _C
-from fused_dropout.functional._arguments import is_zero, probability
+from fused_dropout.functional._arguments import (
+    inverted_scale,
+    is_zero,
+    keep_probability,
+    probability,
+)
 from fused_dropout.functional.pointwise import dropout
 
 
@@ -88,12 +93,19 @@ def embedding_dropout(
     y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     if not drops or y.numel() == 0:
         return y
-    # One factor a word, in no less than fp32: 1 / q would lose digits in 16 bits.
-    words = torch.ones(
-        len(weight),
-        dtype=torch.promote_types(weight.dtype, torch.float32),
-        device=weight.device,
+    q = keep_probability(p)
+    if not training and isinstance(q, torch.Tensor):
+        return torch.where(q > 0, y * q, 0)
+    if not training and q:
+        return y * q
+    # A mask of words, which one pass over the vocabulary makes.
+    kept = dropout(
+        torch.ones(len(weight), device=weight.device),
+        p,
+        mode="classic",
+        generator=generator,
+        rng_state=rng_state,
     )
-    factors = dropout(words, p, training, mode=mode, generator=generator, rng_state=rng_state)
-    factors = F.embedding(input, factors[:, None])
-    return (y * factors).to(y.dtype).masked_fill_(factors == 0, 0)
+    if mode == "inverted":
+        y = y * inverted_scale(p)
+    return y.masked_fill_(F.embedding(input, kept[:, None]) == 0, 0)

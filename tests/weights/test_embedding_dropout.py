@@ -248,3 +248,18 @@ def test_bad_input():
     for training in (True, False):
         with pytest.raises(ValueError, match="but got 2"):
             module.train(training)(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("mode", ["inverted", "classic"])
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_kept(mode, training):
+    """Zeros, whatever the words, and gradients of zero."""
+    weight = torch.full((5, 4), torch.nan, requires_grad=True)
+    words = torch.tensor([0, 3])
+    y = FF.embedding_dropout(words, weight, 1.0, training, mode=mode)
+    if mode == "inverted" and not training:
+        assert y.isnan().all()
+        return
+    assert torch.equal(y, torch.zeros(2, 4))
+    (gradient,) = torch.autograd.grad(y, weight, torch.ones_like(y))
+    assert torch.equal(gradient, torch.zeros(5, 4))
