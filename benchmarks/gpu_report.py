@@ -20,8 +20,13 @@ from pathlib import Path
 
 import torch
 
+from .cases import CASES
+
 ROOT = Path(__file__).parent.parent
 SANITIZED = ["tests/gpu/sanitized.py"]
+# What is compared with compiled code too; that takes most of the time.
+FUSIONS = [name for name in CASES if name == "dropout" or name.startswith(("bias_", "dropout_add"))]
+KINDS = [name for name in CASES if name not in FUSIONS]
 
 
 class Step:
@@ -69,10 +74,19 @@ def steps(folder: Path) -> list[Step]:
             "benchmarks",
             [
                 *benchmark,
-                *("--dtypes", "bfloat16,float32"),
+                *("--cases", *FUSIONS, "--dtypes", "bfloat16,float32"),
                 *("--json", str(folder / "results.json"), "--plot", str(folder / "results.png")),
             ],
             240,
+        ),
+        Step(
+            "benchmarks_of_kinds",
+            [
+                *benchmark,
+                *("--cases", *KINDS, "--dtypes", "bfloat16,float32"),
+                *("--providers", "fused,eager,copy", "--json", str(folder / "kinds.json")),
+            ],
+            120,
         ),
         *(
             Step(tool, [*checked, tool, python, *SANITIZED], 90, PYTHONPATH=str(ROOT))

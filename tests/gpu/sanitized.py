@@ -1,6 +1,7 @@
 """A small set of calls for compute-sanitizer: every kind of kernel, tails and odd places."""
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -10,32 +11,38 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fused_dropout.functional as FF
 
+DEVICE = os.environ.get("FUSED_DROPOUT_TEST_DEVICE", "cuda")
 SHAPES = [(1, 1), (3, 5), (33, 40), (70, 1001), (257, 264), (2, 3, 7, 7)]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def calls():
     for shape, dtype, shift in itertools.product(SHAPES, DTYPES, (0, 1)):
-        storage = torch.randn(torch.Size(shape).numel() + shift, device="cuda").to(dtype)
+        storage = torch.randn(torch.Size(shape).numel() + shift, device=DEVICE).to(dtype)
         x = storage[shift:].view(shape).detach().requires_grad_()
         dim = min(1, len(shape) - 1)
-        bias = torch.randn(shape[dim], device="cuda", requires_grad=True)
+        bias = torch.randn(shape[dim], device=DEVICE, requires_grad=True)
         for activation, shared in (("identity", ()), ("relu", (0,)), ("gelu", ())):
             y = FF.bias_act_dropout(
                 x, bias, 0.3, activation, bias_dim=dim, shared_dims=shared, residual=x.detach()
             )
             y.backward(torch.ones_like(y))
-        FF.dropout(x.detach(), 0.5, inplace=True, rng_state=torch.tensor([5, 8], device="cuda"))
-        FF.dropout_mask(shape, 0.5, torch.tensor([5, 8], device="cuda"), shared_dims=(0,))
+        FF.dropout(x.detach(), 0.5, inplace=True, rng_state=torch.tensor([5, 8], device=DEVICE))
+        FF.dropout_mask(shape, 0.5, torch.tensor([5, 8], device=DEVICE), shared_dims=(0,))
     for rows, width in ((3, 5), (70, 1001), (257, 264), (5, 5000), (2, 8192)):
         for dtype in DTYPES:
             row_calls(rows, width, dtype)
-    torch.cuda.synchronize()
+            noise_calls(rows, width, dtype)
+    for shape in ((2, 3, 70), (3, 5, 14, 13), (2, 40, 28, 28), (1, 2, 8, 9, 10)):
+        for dtype in DTYPES:
+            block_calls(shape, dtype)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def row_calls(rows, width, dtype):
     def new(*sizes):
-        return torch.randn(sizes, device="cuda").to(dtype).requires_grad_()
+        return torch.randn(sizes, device=DEVICE).to(dtype).requires_grad_()
 
     x = new(rows, 2 * width)
     y = FF.bias_glu_dropout(x, new(2 * width), 0.3)
@@ -48,6 +55,28 @@ def row_calls(rows, width, dtype):
         )  # fmt: skip
         results = results if prenorm else (results,)
         torch.autograd.backward(results, [torch.ones_like(one) for one in results])
+
+
+def noise_calls(rows, width, dtype):
+    x, z = (torch.randn(rows, width, device=DEVICE).to(dtype).requires_grad_() for _ in range(2))
+    logit = torch.tensor(-1.0, device=DEVICE, requires_grad=True)
+    for shared in ((), (0,)):
+        for y in (
+            FF.gaussian_dropout(x, 0.3, shared_dims=shared),
+            FF.concrete_dropout(x, logit, shared_dims=shared),
+            FF.standout(x, z, shared_dims=shared),
+            FF.standout(x, z, training=False),
+        ):
+            y.backward(torch.ones_like(y))
+
+
+def block_calls(shape, dtype):
+    x = torch.randn(shape, device=DEVICE).to(dtype)
+    for shared in (False, True):
+        for one in (x, x.movedim(1, -1).contiguous().movedim(-1, 1)):
+            leaf = one.detach().requires_grad_()
+            y = FF.drop_block(leaf, 0.3, shared_channels=shared)
+            y.backward(torch.ones_like(y))
 
 
 if __name__ == "__main__":
