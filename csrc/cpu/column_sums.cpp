@@ -54,8 +54,9 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
   const int64_t wanted = std::clamp<int64_t>(rows * width / kPartElements, 1, kMaxParts);
   const Cut cut(rows, width, std::min(wanted, affordable), cuts_columns);
   const int64_t length = width + kPadding;
-  const at::Tensor partials = empty_vector(cut.parts * count * length, dtype);
-  C* const partial_sums = partials.mutable_data_ptr<C>();
+  // In fp64: a part may be all of a tall tensor.
+  const at::Tensor partials = empty_vector(cut.parts * count * length, at::kDouble);
+  double* const partial_sums = partials.mutable_data_ptr<double>();
 
   at::parallel_for(0, cut.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
     const at::Tensor few_rows = empty_vector(count * length, dtype);
@@ -65,7 +66,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
     for (int vector = 0; vector < count; ++vector) sums[vector] = few + vector * length;
     for (int64_t i = first_task; i < last_task; ++i) {
       const RowRange range = cut.range(i, rows, width);
-      C* const partial = partial_sums + i / cut.panels * count * length;
+      double* const partial = partial_sums + i / cut.panels * count * length;
       for (int64_t row = range.first_row; row < range.last_row; row += kRowsPerStep) {
         std::fill_n(few, count * length, C(0));
         task(sums.data(),
@@ -73,7 +74,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
               range.last_column},
              scratch.mutable_data_ptr());
         for (int vector = 0; vector < count; ++vector) {
-          C* const to = partial + vector * length;
+          double* const to = partial + vector * length;
           const C* const from = few + vector * length;
           const bool first = row == range.first_row;
           for (int64_t column = range.first_column; column < range.last_column; ++column) {
@@ -84,7 +85,6 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
     }
   });
 
-  // The rest is little, and is summed in fp64.
   std::vector<at::Tensor> results;
   for (int vector = 0; vector < count; ++vector) {
     results.push_back(empty_vector(width, dtype));
@@ -92,7 +92,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
     at::parallel_for(0, width, 4096, [&](int64_t first, int64_t last) {
       std::vector<double> totals(last - first, 0.0);
       for (int64_t part = 0; part < cut.parts; ++part) {
-        const C* partial = partial_sums + (part * count + vector) * length + first;
+        const double* partial = partial_sums + (part * count + vector) * length + first;
         for (int64_t i = 0; i < last - first; ++i) totals[i] += partial[i];
       }
       std::copy(totals.begin(), totals.end(), result + first);
