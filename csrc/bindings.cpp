@@ -37,11 +37,16 @@ bool draws_at_once(const Resolved& call, const Tensor& x, const OptionalTensor& 
   return !rng_state && needs_state(call, x) && is_plain_call(x);
 }
 
+Tensor given_or_drawn(const Tensor& x, const OptionalGenerator& generator,
+                      const OptionalTensor& rng_state) {
+  return rng_state ? *rng_state : call_draw(x, {}, generator);
+}
+
 // The state of a call that draws and computes by two operators.
 OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
                         const OptionalTensor& rng_state) {
   if (!needs_state(call, x)) return {};
-  return rng_state ? rng_state : call_draw(x, {}, generator);
+  return given_or_drawn(x, generator, rng_state);
 }
 
 Tensor bias_act_dropout(const std::string& function, const Tensor& x, const OptionalTensor& bias,
@@ -156,7 +161,7 @@ Tensor drop_block(const std::string& function, const Tensor& x, double p, int64_
   const block::Options options = block_options(p, block_size, shared_channels, mode, training);
   const block::Call call = block::check(function.c_str(), x, rng_state, {}, options);
   if (!training) return block::call_apply(x, {}, {}, {}, options);
-  const Tensor state = rng_state ? *rng_state : call_draw(x, {}, generator);
+  const Tensor state = given_or_drawn(x, generator, rng_state);
   OptionalTensor kept;
   if (call.scales()) kept = block::call_kept(x, state, options);
   return block::call_apply(x, state, kept, {}, options);
@@ -169,7 +174,7 @@ Tensor gaussian_dropout(const std::string& function, const Tensor& x, double p,
   Options options = place_options(shared_dims, {}, 0);
   options.p = p;
   gaussian::check(function.c_str(), x, rng_state, options);
-  return gaussian::call(x, rng_state ? *rng_state : call_draw(x, {}, generator), options, {});
+  return gaussian::call(x, given_or_drawn(x, generator, rng_state), options, {});
 }
 
 // As above.
@@ -178,8 +183,8 @@ Tensor concrete_dropout(const std::string& function, const Tensor& x, const Tens
                         const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options = place_options(shared_dims, {}, 0);
   concrete::check(function.c_str(), x, logit, rng_state, temperature, options);
-  return concrete::call_forward(x, logit, rng_state ? *rng_state : call_draw(x, {}, generator),
-                                temperature, options);
+  return concrete::call_forward(x, logit, given_or_drawn(x, generator, rng_state), temperature,
+                                options);
 }
 
 Tensor standout_call(const std::string& function, const Tensor& x, const Tensor& z, double alpha,
@@ -189,7 +194,7 @@ Tensor standout_call(const std::string& function, const Tensor& x, const Tensor&
   const standout::Settings settings{alpha, beta, training};
   standout::check(function.c_str(), x, z, rng_state, settings, options);
   OptionalTensor state;
-  if (training && x.sym_numel() != 0) state = rng_state ? rng_state : call_draw(x, {}, generator);
+  if (training && x.sym_numel() != 0) state = given_or_drawn(x, generator, rng_state);
   return standout::call_forward(x, z, state, settings, options);
 }
 

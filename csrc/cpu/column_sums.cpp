@@ -1,6 +1,7 @@
 #include "column_sums.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/ScalarType.h>
 
 #include <algorithm>
 #include <vector>
@@ -49,7 +50,8 @@ at::Tensor scratch_for(int64_t width, bool cuts_columns) {
 
 template <class C>
 std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, int count,
-                            at::ScalarType dtype, bool cuts_columns) {
+                            bool cuts_columns) {
+  constexpr at::ScalarType kDtype = c10::CppTypeToScalarType<C>::value;
   const int64_t affordable = std::max<int64_t>(rows / kRowsPerPart, 1);
   const int64_t wanted = std::clamp<int64_t>(rows * width / kPartElements, 1, kMaxParts);
   const Cut cut(rows, width, std::min(wanted, affordable), cuts_columns);
@@ -59,7 +61,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
   double* const partial_sums = partials.mutable_data_ptr<double>();
 
   at::parallel_for(0, cut.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
-    const at::Tensor few_rows = empty_vector(count * length, dtype);
+    const at::Tensor few_rows = empty_vector(count * length, kDtype);
     C* const few = few_rows.mutable_data_ptr<C>();
     const at::Tensor scratch = scratch_for(width, cuts_columns);
     std::vector<void*> sums(count);
@@ -87,7 +89,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
 
   std::vector<at::Tensor> results;
   for (int vector = 0; vector < count; ++vector) {
-    results.push_back(empty_vector(width, dtype));
+    results.push_back(empty_vector(width, kDtype));
     C* const result = results.back().mutable_data_ptr<C>();
     at::parallel_for(0, width, 4096, [&](int64_t first, int64_t last) {
       std::vector<double> totals(last - first, 0.0);
@@ -105,8 +107,8 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
 
 std::vector<at::Tensor> sum_columns(const RowTask& task, int64_t rows, int64_t width, int count,
                                     at::ScalarType arithmetic, bool cuts_columns) {
-  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, arithmetic, cuts_columns)
-                                   : sum<float>(task, rows, width, count, arithmetic, cuts_columns);
+  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, cuts_columns)
+                                   : sum<float>(task, rows, width, count, cuts_columns);
 }
 
 void for_each_row(const RowTask& task, int64_t rows, int64_t width, bool cuts_columns) {

@@ -62,6 +62,13 @@ def inverted_scale(p):
     return 1 / q if q else 0.0
 
 
+def check_mode(name, mode):
+    """One of the modes that scale, in training or in evaluation; alpha dropout shifts too."""
+    if mode not in ("inverted", "classic"):
+        raise ValueError(f"{name}: mode is {mode!r}, but expected 'inverted' or 'classic'")
+    return mode
+
+
 def is_zero(p):
     return not isinstance(p, torch.Tensor) and p == 0
 

@@ -4,14 +4,13 @@ import torch
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
+    check_mode,
     is_plain,
     is_zero,
     probability,
     probability_arguments,
     state_for,
 )
-
-BLOCK_MODES = ("inverted", "classic")
 
 
 def check_block_size(function, block_size):
@@ -24,12 +23,6 @@ def check_block_size(function, block_size):
             f"{function}: block_size is {block_size}, but expected an odd number from 1 on"
         )
     return block_size
-
-
-def check_block_mode(function, mode):
-    if mode not in BLOCK_MODES:
-        raise ValueError(f"{function}: mode is {mode!r}, but expected 'inverted' or 'classic'")
-    return mode
 
 
 def drop_block(
@@ -93,7 +86,7 @@ def drop_block(
     function = "drop_block"
     p = probability(p)
     check_block_size(function, block_size)
-    check_block_mode(function, mode)
+    check_mode(function, mode)
     if not 3 <= x.dim() <= 5:
         raise RuntimeError(
             f"{function}: x has {x.dim()} dimensions, but expected 3 to 5: (N, C, L), "

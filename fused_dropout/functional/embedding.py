@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
+    check_mode,
     inverted_scale,
     is_zero,
     keep_probability,
@@ -62,10 +63,7 @@ def embedding_dropout(
     LSTM language models", ICLR 2018, section 4.3.
     """
     p = probability(p)
-    if mode not in ("inverted", "classic"):
-        raise ValueError(
-            f"embedding_dropout: mode is {mode!r}, but expected 'inverted' or 'classic'"
-        )
+    check_mode("embedding_dropout", mode)
     if weight.dim() != 2:
         raise ValueError(f"embedding_dropout: weight has {weight.dim()} dimensions, but expected 2")
     if input.dtype not in (torch.int64, torch.int32):

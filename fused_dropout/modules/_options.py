@@ -1,14 +1,6 @@
 """What modules that drop single elements have in common."""
 
-MODES = ("inverted", "classic")
-
-
-def check_mode(module, mode):
-    if mode not in MODES:
-        raise ValueError(
-            f"{type(module).__name__}: mode is {mode!r}, but expected 'inverted' or 'classic'"
-        )
-    return mode
+from fused_dropout.functional._arguments import check_mode
 
 
 def mode_repr(mode):
@@ -27,7 +19,7 @@ class DropOptions:
 
     def _init_options(self, mode, shared_dims, noise_shape):
         name = type(self).__name__
-        self.mode = check_mode(self, mode)
+        self.mode = check_mode(type(self).__name__, mode)
         self.shared_dims = tuple(shared_dims)
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
         if len(set(self.shared_dims)) != len(self.shared_dims):

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional.block import check_block_mode, check_block_size
+from fused_dropout.functional._arguments import check_mode
+from fused_dropout.functional.block import check_block_size
 from fused_dropout.modules._checks import check_p
 
 _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
@@ -33,7 +34,7 @@ class _DropBlock(nn.Module):
         self.p = check_p(p)
         self.block_size = check_block_size(name, block_size)
         self.shared_channels = shared_channels
-        self.mode = check_block_mode(name, mode)
+        self.mode = check_mode(name, mode)
 
     def forward(self, x):
         return _drop_block_of(

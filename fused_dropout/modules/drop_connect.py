@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import keep_probability, probability
+from fused_dropout.functional._arguments import check_mode, keep_probability, probability
 from fused_dropout.modules._checks import check_activation, check_p
-from fused_dropout.modules._options import check_mode, mode_repr
+from fused_dropout.modules._options import mode_repr
 
 # Numbers that the evaluation by samples holds at a time.
 _NUMBERS_AT_A_TIME = 2**22
@@ -75,7 +75,7 @@ class DropConnectLinear(nn.Linear):
             )
         self.evaluation = evaluation
         self.samples = samples
-        self.mode = check_mode(self, mode)
+        self.mode = check_mode(type(self).__name__, mode)
 
     def forward(self, x):
         gaussian = self.evaluation == "gaussian" and self.activation != "identity"

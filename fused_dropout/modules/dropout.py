@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import probability
-from fused_dropout.modules._options import DropOptions, check_mode, mode_repr
+from fused_dropout.functional._arguments import check_mode, probability
+from fused_dropout.modules._options import DropOptions, mode_repr
 
 
 class _ModeMixin:
@@ -17,7 +17,7 @@ class _ModeMixin:
     mode = "inverted"  # of pickles of torch.nn's own layers, which have none
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
-        check_mode(self, mode)
+        check_mode(type(self).__name__, mode)
         super().__init__(p, inplace)
         self.mode = mode
 

@@ -3,8 +3,9 @@
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.functional._arguments import check_mode
 from fused_dropout.modules._checks import check_p
-from fused_dropout.modules._options import check_mode, mode_repr
+from fused_dropout.modules._options import mode_repr
 
 
 class EmbeddingDropout(nn.Embedding):
@@ -31,7 +32,7 @@ class EmbeddingDropout(nn.Embedding):
 
     def __init__(self, num_embeddings, embedding_dim, p=0.1, *, mode="inverted", **options):
         check_p(p)
-        check_mode(self, mode)
+        check_mode(type(self).__name__, mode)
         super().__init__(num_embeddings, embedding_dim, **options)
         self.p = p
         self.mode = mode
@@ -41,7 +42,7 @@ class EmbeddingDropout(nn.Embedding):
         """As ``torch.nn.Embedding.from_pretrained``, with ``p`` and ``mode``."""
         module = super().from_pretrained(embeddings, freeze, **options)
         module.p = check_p(p)
-        module.mode = check_mode(module, mode)
+        module.mode = check_mode(cls.__name__, mode)
         return module
 
     def forward(self, input):

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import probability
+from fused_dropout.functional._arguments import check_mode, probability
 from fused_dropout.modules._checks import check_p
-from fused_dropout.modules._options import check_mode, mode_repr
+from fused_dropout.modules._options import mode_repr
 
 
 class LockedDropout(nn.Module):
@@ -38,7 +38,7 @@ class LockedDropout(nn.Module):
         super().__init__()
         self.p = check_p(p)
         self.batch_first = batch_first
-        self.mode = check_mode(self, mode)
+        self.mode = check_mode(type(self).__name__, mode)
 
     @property
     def independent_rows(self):
@@ -84,7 +84,7 @@ class DropPath(nn.Module):
         self.p = check_p(p)
         self.scale_by_keep = scale_by_keep
         self.per = per
-        self.mode = check_mode(self, mode)
+        self.mode = check_mode(type(self).__name__, mode)
         if mode == "classic" and not scale_by_keep:
             raise ValueError(
                 "DropPath: mode is 'classic', which scales in evaluation, and scale_by_keep is "

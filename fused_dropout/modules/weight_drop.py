@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import is_zero, probability
+from fused_dropout.functional._arguments import check_mode, is_zero, probability
 from fused_dropout.modules._checks import check_p
-from fused_dropout.modules._options import check_mode, mode_repr
+from fused_dropout.modules._options import mode_repr
 
 
 class WeightDrop(nn.Module):
@@ -58,7 +58,7 @@ class WeightDrop(nn.Module):
         self.__dict__.update(module.__dict__)
         self.weight_names = (weights,) if isinstance(weights, str) else tuple(weights)
         self.weight_p = check_p(p)
-        self.weight_mode = check_mode(self, mode)
+        self.weight_mode = check_mode(type(self).__name__, mode)
         known = [name for name, _ in module.named_parameters(remove_duplicate=False)]
         for name in self.weight_names:
             if name not in known:
