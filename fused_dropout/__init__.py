@@ -3,6 +3,7 @@
 from fused_dropout import functional
 from fused_dropout._extension import _C
 from fused_dropout._state import new_rng_state
+from fused_dropout.fusion import FusionError, FusionReport, fuse, fused, register_pattern, unfuse
 from fused_dropout.modules import (
     MLP,
     AlphaDropout,
@@ -81,6 +82,8 @@ __all__ = [
     "DropoutAddRMSNorm",
     "EmbeddingDropout",
     "FeatureAlphaDropout",
+    "FusionError",
+    "FusionReport",
     "GatedMLP",
     "GaussianDropout",
     "LinearActDropout",
@@ -93,8 +96,12 @@ __all__ = [
     "build_info",
     "concrete_regularization",
     "functional",
+    "fuse",
+    "fused",
     "linear_drop_rates",
     "mc_dropout",
     "mc_mode",
     "new_rng_state",
+    "register_pattern",
+    "unfuse",
 ]

@@ -1,0 +1,67 @@
+"""What a fused module may take over from its children: layers that nobody watches or changed.
+
+A fused module computes what its children would, without calling them. That goes unnoticed only
+while a child is exactly the layer that it seems to be. The functions here tell, at the time of
+fusing (in words, for the report) and again at every call, as hooks can come at any time.
+"""
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+LINEAR = (nn.Linear,)
+_PLAIN = (nn.Parameter, torch.Tensor)
+
+
+def obstacle(name, child, types):
+    """Why the operator of `child` cannot be called in its place; None if it can."""
+    if (
+        type(child) in types
+        and not child._forward_hooks
+        and not child._forward_pre_hooks
+        and not child._backward_hooks
+        and not child._backward_pre_hooks
+        and "forward" not in child.__dict__
+    ):
+        return None
+    return f"{name} {_in_words(child, types)}"
+
+
+def _in_words(child, types):
+    if parametrize.is_parametrized(child):
+        return f"has a parametrisation of {', '.join(child.parametrizations)}"
+    if type(child) not in types:
+        expected = " or ".join(dict.fromkeys(one.__name__ for one in types))
+        relation = "a subclass of" if isinstance(child, types) else "rather than"
+        return f"is {class_name(child)}, {relation} {expected}"
+    if "forward" in child.__dict__:
+        return "has a forward of its own"
+    return "has hooks"
+
+
+def product_obstacle(name, child, types=LINEAR):
+    """The same for a layer that multiplies by a weight."""
+    reason = obstacle(name, child, types)
+    if reason is None and type(child.weight) not in _PLAIN:
+        reason = f"{name}.weight is quantised or distributed: a {type(child.weight).__name__}"
+    return reason
+
+
+def watched_everywhere():
+    """Whether hooks are installed that see every module of the process."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def class_name(child):
+    """A class as the reports name it: with its module, unless it is torch.nn's."""
+    cls = type(child)
+    module = cls.__module__
+    if module.startswith("torch.nn.modules."):
+        return cls.__qualname__
+    return f"{module}.{cls.__qualname__}"

@@ -1,0 +1,135 @@
+"""``fuse``, ``unfuse`` and ``fused``."""
+
+from contextlib import contextmanager
+
+from torch import nn
+
+from fused_dropout.fusion._children import class_name
+from fused_dropout.fusion._patterns import chosen_patterns
+from fused_dropout.fusion._report import FusionError, FusionReport, Place
+from fused_dropout.fusion._swap import Fused, unfused_class
+
+
+def fuse(model, patterns="auto", dry_run=False, strict=False):
+    """Makes the modules of a model that a pattern matches use this package's kernels, in place.
+
+    Each of these modules gets a class derived from its own, and nothing else changes: parameters,
+    buffers, children, hooks and attributes stay the same objects, so that state dicts, optimisers,
+    ``isinstance``, ``pickle`` and ``deepcopy`` go on as before. In training mode a fused module
+    computes the same function with the same distribution of masks, from the masks of the
+    random-number contract; in evaluation mode it is the forward of its old class that runs. Each
+    call reads the present ``p`` and ``training`` of the dropout layers inside, and a module whose
+    children got hooks, parametrisations or other classes meanwhile falls back to its old forward.
+
+    Args:
+        model: a ``torch.nn.Module``; it is looked through with everything inside.
+        patterns: "auto" for all, or a list of groups: "dropout", "sequential", "transformer"
+            (torch.nn's layers), "transformers", "timm", "torchvision", "own" (see
+            :func:`register_pattern`).
+        dry_run: change nothing, report only.
+        strict: raise, and change nothing, if any place that a pattern matches has to be left alone.
+
+    Returns:
+        FusionReport: each place that was matched, fused with what or left alone and why. Modules
+        that are fused already are listed as such and stay as they are.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: ``patterns`` has an unknown name.
+        FusionError: see ``strict``; it has the ``report``.
+    """
+    _check_model("fuse", model)
+    patterns = chosen_patterns(patterns)
+    found = [
+        found
+        for name, module in model.named_modules()
+        if (found := _look_at(name, module, patterns)) is not None
+    ]
+    report = FusionReport([place for place, _, _ in found], dry_run)
+    if strict and report.left:
+        raise FusionError(report)
+    if not dry_run:
+        for _, module, cls in found:
+            if cls is not None:
+                module.__class__ = cls
+    return report
+
+
+def unfuse(model):
+    """Gives every module of a model that was fused its old class back, in place.
+
+    Args:
+        model: a ``torch.nn.Module``; one that was never fused stays as it is.
+
+    Returns:
+        torch.nn.Module: ``model`` itself.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        RuntimeError: something else changed the class of a fused module since, as PyTorch's
+            ``fully_shard`` does; nothing is changed then.
+    """
+    _check_model("unfuse", model)
+    changes = []
+    for name, module in model.named_modules():
+        cls = unfused_class(type(module))
+        if cls is not None:
+            changes.append((module, cls))
+        elif isinstance(module, Fused):
+            raise RuntimeError(
+                f"unfuse: the class of {name or 'the model'} was changed since it was fused: it is "
+                f"{class_name(module)} now. Unfuse first, or undo that change"
+            )
+    for module, cls in changes:
+        module.__class__ = cls
+    return model
+
+
+@contextmanager
+def fused(model, patterns="auto", strict=False):
+    """A context in which a model is fused.
+
+    On leaving, also by an exception, those modules are unfused that were not fused before.
+    Arguments and errors are those of :func:`fuse`.
+
+    Yields:
+        FusionReport: see :func:`fuse`.
+    """
+    _check_model("fused", model)
+    before = {module for module in model.modules() if unfused_class(type(module)) is not None}
+    report = fuse(model, patterns, strict=strict)
+    try:
+        yield report
+    finally:
+        for module in model.modules():
+            cls = unfused_class(type(module))
+            if cls is not None and module not in before:
+                module.__class__ = cls
+
+
+def _look_at(name, module, patterns):
+    """``(place, module, new class or None)``; None where no pattern has anything to fuse."""
+    old = unfused_class(type(module))
+    cls = old or type(module)
+    for pattern in patterns:
+        if not pattern.matches(cls):
+            continue
+        new = None
+        if old is not None:
+            reason, text = None, "is fused already"
+        else:
+            reason = pattern.why_not(module)
+            if reason == "":
+                continue
+            text = reason
+            if reason is None:
+                new, text = pattern.fused_class(cls), pattern.what(module)
+        return Place(name, cls.__qualname__, pattern.group, reason is None, text), module, new
+    return None
+
+
+def _check_model(function, model):
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function}: model is of type {type(model).__name__}, but expected a torch.nn.Module"
+        )

@@ -1,0 +1,52 @@
+"""torch.nn's dropout layers, which store no mask when fused, and what other patterns ask them."""
+
+from torch import nn
+
+from fused_dropout import modules as M
+from fused_dropout.fusion._children import obstacle
+from fused_dropout.fusion._patterns import add_pattern
+from fused_dropout.fusion._swap import Fused, fused_class
+
+_LAYERS = {
+    nn.Dropout: M.Dropout,
+    nn.Dropout1d: M.Dropout1d,
+    nn.Dropout2d: M.Dropout2d,
+    nn.Dropout3d: M.Dropout3d,
+    nn.AlphaDropout: M.AlphaDropout,
+    nn.FeatureAlphaDropout: M.FeatureAlphaDropout,
+}
+
+
+def _why_not(module):
+    return "has a forward of its own" if "forward" in module.__dict__ else None
+
+
+def _mixin(ours):
+    """The forward is that of this package's layer, in every mode."""
+    members = {"forward": ours.forward, "why_not": staticmethod(_why_not), "__module__": __name__}
+    return type(f"Fused{ours.__name__}", (Fused, ours), members)
+
+
+_MIXINS = {theirs: _mixin(ours) for theirs, ours in _LAYERS.items()}
+
+for _theirs, _class in _MIXINS.items():
+    globals()[_class.__name__] = _class  # where pickles look for it
+    add_pattern("dropout", _class, lambda cls, theirs=_theirs: cls is theirs, "stores no mask")
+
+
+#: Layers that drop single elements, or nothing.
+DROPOUT = (nn.Dropout, fused_class(_MIXINS[nn.Dropout], nn.Dropout), M.Dropout, nn.Identity)
+
+
+def drop_obstacle(name, child):
+    """Why a dropout child cannot be computed in its place; None if it can."""
+    return obstacle(name, child, DROPOUT)
+
+
+def drop_arguments(child):
+    """``p``, ``training`` and the options of a dropout child, as keyword arguments."""
+    if type(child) is nn.Identity:
+        return {"p": 0.0, "training": False}
+    if type(child) is M.Dropout:
+        return {"p": child.p, "training": child.training, **child._drop_options()}
+    return {"p": child.p, "training": child.training}
