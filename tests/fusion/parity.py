@@ -1,0 +1,235 @@
+"""Holds a fused model to what the model was before.
+
+The comparison with dropout needs no tolerance for chance: :class:`ExplicitMasks` runs the unfused
+model with the masks that the contract gives for the states that are drawn, in the order in which
+they are drawn. A fused model that starts from the same seed has to give the same outputs and, as
+autograd differentiates the explicit masks, the same gradients: so its masks are the contract's, in
+forward and in backward.
+"""
+
+import copy
+import math
+import pickle
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fused_dropout as fd
+import fused_dropout.functional as FF
+
+
+class ExplicitMasks:
+    """A context in which torch's functional dropout applies masks of the contract.
+
+    ``kept`` and ``drawn`` count elements, over all calls. Which element a draw decides about goes
+    by the order in memory: a fused layer's tensors are contiguous where torch's attention leaves
+    transposed ones, so masks are taken in row-major order unless ``in_memory_order``.
+    """
+
+    def __init__(self, in_memory_order=False):
+        self.in_memory_order = in_memory_order
+
+    def __enter__(self):
+        self.kept = self.drawn = self.calls = 0
+        self._patches = [
+            patch.object(F, "dropout", self.dropout),
+            patch.object(F, "dropout1d", self._channels),
+            patch.object(F, "dropout2d", self._channels),
+            patch.object(F, "dropout3d", self._channels),
+            patch.object(F, "scaled_dot_product_attention", self.attention),
+        ]
+        for one in self._patches:
+            one.start()
+        return self
+
+    def __exit__(self, *error):
+        for one in self._patches:
+            one.stop()
+
+    def dropout(self, input, p=0.5, training=True, inplace=False, shared_dims=(), scale=True):
+        if not training or p == 0:
+            return input
+        state = fd.new_rng_state(input.device)
+        like = input if self.in_memory_order else None
+        kept = FF.dropout_mask(input.shape, p, state, like=like, shared_dims=shared_dims)
+        self.calls += 1
+        self.kept += kept.sum().item()
+        self.drawn += kept.numel()
+        q = round((1 - p) * 65536) / 65536
+        return torch.where(kept, input / q if scale else input, torch.zeros_like(input))
+
+    def _channels(self, input, p=0.5, training=True, inplace=False):
+        return self.dropout(input, p, training, shared_dims=tuple(range(2, input.dim())))
+
+    def attention(
+        self,
+        query,
+        key,
+        value,
+        attn_mask=None,
+        dropout_p=0.0,
+        is_causal=False,
+        scale=None,
+        enable_gqa=False,
+    ):
+        if enable_gqa:
+            repeat = query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(repeat, -3), value.repeat_interleave(repeat, -3)
+        scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        probabilities = scores.softmax(-1)
+        return self.dropout(probabilities, dropout_p) @ value
+
+
+def run(model, call, seed=0):
+    """Outputs (a list of tensors) and all gradients of a training step's first half."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    outputs, inputs = call(model)
+    generator = torch.Generator().manual_seed(99)
+    loss = sum(
+        (output * torch.randn(output.shape, generator=generator, dtype=output.dtype)).sum()
+        for output in outputs
+    )
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    gradients |= {f"input {i}": x.grad for i, x in enumerate(inputs)}
+    return outputs, gradients
+
+
+def assert_equal_runs(unfused, fused, tolerance):
+    """``tolerance``: of a tensor's largest element, as sums are taken in another order."""
+    outputs, gradients = unfused
+    others, other_gradients = fused
+    assert len(outputs) == len(others)
+    for output, other in zip(outputs, others, strict=True):
+        _assert_close("output", output, other, tolerance)
+    assert gradients.keys() == other_gradients.keys()
+    assert any(gradient is not None for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert (gradient is None) == (other_gradients[name] is None), name
+        if gradient is not None:
+            _assert_close(f"gradient of {name}", gradient, other_gradients[name], tolerance)
+
+
+def _assert_close(name, expected, got, tolerance):
+    assert expected.shape == got.shape and expected.dtype == got.dtype, name
+    difference = (expected.double() - got.double()).abs().max().item()
+    largest = expected.double().abs().max().item()
+    assert difference <= tolerance * max(largest, 1e-3), (name, difference, largest)
+
+
+def with_inputs(*tensors, **arguments):
+    """A call of a model, for :func:`run`: with leaves that get gradients, and other arguments."""
+
+    def call(model):
+        leaves = [x.clone().requires_grad_() if x.is_floating_point() else x for x in tensors]
+        result = model(*leaves, **arguments)
+        outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+        return outputs, [x for x in leaves if x.requires_grad]
+
+    return call
+
+
+def set_p(model, p):
+    """Every probability of a model, where torch, Hugging Face and timm keep them."""
+    for module in model.modules():
+        for name in ("p", "drop_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, p)
+        for name in ("dropout", "activation_dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, p)
+
+
+def assert_parity(
+    model, call, *, places=(), masks=True, in_memory_order=False, tolerance=2e-5, seed=3
+):
+    """Everything that has to hold for a model in float64 or float32, whatever the pattern.
+
+    Args:
+        model: unfused, in training mode, with any probabilities; it stays as it is.
+        call: see :func:`with_inputs`.
+        places: the classes that have to be fused, by name; the report has at least these.
+        masks: whether the masks of the unfused model's calls can be made explicit.
+        in_memory_order: see :class:`ExplicitMasks`.
+
+    Returns:
+        the fused copy, at p = 0.1.
+    """
+    unfused, fused = copy.deepcopy(model).train(), copy.deepcopy(model).train()
+    report = fd.fuse(fused)
+    names = {place.module for place in report.fused}
+    assert names and names >= set(places), f"{report}"
+    assert list(fused.state_dict()) == list(unfused.state_dict())
+
+    for one in (unfused, fused):
+        set_p(one, 0.0)
+    plain = run(unfused, call, seed)
+    assert_equal_runs(plain, run(fused, call, seed), tolerance)
+
+    for one in (unfused, fused):
+        set_p(one, 0.1)
+    dropped = run(fused, call, seed)
+    if masks:
+        with ExplicitMasks(in_memory_order) as explicit:
+            expected = run(unfused, call, seed)
+        assert_equal_runs(expected, dropped, tolerance)
+        if explicit.calls:
+            spread = math.sqrt(0.1 * 0.9 / explicit.drawn)
+            assert abs(explicit.kept / explicit.drawn - 0.9) < 5 * spread
+    _assert_random(fused, call, plain, dropped, seed)
+
+    # In evaluation bit for bit.
+    unfused.eval()
+    fused.eval()
+    with torch.no_grad():
+        for a, b in zip(call(unfused)[0], call(fused)[0], strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(run(unfused, call)[0], run(fused, call)[0], strict=True):
+        assert torch.equal(a, b)
+    fused.train()
+    unfused.train()
+
+    assert_round_trips(model, fused, call, dropped, seed)
+    return fused
+
+
+def _assert_random(fused, call, plain, dropped, seed):
+    """Dropout acts, anew at every call, and reproduces from a seed."""
+    again, other = run(fused, call, seed), run(fused, call, seed + 1)
+    assert all(torch.equal(a, b) for a, b in zip(again[0], dropped[0], strict=True))
+    if any(_drops(module) for module in fused.modules()):
+        assert any(not torch.equal(a, b) for a, b in zip(other[0], dropped[0], strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(plain[0], dropped[0], strict=True))
+
+
+def _drops(module):
+    return isinstance(module, nn.Dropout) and module.p > 0
+
+
+def assert_round_trips(model, fused, call, dropped, seed):
+    """deepcopy and pickle keep a model fused; train, unfuse, save, load gives an unfused one."""
+    for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert [type(m) for m in other.modules()] == [type(m) for m in fused.modules()]
+        for a, b in zip(run(other, call, seed)[0], dropped[0], strict=True):
+            assert torch.equal(a, b)
+
+    trained = copy.deepcopy(fused)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
+    run(trained, call)
+    optimizer.step()
+    assert fd.unfuse(trained) is trained
+    assert [type(m) for m in trained.modules()] == [type(m) for m in model.modules()]
+    target = copy.deepcopy(model)
+    target.load_state_dict(trained.state_dict())
+    with torch.no_grad():
+        results = zip(call(target.eval())[0], call(trained.eval())[0], strict=True)
+        assert all(torch.equal(a, b) for a, b in results)
