@@ -11,18 +11,21 @@ CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_kernels.py test_modules.py test_bias_gradient.py
 
-.PHONY: help demo example-lm example-rnn sweep test test-full bench bench-quick bench-step lint format \
-    build archive clean \
-    cuda-check cuda-sanitize cuda-build gpu-report
+.PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
+    bench bench-quick bench-step bench-fusion lint format build archive clean \
+    cuda-check cuda-sanitize cuda-extension cuda-build gpu-report
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
 	@echo "make example-lm train a character-level language model, fused against unfused"
 	@echo "make example-rnn  train a recurrent language model with embedding, locked and weight dropout"
+	@echo "make example-finetune  fine-tune a fused Hugging Face classifier"
 	@echo "make sweep      which p helps on the digits (SWEEP=\"--data breast_cancer\": on other data)"
 	@echo "make test       all tests but the longest (make test-full: those too)"
+	@echo "make test-fusion  fused models of transformers, timm and torchvision against unfused ones"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
 	@echo "make bench-step whole training steps of transformer blocks"
+	@echo "make bench-fusion  whole training steps of a BERT and a ViT, as they are and fused"
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
 	@echo "make archive    build the source archive, and from it the package for the mutation tests"
@@ -119,16 +122,36 @@ $(CUDA_VENV)/ready: requirements-cuda-build.txt
 	touch $@
 
 # Without TORCH_CUDA_ARCH_LIST one architecture and PTX, which says whether it builds.
-cuda-build: $(CUDA_VENV)/ready
+cuda-extension: $(CUDA_VENV)/ready
 	@mkdir -p build
 	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-9.0+PTX}" \
 	    $(CUDA_RUN) setup.py --quiet build --build-temp build/cuda-temp --build-lib build/cuda \
 	    > build/cuda.log 2>&1 || (cat build/cuda.log; exit 1)
 	@grep '^fused_dropout:' build/cuda.log
+
+cuda-build: cuda-extension
 	cd build/cuda && $(CUDA_RUN) -c "import fused_dropout as fd; info = fd.build_info(); \
 	    print(info); assert info['cuda'] and info['cuda_architectures']"
 	cd build/cuda && $(CUDA_RUN) -m pytest -p no:cacheprovider \
 	    $(addprefix $(CURDIR)/tests/,$(CUDA_SMOKE))
+
+# The packages whose models can be fused import beside a torch for CUDA; no GPU is needed. The
+# extension is the one in build/cuda, which comes before this folder's.
+$(CUDA_VENV)/fusion-ready: $(CUDA_VENV)/ready requirements-fusion.txt
+	$(CUDA_RUN) -m pip install --quiet --disable-pip-version-check -r requirements-fusion.txt
+	touch $@
+
+FUSION := cd build/cuda && PYTHONPATH=$(CURDIR) $(CUDA_RUN)
+
+test-fusion: cuda-extension $(CUDA_VENV)/fusion-ready
+	$(FUSION) -m pytest -p no:cacheprovider $(CURDIR)/tests/fusion
+
+bench-fusion: cuda-extension $(CUDA_VENV)/fusion-ready
+	$(FUSION) -m benchmarks.end_to_end $(BENCH_FUSION)
+
+# FINETUNE=--quick is a quick run.
+example-finetune: cuda-extension $(CUDA_VENV)/fusion-ready
+	$(FUSION) -m examples.finetune --out $(CURDIR)/demo_output $(FINETUNE)
 
 # Uses the torch of the machine, whatever it is: PYTHON=... chooses another.
 gpu-report:
