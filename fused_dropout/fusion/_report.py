@@ -1,6 +1,5 @@
 """What :func:`fused_dropout.fuse` did, and what it left alone, and why."""
 
-import re
 from dataclasses import dataclass, field
 
 
@@ -60,11 +59,13 @@ def _grouped(places):
     """A line for each kind of place: the layers of a stack differ in their numbers only."""
     kinds = {}
     for place in places:
-        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", place.name)
-        kinds.setdefault((pattern, place.module, place.text), []).append(place.name)
-    for (pattern, module, text), names in kinds.items():
-        name = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
-        yield f"{name or 'the model'}: {module}: {text}"
+        shape = tuple("" if part.isdigit() else part for part in place.name.split("."))
+        kinds.setdefault((shape, place.module, place.text), []).append(place.name)
+    for (_, module, text), names in kinds.items():
+        parts = zip(*(name.split(".") for name in names), strict=True)
+        name = ".".join(one[0] if len(set(one)) == 1 else "*" for one in parts)
+        count = f" ({len(names)})" if len(names) > 1 else ""
+        yield f"{name or 'the model'}{count}: {module}: {text}"
 
 
 class FusionError(RuntimeError):
