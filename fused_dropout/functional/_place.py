@@ -52,7 +52,9 @@ def _memory_order(x):
     Of two with one stride the inner one has a single element, in the part: the whole may have more
     along it, and then it matters. Two single elements lie in the order of their dimensions.
     """
-    sizes, strides = x.shape, torch.empty_like(x, device="meta").stride()
+    sizes, strides = x.shape, x.stride()
+    if _overlaps(sizes, strides):
+        strides = torch.empty_like(x, device="meta").stride()
     order = []
     for dim in range(len(sizes)):
         place = len(order)
@@ -60,6 +62,18 @@ def _memory_order(x):
             place -= 1
         order.insert(place, dim)
     return order
+
+
+def _overlaps(sizes, strides):
+    """Whether the strides give no order, as those of an expanded tensor."""
+    for dim in range(len(sizes)):
+        if sizes[dim] > 1:
+            if strides[dim] == 0:
+                return True
+            for other in range(dim):
+                if sizes[other] > 1 and strides[other] == strides[dim]:
+                    return True
+    return False
 
 
 def _is_inner(sizes, strides, dim, other):

@@ -235,7 +235,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         memory.stride(),
         p,
         shared_dims,
-        *mask_place("dropout_mask", memory, shard, shared_dims),
+        *mask_place("dropout_mask", memory if like is None else like, shard, shared_dims),
     )
 
 
