@@ -133,9 +133,9 @@ def row_options(p, activation, training, negative_slope, alpha, shared_dims, mod
     )
 
 
-def state_for(function, x, p, training, generator, rng_state):
+def state_for(function, x, p, training, generator, rng_state, shard=None):
     """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
-    if not training:
+    if not training or (shard is not None and 0 in shard.shape):
         return None
     tensor_p = p if isinstance(p, torch.Tensor) else None
     if tensor_p is None and (p == 0 or p == 1):

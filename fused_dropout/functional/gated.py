@@ -85,7 +85,7 @@ def bias_glu_dropout(
     return torch.ops.fused_dropout.bias_glu_dropout(
         x,
         bias,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         gate_first,
         *row_options(p, activation, training, *options, place),
     )

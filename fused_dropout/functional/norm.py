@@ -206,7 +206,7 @@ def _apply(
         _check_rows_are_whole(function, x, shard)
     y, h, _ = torch.ops.fused_dropout.dropout_add_norm(
         *tensors,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         *settings,
         *row_options(p, activation, training, *options, place),
     )

@@ -297,7 +297,7 @@ def _apply(
         x,
         bias,
         residual,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         *probability_arguments(p),
         activation,
         negative_slope,
@@ -319,7 +319,7 @@ def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_sta
     place = mask_place("dropout", x, shard, shared_dims)
     torch.ops.fused_dropout.dropout_(
         x,
-        state_for("dropout", x, p, training, generator, rng_state),
+        state_for("dropout", x, p, training, generator, rng_state, shard),
         *probability_arguments(p),
         mode,
         training,
