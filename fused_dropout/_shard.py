@@ -18,7 +18,12 @@ class Shard:
         FF.dropout(whole, p, rng_state=state)[a : a + m, b : b + n]
         FF.dropout(part, p, rng_state=state, shard=fd.Shard(whole.shape, (a, b)))
 
-    The whole need not exist anywhere, and nothing is communicated.
+    The whole need not exist anywhere, and nothing is communicated. Ranks that share no state draw
+    each its own, and their parts are parts of different wholes. A state for all of them, where no
+    equally seeded generators are at hand::
+
+        state = fd.new_rng_state(x.device)
+        torch.distributed.broadcast(state, src=0)
 
     Args:
         shape: sizes of the whole, one for each dimension of the part.

@@ -20,6 +20,8 @@ from shard_calls import (
     upstream_of,
 )
 
+import fused_dropout.functional as FF
+
 # Shaped like x, so that a part's gradient is part of the whole's; of the others the parts add up.
 LIKE_X = ("x", "residual", "z")
 
@@ -140,6 +142,28 @@ def test_the_whole_as_its_own_part(name):
                 plain, as_tuple(CALLS[name](tensors, rng_state=STATE, shard=shard)), strict=True
             )
         )
+
+
+OVERLAPPING = {
+    "rows alike": lambda: torch.randn(6).expand(4, 8, 6),
+    "columns alike": lambda: torch.randn(4, 8, 1).expand(4, 8, 6),
+    "all alike": lambda: torch.randn(1, 1, 1).expand(4, 8, 6),
+    "turned": lambda: torch.randn(6).expand(8, 4, 6).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("layout", OVERLAPPING)
+def test_elements_that_lie_in_one_place(layout):
+    """Expanded tensors have no order of their own; they get the one that a result has."""
+    whole = OVERLAPPING[layout]()
+    shape = tuple(whole.shape)
+    y = FF.dropout(whole, 0.4, rng_state=STATE)
+    for dim in range(3):
+        for first, last in ((0, 2), (1, shape[dim])):
+            part = [slice(0, size) for size in shape]
+            part[dim] = slice(first, last)
+            own = FF.dropout(whole[tuple(part)], 0.4, rng_state=STATE, shard=shard_of(part, shape))
+            assert torch.equal(own, y[tuple(part)])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1, 1), (1, 5, 1, 3)], ids=str)
