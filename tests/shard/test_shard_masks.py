@@ -58,6 +58,17 @@ def test_the_whole_has_the_parts_order(layout, split):
                 assert torch.equal(found, mask[part])
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "permuted"])
+def test_a_view_knows_the_place_of_its_single_elements(layout):
+    """By its strides, which the dense mask that is made of it does not have."""
+    whole = in_order(SHAPE, ORDERS[layout])
+    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=whole)
+    for dims in itertools.combinations(range(4), 2):
+        part = tuple(slice(2, 3) if dim in dims else slice(0, n) for dim, n in enumerate(SHAPE))
+        for found in masks_of(whole[part], shard_of(part)):
+            assert torch.equal(found, mask[part])
+
+
 def test_order_wins_over_the_parts_own():
     """torch gives a tensor of one channel the strides of a contiguous one."""
     whole = torch.empty(SHAPE).to(memory_format=torch.channels_last)
