@@ -35,7 +35,6 @@ RowLayout::RowLayout(const Resolved& call, at::IntArrayRef tensor_sizes,
       strides(row_strides(tensor_sizes, tensor_strides)),
       rows(c10::multiply_integers(tensor_sizes.slice(0, tensor_sizes.size() - 1))),
       width(tensor_sizes.back()),
-      is_direct(lies_in_rows(tensor_sizes, tensor_strides)),
       mask(mask_in(call, tensor_sizes, tensor_strides)) {}
 
 std::vector<int64_t> RowLayout::strides_of(int64_t copies) const {
@@ -59,7 +58,9 @@ RowOutput::RowOutput(bool wanted, const RowLayout& layout, int64_t copies, at::I
   std::vector<int64_t> sizes = layout.sizes;
   sizes.back() *= copies;
   result_ = allocate(sizes, strides, options);
-  rows_ = layout.is_direct ? result_ : allocate(sizes, layout.strides_of(copies), options);
+  // Not the layout's own rows: those of one element lie in rows where two copies of it may not.
+  rows_ =
+      lies_in_rows(sizes, strides) ? result_ : allocate(sizes, layout.strides_of(copies), options);
   data_ = rows_.mutable_data_ptr();
 }
 

@@ -18,7 +18,6 @@ struct RowLayout {
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
   int64_t rows, width;
-  bool is_direct;  // the tensor lies as kernels see it
   MaskLayout mask;
 };
 

@@ -2,6 +2,7 @@
 
 from fused_dropout import functional
 from fused_dropout._extension import _C
+from fused_dropout._shard import Shard
 from fused_dropout._state import new_rng_state
 from fused_dropout.fusion import FusionError, FusionReport, fuse, fused, register_pattern, unfuse
 from fused_dropout.modules import (
@@ -91,6 +92,7 @@ __all__ = [
     "LinearRamp",
     "LockedDropout",
     "MCPrediction",
+    "Shard",
     "Standout",
     "WeightDrop",
     "build_info",

@@ -4,6 +4,7 @@ import torch
 from torch.overrides import has_torch_function_variadic
 
 from fused_dropout._extension import _C
+from fused_dropout._shard import Shard
 
 ACTIVATIONS = tuple(_C.ACTIVATIONS)
 MODES = ("inverted", "classic", "alpha")
@@ -73,11 +74,25 @@ def is_zero(p):
     return not isinstance(p, torch.Tensor) and p == 0
 
 
-def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None):
+def whole_sizes(function, ndim, shard):
+    """The sizes of what a tensor of this number of dimensions is a part of."""
+    if not isinstance(shard, Shard):
+        raise TypeError(f"{function}: shard is {shard!r}, but expected a fused_dropout.Shard")
+    if len(shard.shape) != ndim:
+        raise ValueError(
+            f"{function}: shard has {len(shard.shape)} dimensions, but the tensor has {ndim}"
+        )
+    return shard.shape
+
+
+def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None, shard=None):
     """Of the two spellings the one that was used. `sizes`: of the mask, where not x's."""
-    sizes = x.shape if sizes is None else sizes
     if noise_shape is None:
         return shared_dims
+    if shard is not None:
+        sizes = whole_sizes(function, x.dim(), shard)
+    elif sizes is None:
+        sizes = x.shape
     if shared_dims:
         raise ValueError(
             f"{function}: shared_dims is {tuple(shared_dims)} and noise_shape is "
@@ -101,10 +116,10 @@ def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None):
     return shared
 
 
-def row_options(p, activation, training, negative_slope, alpha, shared_dims, mode):
+def row_options(p, activation, training, negative_slope, alpha, shared_dims, mode, place):
     """The options of an operator that works along the last dimension, in the order of its schema.
 
-    The mask has its usual place: no strides, no offset.
+    ``place``: of the mask, ``mask_strides, mask_offset``.
     """
     return (
         *probability_arguments(p),
@@ -114,14 +129,13 @@ def row_options(p, activation, training, negative_slope, alpha, shared_dims, mod
         mode,
         training,
         list(shared_dims),
-        None,
-        0,
+        *place,
     )
 
 
-def state_for(function, x, p, training, generator, rng_state):
+def state_for(function, x, p, training, generator, rng_state, shard=None):
     """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
-    if not training:
+    if not training or (shard is not None and 0 in shard.shape):
         return None
     tensor_p = p if isinstance(p, torch.Tensor) else None
     if tensor_p is None and (p == 0 or p == 1):

@@ -10,6 +10,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._place import mask_place
 
 
 def bias_glu_dropout(
@@ -27,6 +28,7 @@ def bias_glu_dropout(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """``dropout(activation(x1 + b1) * (x2 + b2))`` in one pass, where ``x = [x1 | x2]``.
 
@@ -53,6 +55,7 @@ def bias_glu_dropout(
         shared_dims, noise_shape: see :func:`fused_dropout.functional.dropout`; they speak of the
             result.
         mode, generator, rng_state: see :func:`fused_dropout.functional.dropout`.
+        shard: see there; it speaks of the result, of ``n`` elements along the last dimension.
 
     Returns:
         Tensor: shape (..., n), in ``x``'s dtype. Arithmetic is fp32 (fp64 for float64) with one
@@ -69,21 +72,25 @@ def bias_glu_dropout(
     function = "bias_glu_dropout"
     p = probability(p)
     if noise_shape is not None:
-        shared_dims = shared_dims_of(
-            function, x, shared_dims, noise_shape, sizes=(*x.shape[:-1], x.shape[-1] // 2)
-        )
+        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, _sizes(x), shard)
     options = (negative_slope, alpha, shared_dims, mode)
-    if is_plain(x, bias):
+    if shard is None and is_plain(x, bias):
         return _C.bias_glu_dropout(
             function, x, bias, gate_first, p, activation, training, *options, generator, rng_state
         )
     if not torch.compiler.is_compiling():
         # Before a state is drawn; tracing checks by itself, before anything runs.
         _C.check_bias_glu_dropout(function, x, bias, p, activation, *options, rng_state)
+    place = mask_place(function, x, shard, shared_dims, shard and _sizes(x))
     return torch.ops.fused_dropout.bias_glu_dropout(
         x,
         bias,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         gate_first,
-        *row_options(p, activation, training, *options),
+        *row_options(p, activation, training, *options, place),
     )
+
+
+def _sizes(x):
+    """Of the result."""
+    return (*x.shape[:-1], x.shape[-1] // 2)

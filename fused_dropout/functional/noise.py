@@ -11,6 +11,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._place import is_empty, mask_place
 
 
 def gaussian_dropout(
@@ -22,6 +23,7 @@ def gaussian_dropout(
     noise_shape=None,
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """Multiplies by normal noise of mean 1 and standard deviation ``sqrt(p / (1 - p))``.
 
@@ -38,7 +40,7 @@ def gaussian_dropout(
             A 0-d float64 CPU tensor can take new values under ``torch.compile`` without a new
             graph.
         training: without it the result is ``x`` itself, as with ``p = 0``; nothing is drawn then.
-        shared_dims, noise_shape, generator, rng_state: see
+        shared_dims, noise_shape, generator, rng_state, shard: see
             :func:`fused_dropout.functional.dropout`.
 
     Returns:
@@ -56,21 +58,21 @@ def gaussian_dropout(
     function = "gaussian_dropout"
     p = probability(p)
     check_below_one(function, p)
-    if not training or is_zero(p) or x.numel() == 0:
+    if not training or is_zero(p) or is_empty(function, x, shard):
         return x
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
-    if is_plain(x):
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
+    if shard is None and is_plain(x):
         return _C.gaussian_dropout(function, x, p, shared_dims, generator, rng_state)
     if not torch.compiler.is_compiling():
         # Before a state is drawn; tracing checks by itself, before anything runs.
         _C.check_gaussian_dropout(function, x, p, shared_dims, rng_state)
+    place = mask_place(function, x, shard, shared_dims)
     return torch.ops.fused_dropout.gaussian_dropout(
         x,
         state_for(function, x, p, training, generator, rng_state),
         *probability_arguments(p),
         list(shared_dims),
-        None,
-        0,
+        *place,
     )
 
 
@@ -91,6 +93,7 @@ def concrete_dropout(
     noise_shape=None,
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """Dropout whose probability is learned: a mask between 0 and 1 that has a gradient by it.
 
@@ -112,7 +115,7 @@ def concrete_dropout(
         temperature: how far the mask is from one of zeros and ones; greater than 0.
         training: without it the result is ``x`` itself, and nothing is drawn; see
             :class:`fused_dropout.ConcreteDropout`.
-        shared_dims, noise_shape, generator, rng_state: see
+        shared_dims, noise_shape, generator, rng_state, shard: see
             :func:`fused_dropout.functional.dropout`.
 
     Returns:
@@ -127,23 +130,23 @@ def concrete_dropout(
     function = "concrete_dropout"
     if not isinstance(logit, torch.Tensor):
         raise TypeError(f"{function}: logit is {logit!r}, but expected a tensor of one element")
-    if not training or x.numel() == 0:
+    if not training or is_empty(function, x, shard):
         return x
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
-    if is_plain(x, logit):
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
+    if shard is None and is_plain(x, logit):
         return _C.concrete_dropout(
             function, x, logit, temperature, shared_dims, generator, rng_state
         )
     if not torch.compiler.is_compiling():
         _C.check_concrete_dropout(function, x, logit, temperature, shared_dims, rng_state)
+    place = mask_place(function, x, shard, shared_dims)
     return torch.ops.fused_dropout.concrete_dropout(
         x,
         logit,
         state_for(function, x, 0.5, training, generator, rng_state),
         temperature,
         list(shared_dims),
-        None,
-        0,
+        *place,
     )
 
 
@@ -158,6 +161,7 @@ def standout(
     noise_shape=None,
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """Dropout of each unit with a probability that its own pre-activation decides.
 
@@ -181,7 +185,7 @@ def standout(
         shared_dims, noise_shape: dimensions along which the random number is shared, see
             :func:`fused_dropout.functional.dropout`; the probability is each unit's own all the
             same.
-        generator, rng_state: see there.
+        generator, rng_state, shard: see there.
 
     Returns:
         Tensor: of ``x``'s shape, dtype and (if it is dense) strides. A unit is kept if its 16-bit
@@ -195,12 +199,13 @@ def standout(
     Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013.
     """
     function = "standout"
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
-    if is_plain(x, z):
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
+    if shard is None and is_plain(x, z):
         return _C.standout(function, x, z, alpha, beta, training, shared_dims, generator, rng_state)
     if not torch.compiler.is_compiling():
         _C.check_standout(function, x, z, alpha, beta, shared_dims, rng_state)
-    draws = training and x.numel() > 0
+    draws = training and not is_empty(function, x, shard)
+    place = mask_place(function, x, shard, shared_dims)
     return torch.ops.fused_dropout.standout(
         x,
         z,
@@ -209,6 +214,5 @@ def standout(
         beta,
         training,
         list(shared_dims),
-        None,
-        0,
+        *place,
     )

@@ -10,6 +10,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._place import mask_place
 
 
 def dropout_add_layer_norm(
@@ -33,6 +34,7 @@ def dropout_add_layer_norm(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """``layer_norm(residual + dropout(activation(x + bias)))`` in one pass over memory.
 
@@ -69,6 +71,7 @@ def dropout_add_layer_norm(
         alpha: of elu; 1 if None.
         shared_dims, noise_shape, mode, generator, rng_state: see
             :func:`fused_dropout.functional.dropout`.
+        shard: see there; a row has to be whole.
 
     Returns:
         Tensor, or with ``prenorm`` two: ``y`` and ``h``, of ``x``'s shape. ``h`` has
@@ -98,6 +101,7 @@ def dropout_add_layer_norm(
         mode,
         generator,
         rng_state,
+        shard,
     )
 
 
@@ -121,6 +125,7 @@ def dropout_add_rms_norm(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """``rms_norm(residual + dropout(activation(x + bias)))`` in one pass over memory.
 
@@ -152,6 +157,7 @@ def dropout_add_rms_norm(
         mode,
         generator,
         rng_state,
+        shard,
     )
 
 
@@ -171,14 +177,15 @@ def _apply(
     mode,
     generator,
     rng_state,
+    shard,
 ):
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
     p = probability(p)
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     settings = (norm, eps, prenorm)
     options = (negative_slope, alpha, shared_dims, mode)
-    if is_plain(*tensors):
+    if shard is None and is_plain(*tensors):
         y, h = _C.dropout_add_norm(
             function,
             *tensors,
@@ -194,10 +201,21 @@ def _apply(
     if not torch.compiler.is_compiling():
         # Before a state is drawn; tracing checks by itself, before anything runs.
         _C.check_dropout_add_norm(function, *tensors, *settings, p, activation, *options, rng_state)
+    place = mask_place(function, x, shard, shared_dims)
+    if shard is not None:
+        _check_rows_are_whole(function, x, shard)
     y, h, _ = torch.ops.fused_dropout.dropout_add_norm(
         *tensors,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         *settings,
-        *row_options(p, activation, training, *options),
+        *row_options(p, activation, training, *options, place),
     )
     return (y, h) if prenorm else y
+
+
+def _check_rows_are_whole(function, x, shard):
+    if x.dim() > 0 and x.shape[-1] != shard.shape[-1]:
+        raise ValueError(
+            f"{function}: shard has {shard.shape[-1]} elements along dimension -1, but x has "
+            f"{x.shape[-1]}: what is normalised has to be whole"
+        )

@@ -13,6 +13,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._place import is_empty, mask_place
 
 
 def dropout(
@@ -26,6 +27,7 @@ def dropout(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """Dropout, without storing a mask.
 
@@ -50,6 +52,9 @@ def dropout(
         mode: "inverted", "classic" or "alpha".
         generator: a ``torch.Generator`` to draw from; not under ``torch.compile``.
         rng_state: replays the call that used this state (:func:`fused_dropout.new_rng_state`).
+        shard: a :class:`fused_dropout.Shard`, if ``x`` is a part of a larger tensor and shall get
+            that part of the whole's mask; ``noise_shape`` is then that of the whole. All parts
+            need the same ``rng_state``, or generators in the same state.
 
     Returns:
         Tensor: of ``x``'s shape, dtype and (if it is dense) strides.
@@ -66,10 +71,12 @@ def dropout(
         raise ValueError(f"dropout: mode is {mode!r}, but expected one of {', '.join(MODES)}")
     if not training and mode != "classic":
         return x
-    if is_zero(p) or x.numel() == 0:
+    if is_zero(p) or is_empty("dropout", x, shard):
         return x
     if inplace:
-        return _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state)
+        return _dropout_(
+            x, p, training, shared_dims, noise_shape, mode, generator, rng_state, shard
+        )
     return _apply(
         "dropout",
         x,
@@ -83,6 +90,7 @@ def dropout(
         mode=mode,
         generator=generator,
         rng_state=rng_state,
+        shard=shard,
     )
 
 
@@ -102,6 +110,7 @@ def bias_act_dropout(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """``residual + dropout(activation(x + bias))`` in one pass over memory.
 
@@ -124,7 +133,7 @@ def bias_act_dropout(
             convolutions.
         negative_slope: of leaky_relu; 0.01 if None.
         alpha: of elu; 1 if None.
-        shared_dims, noise_shape, mode, generator, rng_state: see :func:`dropout`.
+        shared_dims, noise_shape, mode, generator, rng_state, shard: see :func:`dropout`.
 
     Returns:
         Tensor: of ``x``'s shape; its dtype is ``x``'s, or ``torch.promote_types(x.dtype,
@@ -149,6 +158,7 @@ def bias_act_dropout(
         mode=mode,
         generator=generator,
         rng_state=rng_state,
+        shard=shard,
     )
 
 
@@ -165,6 +175,7 @@ def bias_dropout_add(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
     """``residual + dropout(x + bias)`` in one pass: the end of a transformer's sub-layer.
 
@@ -189,10 +200,11 @@ def bias_dropout_add(
         mode=mode,
         generator=generator,
         rng_state=rng_state,
+        shard=shard,
     )
 
 
-def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None):
+def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None, shard=None):
     """The mask that a call with this state applies.
 
     Args:
@@ -203,6 +215,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
             random number decides about an element depends on the order of the dimensions in memory.
         shared_dims: as in the call.
         device: of the result; that of ``rng_state`` if None.
+        shard: a :class:`fused_dropout.Shard`, if the tensor is a part of a larger one.
 
     Returns:
         Tensor: bool, of the given shape, True where an element is kept.
@@ -215,14 +228,14 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None)
         raise ValueError(
             f"dropout_mask: like has shape {tuple(memory.shape)}, but expected {tuple(shape)}"
         )
+    shared_dims = normalized_dims("dropout_mask", shared_dims, memory.dim())
     return torch.ops.fused_dropout.dropout_mask(
         rng_state if device is None else rng_state.to(device),
         memory.shape,
         memory.stride(),
         p,
-        normalized_dims("dropout_mask", shared_dims, memory.dim()),
-        None,
-        0,
+        shared_dims,
+        *mask_place("dropout_mask", memory if like is None else like, shard, shared_dims),
     )
 
 
@@ -243,9 +256,10 @@ def _apply(
     mode="inverted",
     generator=None,
     rng_state=None,
+    shard=None,
 ):
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape)
-    if is_plain(x, bias, residual):
+    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
+    if shard is None and is_plain(x, bias, residual):
         return _C.bias_act_dropout(
             function,
             x,
@@ -278,11 +292,12 @@ def _apply(
             mode,
             rng_state,
         )
+    place = mask_place(function, x, shard, shared_dims)
     return torch.ops.fused_dropout.bias_act_dropout(
         x,
         bias,
         residual,
-        state_for(function, x, p, training, generator, rng_state),
+        state_for(function, x, p, training, generator, rng_state, shard),
         *probability_arguments(p),
         activation,
         negative_slope,
@@ -291,25 +306,24 @@ def _apply(
         mode,
         training,
         list(shared_dims),
-        None,
-        0,
+        *place,
     )
 
 
-def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state):
-    shared_dims = shared_dims_of("dropout", x, shared_dims, noise_shape)
-    if is_plain(x):
+def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state, shard):
+    shared_dims = shared_dims_of("dropout", x, shared_dims, noise_shape, shard=shard)
+    if shard is None and is_plain(x):
         return _C.dropout_("dropout", x, p, training, shared_dims, mode, generator, rng_state)
     if not torch.compiler.is_compiling():
         _C.check_("dropout", x, p, training, shared_dims, mode, rng_state)
+    place = mask_place("dropout", x, shard, shared_dims)
     torch.ops.fused_dropout.dropout_(
         x,
-        state_for("dropout", x, p, training, generator, rng_state),
+        state_for("dropout", x, p, training, generator, rng_state, shard),
         *probability_arguments(p),
         mode,
         training,
         list(shared_dims),
-        None,
-        0,
+        *place,
     )
     return x

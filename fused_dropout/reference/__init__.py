@@ -27,6 +27,7 @@ from fused_dropout.reference.contract import (
     normal,
     philox4x32_10,
     scale,
+    shard_index,
     shared_dims_from_noise_shape,
     uniform,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "normal",
     "philox4x32_10",
     "scale",
+    "shard_index",
     "shared_dims_from_noise_shape",
     "standout",
     "standout_threshold",

@@ -134,6 +134,10 @@ def mask_strides(x, shared_dims=()):
         shape, order = x.shape, memory_order(x)
     else:
         shape, order = tuple(x), range(len(x))
+    return _strides_in(order, shape, shared_dims)
+
+
+def _strides_in(order, shape, shared_dims):
     shared = {dimension(dim, len(shape)) for dim in shared_dims}
     strides, step = [0] * len(shape), 1
     for dim in reversed(order):
@@ -155,11 +159,30 @@ def mask_index(x, shared_dims=(), mask_offset=0, *, device=None):
         shape, device = x.shape, device or x.device
     else:
         shape = tuple(x)
-    j = torch.tensor(mask_offset, device=device)
-    for dim, stride in enumerate(mask_strides(x, shared_dims)):
+    return _index(shape, mask_strides(x, shared_dims), mask_offset, device)
+
+
+def _index(shape, strides, first, device):
+    j = torch.tensor(first, device=device)
+    for dim, stride in enumerate(strides):
         steps = torch.arange(shape[dim], device=device) * stride
         j = j + steps.view(-1, *[1] * (len(shape) - 1 - dim))
     return j
+
+
+def shard_index(shape, whole, offsets, shared_dims=(), *, order=None, device=None):
+    """The mask index of every element of a part of a tensor: int64, in the part's shape.
+
+    It is `mask_index(whole)[offsets[0] : offsets[0] + shape[0], ...]` for a whole that need not
+    exist. `order` names its dimensions as they lie in memory, outermost first; by default it is
+    contiguous.
+    """
+    for start, size, total in zip(offsets, shape, whole, strict=True):
+        if start < 0 or start + size > total:
+            raise ValueError(f"{tuple(shape)} from {tuple(offsets)} is not in {tuple(whole)}")
+    strides = _strides_in(range(len(whole)) if order is None else order, whole, shared_dims)
+    first = sum(start * stride for start, stride in zip(offsets, strides, strict=True))
+    return _index(shape, strides, first, device)
 
 
 def shared_dims_from_noise_shape(shape, noise_shape):

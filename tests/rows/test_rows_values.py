@@ -1,8 +1,10 @@
 """Results and gradients of the row operators against the reference in fp64."""
 
+import itertools
+
 import pytest
 import torch
-from helpers import ACTIVATIONS, DTYPES
+from helpers import ACTIVATIONS, DTYPES, in_order
 from row_calls import (
     CALLS,
     activation_of,
@@ -159,6 +161,22 @@ def test_empty(name, shape):
     assert all(one.shape == shape for one in results)
     for key, gradient in gradients_of(results, tensors, upstream_of(results)).items():
         assert gradient.shape == tensors[key].shape and not gradient.any()
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if not is_norm(name)])
+@pytest.mark.parametrize("width", [1, 2])
+def test_gradients_in_every_order_of_the_dimensions(name, width, capability):
+    """A gated unit of one element is a row; the two that it is made of need not be."""
+    for shape in ((3, width), (3, 2, width), (3, 2, 4, width)):
+        for order in itertools.permutations(range(len(shape))):
+            tensors = tensors_of(name, shape)
+            x = tensors["x"].detach()
+            tensors["x"] = in_order(x.shape, order).copy_(x).requires_grad_()
+            results, expected = ours(name, tensors), theirs(name, tensors)
+            upstream = upstream_of(results)
+            found = gradients_of(results, tensors, upstream)
+            for key, gradient in gradients_of(expected, tensors, upstream).items():
+                torch.testing.assert_close(found[key], gradient, msg=f"{key} {shape} {order}")
 
 
 def test_glu_is_torchs():
