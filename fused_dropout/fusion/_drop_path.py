@@ -1,5 +1,7 @@
 """Stochastic depth inside of fused layers: what its layers are told apart by, in one place."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -10,30 +12,27 @@ from fused_dropout.fusion._swap import Fused, fused_class
 
 OFF = {"p": 0.0, "training": False}
 
-# A function of the module and its input's number of dimensions: the arguments of FF.dropout.
-_ARGUMENTS = {nn.Identity: lambda module, dims: OFF}
+
+class Depth(NamedTuple):
+    """What a layer does: ``scale`` what it keeps, and decide ``per`` "row" or "batch"."""
+
+    p: float
+    scale: bool = True
+    per: str = "row"
 
 
-def arguments_of(p, training, dims, scale=True, per="row"):
-    """The arguments of :func:`FF.dropout` that make it stochastic depth."""
-    if not training:
-        return OFF
-    return {
-        "p": p,
-        "training": True,
-        "shared_dims": tuple(range(1 if per == "row" else 0, dims)),
-        "mode": "inverted" if scale else "classic",
-    }
+# A function of the module: its options can change at any time. None: it does nothing.
+_DEPTHS = {
+    nn.Identity: lambda module: None,
+    M.DropPath: lambda module: Depth(
+        module.p, module.scale_by_keep and module.mode == "inverted", module.per
+    ),
+}
 
 
-def _ours(module, dims):
-    if module.mode == "classic" and not module.training:
-        return {**arguments_of(module.p, True, dims, False, module.per), "training": False}
-    scale = module.scale_by_keep and module.mode == "inverted"
-    return arguments_of(module.p, module.training, dims, scale, module.per)
-
-
-_ARGUMENTS[M.DropPath] = _ours
+def add_drop_path(cls, depth):
+    """Makes a class known; ``depth(module)`` gives a :class:`Depth`."""
+    _DEPTHS[cls] = _DEPTHS[fused_class(FusedDropPath, cls)] = depth
 
 
 class FusedDropPath(Fused):
@@ -47,25 +46,29 @@ class FusedDropPath(Fused):
 
     @property
     def independent_rows(self):
-        return 0 not in drop_path_arguments(self, 1).get("shared_dims", ())
+        return _DEPTHS[type(self)](self).per == "row"
 
     def fused_forward(self, x):
         return FF.dropout(x, **drop_path_arguments(self, x.dim()))
 
 
-def add_drop_path(cls, arguments):
-    """Makes a class known; ``arguments(module, dims)``: see :func:`arguments_of`."""
-    _ARGUMENTS[cls] = _ARGUMENTS[fused_class(FusedDropPath, cls)] = arguments
-
-
 def drop_path_obstacle(name, child):
     """Why stochastic depth cannot be computed in its place; None if it can."""
-    return obstacle(name, child, tuple(_ARGUMENTS))
+    return obstacle(name, child, tuple(_DEPTHS))
 
 
 def drop_path_arguments(child, dims):
     """The arguments of :func:`FF.dropout` for an input with so many dimensions."""
-    return _ARGUMENTS[type(child)](child, dims)
+    depth = _DEPTHS[type(child)](child)
+    classic = type(child) is M.DropPath and child.mode == "classic"
+    if depth is None or not (child.training or classic):
+        return OFF
+    return {
+        "p": depth.p,
+        "training": child.training,
+        "shared_dims": tuple(range(1 if depth.per == "row" else 0, dims)),
+        "mode": "inverted" if depth.scale else "classic",
+    }
 
 
 def row_factors(x, arguments):

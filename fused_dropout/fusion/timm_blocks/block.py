@@ -165,20 +165,21 @@ _NORM_TOO = "ends of the branches, residuals and the second norm"
 _ENDS = "ends of the branches and residuals"
 
 for _mixin, _form, _name, _text in (
-    (FusedBlock, "3d3fd99c5a72f144", "Block", _NORM_TOO),
-    (FusedResPostBlock, "abbf29731108ced0", "ResPostBlock", _ENDS),
-    (FusedBeitBlock, "1246660265e704a5", None, _NORM_TOO),
-    (FusedEvaBlock, "5be2323de7f84e28", "EvaBlock", _NORM_TOO),
-    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "MixerBlock", _NORM_TOO),
-    (FusedSpatialGatingBlock, "54fa8e9bc0efb91b", "SpatialGatingBlock", _ENDS),
-    (FusedConvNeXtBlock, "cb68757320de7a3a", "ConvNeXtBlock", _ENDS),
+    (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _NORM_TOO),
+    (FusedResPostBlock, "abbf29731108ced0", "vision_transformer.ResPostBlock", _ENDS),
+    (FusedBeitBlock, "1246660265e704a5", "beit.Block", _NORM_TOO),
+    (FusedEvaBlock, "5be2323de7f84e28", "eva.EvaBlock", _NORM_TOO),
+    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "mlp_mixer.MixerBlock", _NORM_TOO),
+    (FusedSpatialGatingBlock, "54fa8e9bc0efb91b", "mlp_mixer.SpatialGatingBlock", _ENDS),
+    (FusedConvNeXtBlock, "cb68757320de7a3a", "convnext.ConvNeXtBlock", _ENDS),
 ):
-    add_forms("timm", "timm", _mixin, (_form,), re.compile(_name or "^$"), _what(_text, _mixin))
+    _name = re.compile(f"timm.models.{_name}")
+    add_forms("timm", "timm", _mixin, (_form,), _name, _what(_text, _mixin))
 add_forms(
     "timm",
     "timm",
     FusedAttention,
     ("5a62b485b4337916",),
-    re.compile("Attention"),
+    re.compile("timm.layers.attention.Attention"),
     "attention's dropout; bias and dropout of the projection",
 )

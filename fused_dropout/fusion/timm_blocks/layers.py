@@ -11,9 +11,9 @@ from fused_dropout.fusion._activations import add_activations
 from fused_dropout.fusion._blocks import add_norm_class, bias_act_drop
 from fused_dropout.fusion._children import obstacle
 from fused_dropout.fusion._drop_path import (
+    Depth,
     FusedDropPath,
     add_drop_path,
-    arguments_of,
     drop_path_obstacle,
 )
 from fused_dropout.fusion._forms import add_forms, form_of
@@ -38,12 +38,7 @@ add_forms(
     "timm", "timm", FusedDropPath, _DROP_PATH, re.compile("DropPath"), "draws a number an example"
 )
 if form_of(DropPath.forward) in _DROP_PATH:
-    add_drop_path(
-        DropPath,
-        lambda module, dims: arguments_of(
-            module.drop_prob, module.training, dims, module.scale_by_keep
-        ),
-    )
+    add_drop_path(DropPath, lambda module: Depth(module.drop_prob, module.scale_by_keep))
 
 # Those that are told to be fast round under autocast, and may belong to another package.
 if form_of(LayerNorm.forward) == "5c4ee1355728eaf7":

@@ -147,4 +147,6 @@ for _mixin, _form, _name, _text in (
     ),
     (FusedConvMlp, "b91e9498a3f5c849", "ConvMlp", "bias, activation and dropout"),
 ):
-    add_forms("timm", "timm", _mixin, (_form,), re.compile(_name), _what(_text))
+    add_forms(
+        "timm", "timm", _mixin, (_form,), re.compile(f"timm.layers.mlp.{_name}"), _what(_text)
+    )
