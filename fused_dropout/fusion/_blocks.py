@@ -47,6 +47,8 @@ def bias_act_drop(x, bias, act, drop=None, **options):
     if known is None:
         x = act(x if bias is None else x + bias)
         return FF.dropout(x, **arguments, **options)
+    if act is None and bias is None:
+        return FF.dropout(x, **arguments)
     name, negative_slope, alpha = known
     return FF.bias_act_dropout(
         x,
@@ -78,14 +80,17 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
     both = _acts(dropped) and _acts(path)
-    if not both and layer_scale is None and _can_add(branch, residual):
+    if not both and layer_scale is None and _fits(branch, residual):
         return FF.bias_dropout_add(branch, bias, residual, **(path if _acts(path) else dropped))
     if bias is not None or _acts(dropped):
         branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
+    dtype = _stream_dtype(branch, residual, layer_scale)
     if _acts(path):
         factors = row_factors(branch, path)
         layer_scale = factors if layer_scale is None else layer_scale * factors
-    return residual + branch if layer_scale is None else _addcmul(residual, branch, layer_scale)
+    if layer_scale is None:
+        return residual + branch
+    return torch.addcmul(residual, branch, layer_scale).to(dtype)
 
 
 def add_norm(branch, bias, drop, residual, norm):
@@ -99,7 +104,7 @@ def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_pat
 
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
-    if not (_is_plain_norm(norm, branch) and _can_add(branch, residual)):
+    if not (_is_plain_norm(norm, branch) and _fits(branch, residual, layer_scale)):
         h = add(branch, bias, drop, residual, layer_scale, drop_path)
         return (norm(h), h) if prenorm else norm(h)
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
@@ -140,13 +145,18 @@ def _acts(arguments):
     return not is_zero(arguments["p"])
 
 
-def _can_add(branch, residual):
-    return branch.shape == residual.shape and residual.dtype in (branch.dtype, torch.float32)
+def _fits(branch, residual, layer_scale=None):
+    """Whether a kernel's sum has the shape and the dtype that torch's has."""
+    return (
+        branch.shape == residual.shape
+        and residual.dtype in (branch.dtype, torch.float32)
+        and _stream_dtype(branch, residual, layer_scale) == residual.dtype
+    )
 
 
-def _addcmul(residual, branch, factor):
-    dtype = torch.promote_types(torch.promote_types(branch.dtype, factor.dtype), residual.dtype)
-    return torch.addcmul(residual.to(dtype), branch.to(dtype), factor.to(dtype))
+def _stream_dtype(branch, residual, layer_scale):
+    dtype = torch.promote_types(branch.dtype, residual.dtype)
+    return dtype if layer_scale is None else torch.promote_types(dtype, layer_scale.dtype)
 
 
 def norm_obstacle(name, norm):

@@ -46,7 +46,7 @@ class FusedDropPath(Fused):
 
     @property
     def independent_rows(self):
-        return _DEPTHS[type(self)](self).per == "row"
+        return _depth_of(self).per == "row"
 
     def fused_forward(self, x):
         return FF.dropout(x, **drop_path_arguments(self, x.dim()))
@@ -59,7 +59,7 @@ def drop_path_obstacle(name, child):
 
 def drop_path_arguments(child, dims):
     """The arguments of :func:`FF.dropout` for an input with so many dimensions."""
-    depth = _DEPTHS[type(child)](child)
+    depth = _depth_of(child)
     classic = type(child) is M.DropPath and child.mode == "classic"
     if depth is None or not (child.training or classic):
         return OFF
@@ -69,6 +69,11 @@ def drop_path_arguments(child, dims):
         "shared_dims": tuple(range(1 if depth.per == "row" else 0, dims)),
         "mode": "inverted" if depth.scale else "classic",
     }
+
+
+def _depth_of(module):
+    # A layer can be fused whose class is derived from one that is known.
+    return next(_DEPTHS[cls] for cls in type(module).__mro__ if cls in _DEPTHS)(module)
 
 
 def row_factors(x, arguments):

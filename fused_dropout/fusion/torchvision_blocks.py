@@ -79,18 +79,13 @@ class FusedEncoderBlock(Fused):
 
 
 class _Block(Fused):
-    depth = "stochastic_depth"
-
-    @classmethod
-    def why_not(cls, module):
-        return drop_path_obstacle(cls.depth, getattr(module, cls.depth))
-
-    def in_training(self):
-        return self.training or getattr(self, self.depth).training
+    @staticmethod
+    def why_not(module):
+        return drop_path_obstacle("stochastic_depth", module.stochastic_depth)
 
     def _add(self, branch, residual, layer_scale=None):
         """``branch``: see :func:`_branch_of`."""
-        return add(*branch, residual, layer_scale, getattr(self, self.depth))
+        return add(*branch, residual, layer_scale, self.stochastic_depth)
 
 
 class FusedCNBlock(_Block):

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from parity import assert_equal_runs, assert_parity, run, set_p, with_inputs
+from parity import ExplicitMasks, assert_equal_runs, assert_parity, run, set_p, with_inputs
 from timm.layers import (
     ConvMlp,
     DropPath,
@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fused_dropout as fd
+from fused_dropout.fusion._activations import activation_of
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 4, "num_classes": 3}
 DROPS = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}
@@ -126,6 +127,49 @@ def test_drop_path(sizes, scale_by_keep):
     assert set(y.unique().tolist()) == {0.0, kept.item()}
 
 
+def test_a_class_derived_from_drop_path():
+    class Derived(DropPath):
+        pass
+
+    model = nn.Sequential(Derived(0.5), nn.Linear(3, 2))
+    model[0].__class__.__module__ = DropPath.__module__
+    report = fd.fuse(model)
+    assert places(report)["0"].fused
+    y = model[0](torch.ones(64, 3))
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert model[0].independent_rows
+
+    block = Block(16, 4, drop_path=0.5, proj_drop=0.1)
+    block.drop_path2 = Derived(0.5)
+    unfused = copy.deepcopy(block)
+    assert "drop_path2 is" in places(fd.fuse(block))[""].text
+    assert_same_masks(unfused, block, tokens())
+
+
+@pytest.mark.parametrize("init_values", [None, 0.3])
+def test_dtypes_in_pure_bfloat16(init_values):
+    block = Block(16, 4, proj_drop=0.1, drop_path=0.1, init_values=init_values).bfloat16()
+    x = torch.randn(6, 5, 16, dtype=torch.bfloat16)
+    assert block(x).dtype == torch.bfloat16
+    fd.fuse(block)
+    y = block(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("init_values", [None, 0.3])
+def test_dtypes_of_a_low_precision_stream(init_values):
+    """Under autocast a layer scale makes a stream of single precision, whatever came in."""
+    block = Block(16, 4, proj_drop=0.1, drop_path=0.1, init_values=init_values)
+    block.ls2 = nn.Identity()
+    x = torch.randn(6, 5, 16, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = block(x).dtype
+        fd.fuse(block)
+        assert block(x).dtype == expected
+    assert expected == (torch.bfloat16 if init_values is None else torch.float32)
+
+
 def test_monte_carlo_mode_finds_stochastic_depth():
     model = vit().eval()
     fd.fuse(model)
@@ -181,8 +225,6 @@ def test_only_stochastic_depth_is_left():
 
 
 def assert_same_masks(unfused, fused, call, tolerance=2e-5):
-    from parity import ExplicitMasks
-
     got = run(fused, call, 5)
     with ExplicitMasks():
         assert_equal_runs(run(unfused, call, 5), got, tolerance)
@@ -246,8 +288,6 @@ def test_other_models(make, block):
 @pytest.mark.parametrize("name", ["Swish", "Mish", "Sigmoid", "Tanh", "HardSwish", "GELU",
                                   "GELUTanh", "QuickGELU"])  # fmt: skip
 def test_activations(name):
-    from fused_dropout.fusion._activations import activation_of
-
     layer = getattr(activations, name)()
     x = torch.linspace(-6, 6, 4001, dtype=torch.float64)
     fd.fuse(Mlp(2))
@@ -365,8 +405,6 @@ def test_autocast(init_values):
         with torch.autocast("cpu", torch.bfloat16):
             outputs, inputs = call(model)
         return [output.float() for output in outputs], inputs
-
-    from parity import ExplicitMasks
 
     got = run(fused, low, 5)
     with ExplicitMasks():

@@ -142,8 +142,16 @@ def test_hooks_that_come_later(hooked):
 
 def test_monte_carlo_mode_of_a_block():
     block = EncoderBlock(4, 16, 24, 0.1, 0.1).eval()
+    unfused = copy.deepcopy(block)
     fd.fuse(block)
     x = torch.randn(3, 5, 16)
+    # Attention too drops by this package.
+    with fd.mc_mode(block):
+        torch.manual_seed(0)
+        got = block(x)
+    with fd.mc_mode(unfused), ExplicitMasks():
+        torch.manual_seed(0)
+        torch.testing.assert_close(got, unfused(x), rtol=1e-4, atol=1e-5)
     for only in ("self_attention", "dropout", "mlp.2", "mlp.4"):
         with fd.mc_mode(block, only=only):
             assert not torch.equal(block(x), block(x)), only
@@ -178,6 +186,7 @@ def swin(block, **options):
 
 def efficientnet():
     settings = [FusedMBConvConfig(2, 3, 1, 8, 8, 2), MBConvConfig(2, 3, 1, 8, 8, 2)]
+    settings.append(MBConvConfig(2, 3, 2, 8, 12, 1))  # without a residual
     model = EfficientNet(
         settings, dropout=0.1, stochastic_depth_prob=0.1, last_channel=16, num_classes=3,
         norm_layer=lambda width: nn.GroupNorm(2, width),
