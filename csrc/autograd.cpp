@@ -181,6 +181,12 @@ Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
     return rng_state;
   }
+  if (differentiable && x.is_view()) {
+    // Of a function that changes a view, autograd takes no second result.
+    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+    InplaceDropout::apply(x, Random{rng_state}, options);
+    return rng_state;
+  }
   if (differentiable) return InplaceDropout::apply(x, Random::from(generator), options)[1];
   const at::AutoDispatchBelowAutograd guard;
   return call_draw_inplace(x, generator, options);

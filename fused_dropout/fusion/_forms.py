@@ -39,15 +39,19 @@ def add_forms(group, package, mixin, forms, names, what):
         group, mixin, what: see :func:`~._patterns.add_pattern`.
         package: name of the package.
         forms: digests by :func:`form_of`, a tuple.
-        names: of classes that are expected to have such a forward, a compiled pattern; where they
-            do not, the report says so.
+        names: of classes that are expected to have such a forward, with or without their module, a
+            compiled pattern; where they do not, the report says so.
     """
 
     @functools.cache
     def matches(cls):
         return any(
             package_of(base.__module__) == package
-            and (names.fullmatch(base.__name__) or form_of(base.forward) in forms)
+            and (
+                names.fullmatch(base.__name__)
+                or names.fullmatch(f"{base.__module__}.{base.__name__}")
+                or form_of(base.forward) in forms
+            )
             for base in cls.__mro__
             if hasattr(base, "forward")
         )

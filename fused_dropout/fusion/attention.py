@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.functional._arguments import is_zero
 from fused_dropout.fusion._children import LINEAR, obstacle
 
 _ATTENTION = (nn.MultiheadAttention,)
@@ -60,9 +61,12 @@ def scaled_dot_product_attention(q, k, v, mask, p, is_causal=False, scale=None):
 
     On a GPU torch's own kernels drop without writing the probabilities down.
     """
-    ours = q.device.type == "cpu"
-    attention = FF.scaled_dot_product_attention if ours else F.scaled_dot_product_attention
-    return attention(q, k, v, mask, p, is_causal, scale=scale)
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=scale)
+    if not is_zero(p):
+        # The products would copy them, some of them twice.
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    return FF.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=scale)
 
 
 def _is_rare(attention):

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fused_dropout import functional as FF
 from fused_dropout import modules as M
 from fused_dropout.fusion._activations import activation_obstacle, activation_of, is_activation
+from fused_dropout.fusion._blocks import BIAS_DIMS, PRODUCTS, product
 from fused_dropout.fusion._children import (
     class_name,
     obstacle,
@@ -18,10 +18,6 @@ from fused_dropout.fusion._children import (
 from fused_dropout.fusion._patterns import add_pattern
 from fused_dropout.fusion._swap import Fused, unfused_class
 from fused_dropout.fusion.dropout import drop_arguments
-
-# Where the bias belongs, counted from the end: unbatched input has no first dimension.
-_BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
-_PRODUCTS = tuple(_BIAS_DIMS)
 
 # Layers that drop channels do so here for batched input only, as its shape alone tells.
 _CHANNELS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
@@ -48,31 +44,31 @@ class FusedSequential(Fused):
         return None if runs else "; ".join(notes)
 
     def forward(self, input):
-        layers = list(self._modules.values())
-        if watched_everywhere() or not any(layer.training for layer in layers):
-            return self.unfused_forward(input)
-        start = 0
-        while start < len(layers):
-            run = _run_at(layers, start)
-            if run is None or not any(layer.training for layer in run.layers):
-                input = layers[start](input)
-                start += 1
-            else:
-                input = _compute(run, input)
-                start += len(run.layers)
-        return input
+        return run_layers(list(self._modules.values()), input)
+
+
+def run_layers(layers, x):
+    """What the layers compute one after the other."""
+    together = any(layer.training for layer in layers) and not watched_everywhere()
+    start = 0
+    while start < len(layers):
+        run = _run_at(layers, start) if together else None
+        if run is None or not any(layer.training for layer in run.layers):
+            x = layers[start](x)
+            start += 1
+        else:
+            x = _compute(run, x)
+            start += len(run.layers)
+    return x
 
 
 def _compute(run, x):
     bias = None
     bias_dim = -1
-    product = run.product
-    if product is not None:
-        if type(product) is nn.Linear:
-            x = F.linear(x, product.weight)
-        else:
-            x = product._conv_forward(x, product.weight, None)
-        bias, bias_dim = product.bias, _BIAS_DIMS[type(product)]
+    layer = run.product
+    if layer is not None:
+        x = product(layer, x)
+        bias, bias_dim = layer.bias, BIAS_DIMS[type(layer)]
     activation = ("identity", None, None) if run.act is None else activation_of(run.act)
     drop = {"p": 0.0, "training": False} if run.drop is None else _drop_arguments(run.drop, x)
     if drop is None:
@@ -110,14 +106,14 @@ def _run_at(layers, start):
     """The run of two or three that starts here; None where there is none."""
     rest = iter(layers[start : start + 3])
     layer = next(rest, None)
-    product = act = drop = None
-    if type(layer) in _PRODUCTS and product_obstacle("", layer, _PRODUCTS) is None:
-        product, layer = layer, next(rest, None)
+    linear = act = drop = None
+    if type(layer) in PRODUCTS and product_obstacle("", layer, PRODUCTS) is None:
+        linear, layer = layer, next(rest, None)
     if isinstance(layer, nn.Module) and activation_of(layer) is not None:
         act, layer = layer, next(rest, None)
     if _is_drop(layer):
         drop = layer
-    run = Run(product, act, drop)
+    run = Run(linear, act, drop)
     return run if len(run.layers) > 1 else None
 
 
@@ -162,7 +158,7 @@ def _what(module):
 
 
 def _kind(layer):
-    if isinstance(layer, _PRODUCTS):
+    if isinstance(layer, PRODUCTS):
         return "product"
     if isinstance(layer, _DropoutNd):
         return "drop"
@@ -172,7 +168,7 @@ def _kind(layer):
 def _in_the_way(name, layer, before, kind, after):
     """Why a layer is in no run, though its neighbours call for one."""
     if kind == "product" and after in ("act", "drop"):
-        return product_obstacle(name, layer, _PRODUCTS)
+        return product_obstacle(name, layer, PRODUCTS)
     if kind == "drop" and before in ("product", "act"):
         return None if _is_drop(layer) else _drop_reason(name, layer)
     if kind == "act" and (before == "product" or after == "drop"):

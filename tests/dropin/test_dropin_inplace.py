@@ -141,15 +141,16 @@ def test_inplace_version_is_seen_by_autograd():
     ids=["whole", "columns", "rows", "transposed", "stepped"],
 )
 @pytest.mark.parametrize("p", [0.5, 1.0])
-def test_inplace_on_views(view, p):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_inplace_on_views(view, p, drawn):
     """The values, and the gradient of everything that shares memory with the view."""
     x = torch.randn(5, 7, requires_grad=True)
     weight = torch.randn(5, 7)
-    state = fixed_state()
+    state = seed_and_state(7) if drawn else fixed_state()
 
     base = x * 2
     part = view(base)
-    assert FF.dropout(part, p, inplace=True, rng_state=state) is part
+    assert FF.dropout(part, p, inplace=True, rng_state=None if drawn else state) is part
     (gradient,) = torch.autograd.grad((base * weight).sum(), x)
 
     with torch.no_grad():

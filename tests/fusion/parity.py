@@ -10,6 +10,7 @@ forward and in backward.
 import copy
 import math
 import pickle
+import sys
 from unittest.mock import patch
 
 import torch
@@ -18,6 +19,21 @@ from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
+
+# Other packages' functions of stochastic depth, where their layers look them up, and how one asks
+# for the same of :meth:`ExplicitMasks.dropout`.
+DROP_PATHS = {
+    ("timm.layers.drop", "drop_path"): lambda drop: (
+        lambda x, drop_prob=0.0, training=False, scale_by_keep=True: drop(
+            x, drop_prob, training, shared_dims=tuple(range(1, x.dim())), scale=scale_by_keep
+        )
+    ),
+    ("torchvision.ops.stochastic_depth", "stochastic_depth"): lambda drop: (
+        lambda x, p, mode, training=True: drop(
+            x, p, training, shared_dims=tuple(range(mode == "row", x.dim()))
+        )
+    ),
+}
 
 
 class ExplicitMasks:
@@ -39,6 +55,11 @@ class ExplicitMasks:
             patch.object(F, "dropout2d", self._channels),
             patch.object(F, "dropout3d", self._channels),
             patch.object(F, "scaled_dot_product_attention", self.attention),
+            *(
+                patch.object(sys.modules[module], name, replacement(self.dropout))
+                for (module, name), replacement in DROP_PATHS.items()
+                if module in sys.modules
+            ),
         ]
         for one in self._patches:
             one.start()
@@ -54,9 +75,12 @@ class ExplicitMasks:
         state = fd.new_rng_state(input.device)
         like = input if self.in_memory_order else None
         kept = FF.dropout_mask(input.shape, p, state, like=like, shared_dims=shared_dims)
+        decisions = kept[
+            tuple(0 if dim in shared_dims else slice(None) for dim in range(kept.dim()))
+        ]
         self.calls += 1
-        self.kept += kept.sum().item()
-        self.drawn += kept.numel()
+        self.kept += decisions.sum().item()
+        self.drawn += decisions.numel()
         q = round((1 - p) * 65536) / 65536
         return torch.where(kept, input / q if scale else input, torch.zeros_like(input))
 
@@ -212,7 +236,7 @@ def _assert_random(fused, call, plain, dropped, seed):
 
 
 def _drops(module):
-    return isinstance(module, nn.Dropout) and module.p > 0
+    return (isinstance(module, nn.Dropout) and module.p > 0) or getattr(module, "is_dropout", False)
 
 
 def assert_round_trips(model, fused, call, dropped, seed):

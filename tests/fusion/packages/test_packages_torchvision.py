@@ -1,0 +1,255 @@
+"""torchvision's models: fused against unfused."""
+
+import copy
+
+import pytest
+import torch
+from parity import ExplicitMasks, assert_equal_runs, assert_parity, run, with_inputs
+from torch import nn
+from torchvision.models import AlexNet, ConvNeXt, EfficientNet, SwinTransformer, VisionTransformer
+from torchvision.models.convnext import CNBlock, CNBlockConfig
+from torchvision.models.efficientnet import FusedMBConv, FusedMBConvConfig, MBConv, MBConvConfig
+from torchvision.models.swin_transformer import (
+    PatchMergingV2,
+    SwinTransformerBlock,
+    SwinTransformerBlockV2,
+)
+from torchvision.models.vision_transformer import EncoderBlock, MLPBlock
+from torchvision.ops import MLP, StochasticDepth
+
+import fused_dropout as fd
+
+
+def places(report):
+    return {place.name: place for place in report.places}
+
+
+@pytest.mark.parametrize("norm_layer", [None, nn.LayerNorm])
+def test_mlp(norm_layer):
+    model = MLP(8, [12, 6], norm_layer, activation_layer=nn.GELU, dropout=0.1)
+    call = with_inputs(torch.randn(7, 8))
+    assert_parity(model, call, places=["MLP"])
+    text = places(fd.fuse(model))[""].text
+    expected = {
+        None: "Linear, GELU, Dropout (0 to 2); Linear, Dropout (3 to 4)",
+        nn.LayerNorm: "GELU, Dropout (2 to 3); Linear, Dropout (4 to 5)",
+    }
+    assert text == expected[norm_layer]
+
+
+def test_mlp_block():
+    assert_parity(MLPBlock(8, 12, 0.1), with_inputs(torch.randn(3, 5, 8)), places=["MLPBlock"])
+
+
+@pytest.mark.parametrize("mode", ["row", "batch"])
+@pytest.mark.parametrize("sizes", [(40,), (40, 3), (40, 3, 2, 2)])
+def test_stochastic_depth(mode, sizes):
+    depth = StochasticDepth(0.1, mode)
+    # Dropout's share of the randomness: a batch is dropped too seldom.
+    model = nn.Sequential(depth, nn.Dropout(0.1), nn.Linear(sizes[-1], 2))
+    fused = assert_parity(model, with_inputs(torch.randn(*sizes)), places=["StochasticDepth"])
+    fused[0].p = 0.5
+    draws = torch.stack(
+        [fused[0](torch.ones(9, *sizes[1:])).flatten(1)[:, 0] for _ in range(64)]
+        if len(sizes) > 1
+        else [fused[0](torch.ones(9)) for _ in range(64)]
+    )
+    assert set(draws.unique().tolist()) == {0.0, 2.0}
+    same = (draws == draws[:, :1]).all()
+    assert same == (mode == "batch")
+    assert repr(fused[0]) == f"StochasticDepth(p=0.5, mode={mode})"
+
+
+def test_stochastic_depth_checks():
+    depth = StochasticDepth(0.1, "row")
+    fd.fuse(depth)
+    depth.mode = "column"
+    with pytest.raises(ValueError, match="mode is 'column', but expected 'batch' or 'row'"):
+        depth(torch.ones(3, 2))
+    depth.mode, depth.p = "row", 1.5
+    with pytest.raises(ValueError, match=r"between 0 and 1, but got 1\.5"):
+        depth(torch.ones(3, 2))
+
+
+def test_monte_carlo_mode_finds_stochastic_depth():
+    model = nn.Sequential(StochasticDepth(0.5, "row"), nn.Linear(3, 3)).eval()
+    fd.fuse(model)
+    x = torch.randn(64, 3)
+    with fd.mc_mode(model) as layers:
+        assert list(layers) == ["0"] and layers["0"].independent_rows
+        assert not torch.equal(model(x), model(x))
+    assert torch.equal(model(x), model(x))
+    model[0].mode = "batch"
+    assert not model[0].independent_rows
+
+
+def vit(**options):
+    return VisionTransformer(
+        image_size=16,
+        patch_size=8,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=16,
+        mlp_dim=24,
+        num_classes=3,
+        **{"dropout": 0.1, "attention_dropout": 0.1, **options},
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"attention_dropout": 0.0}, {"norm_layer": nn.RMSNorm}])
+def test_vision_transformer(options):
+    model = vit(**options)
+    nn.init.normal_(model.heads.head.weight)
+    x = torch.randn(6, 3, 16, 16)
+    assert_parity(model, with_inputs(x), places=["EncoderBlock", "MLPBlock"])
+
+
+def test_reasons():
+    block = EncoderBlock(4, 16, 24, 0.1, 0.1)
+    block.self_attention.register_forward_hook(lambda *_: None)
+    assert places(fd.fuse(block))[""].text == "self_attention has hooks"
+
+    class Depth(StochasticDepth):
+        def forward(self, input):
+            return input
+
+    block = CNBlock(4, 1.0, 0.1)
+    block.stochastic_depth = Depth(0.1, "row")
+    report = places(fd.fuse(block))
+    assert "Depth, a subclass of" in report[""].text
+    assert "forward is not one that is known" in report["stochastic_depth"].text
+    assert not report[""].fused and not report["stochastic_depth"].fused
+
+
+@pytest.mark.parametrize("hooked", ["mlp", "mlp.4", "mlp.3", "ln_2", "dropout"])
+def test_hooks_that_come_later(hooked):
+    fused = EncoderBlock(4, 16, 24, 0.1, 0.0)
+    unfused = copy.deepcopy(fused)
+    fd.fuse(fused)
+    seen = []
+    for model in (fused, unfused):
+        model.get_submodule(hooked).register_forward_hook(
+            lambda module, inputs, output: seen.append(output.detach())
+        )
+    call = with_inputs(torch.randn(3, 5, 16))
+    got = run(fused, call)
+    # Called by itself, dropout gets attention's output as that leaves it.
+    with ExplicitMasks(in_memory_order=hooked == "dropout"):
+        assert_equal_runs(run(unfused, call), got, 2e-5)
+    ours, theirs = seen
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_monte_carlo_mode_of_a_block():
+    block = EncoderBlock(4, 16, 24, 0.1, 0.1).eval()
+    unfused = copy.deepcopy(block)
+    fd.fuse(block)
+    x = torch.randn(3, 5, 16)
+    # Attention too drops by this package.
+    with fd.mc_mode(block):
+        torch.manual_seed(0)
+        got = block(x)
+    with fd.mc_mode(unfused), ExplicitMasks():
+        torch.manual_seed(0)
+        torch.testing.assert_close(got, unfused(x), rtol=1e-4, atol=1e-5)
+    for only in ("self_attention", "dropout", "mlp.2", "mlp.4"):
+        with fd.mc_mode(block, only=only):
+            assert not torch.equal(block(x), block(x)), only
+    assert torch.equal(block(x), block(x))
+
+
+def without_attention_dropout(model):
+    """Swin's attention drops by torch's own operator: no float, so that nobody sets it."""
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = module.dropout = 0
+    return model
+
+
+def swin(block, **options):
+    options = {
+        "embed_dim": 8,
+        "depths": [2, 1],
+        "num_heads": [2, 2],
+        "window_size": [2, 2],
+    } | options
+    model = SwinTransformer(
+        patch_size=[2, 2],
+        dropout=0.1,
+        stochastic_depth_prob=0.1,
+        num_classes=3,
+        block=block,
+        **options,
+    )
+    return without_attention_dropout(model)
+
+
+def efficientnet():
+    settings = [FusedMBConvConfig(2, 3, 1, 8, 8, 2), MBConvConfig(2, 3, 1, 8, 8, 2)]
+    settings.append(MBConvConfig(2, 3, 2, 8, 12, 1))  # without a residual
+    model = EfficientNet(
+        settings, dropout=0.1, stochastic_depth_prob=0.1, last_channel=16, num_classes=3,
+        norm_layer=lambda width: nn.GroupNorm(2, width),
+    )  # fmt: skip
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "blocks"),
+    [
+        (
+            lambda: ConvNeXt(
+                [CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 2)], 0.1, 0.5, num_classes=3
+            ),
+            [CNBlock],
+        ),
+        (lambda: swin(SwinTransformerBlock), [SwinTransformerBlock]),
+        (
+            lambda: swin(SwinTransformerBlockV2, downsample_layer=PatchMergingV2),
+            [SwinTransformerBlockV2],
+        ),
+        (efficientnet, [MBConv, FusedMBConv]),
+    ],
+)
+def test_blocks_with_stochastic_depth(make, blocks):
+    names = [block.__name__ for block in blocks]
+    call = with_inputs(torch.randn(6, 3, 16, 16))
+    assert_parity(make(), call, places=[*names, "StochasticDepth"], tolerance=5e-5)
+
+
+def test_head_of_vgg():
+    """Its classifier, less wide."""
+    head = nn.Sequential(
+        nn.Linear(18, 16), nn.ReLU(True), nn.Dropout(0.5),
+        nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(0.5),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+    assert_parity(head, with_inputs(torch.randn(7, 18)), places=["Sequential"])
+
+
+def test_alexnet():
+    model = AlexNet(num_classes=3)
+    report = places(fd.fuse(model))
+    assert "Dropout, Linear" not in report["classifier"].text
+    x = torch.randn(2, 3, 64, 64)
+    model.train()
+    y = model(x)
+    assert not torch.equal(model(x), y)
+    unfused = fd.unfuse(copy.deepcopy(model))
+    torch.manual_seed(0)
+    got = model(x)
+    torch.manual_seed(0)
+    with ExplicitMasks():
+        torch.testing.assert_close(got, unfused(x), rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_block():
+    block = EncoderBlock(4, 16, 24, 0.1, 0.1)
+    fd.fuse(block)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 5, 16)
+    torch.manual_seed(0)
+    expected = block(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
+    compiled(x).sum().backward()
