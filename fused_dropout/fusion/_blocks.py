@@ -6,10 +6,11 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.fusion._activations import activation_of
-from fused_dropout.fusion._children import obstacle
+from fused_dropout.fusion._children import note_forwards, obstacle
 from fused_dropout.fusion.dropout import drop_arguments
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
+note_forwards(_NORMS)
 _NOTHING = {"p": 0.0, "training": False}
 
 
@@ -59,7 +60,10 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm):
             return FF.dropout_add_layer_norm(
                 branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
             )
-        eps = torch.finfo(branch.dtype).eps if norm.eps is None else norm.eps
+        eps = norm.eps
+        if eps is None:  # that of the dtype in which torch computes
+            dtype = torch.promote_types(branch.dtype, residual.dtype)
+            eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
         return FF.dropout_add_rms_norm(branch, residual, norm.weight, eps=eps, **options)
     h = add(branch, bias, drop, residual)
     return (norm(h), h) if prenorm else norm(h)

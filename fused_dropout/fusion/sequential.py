@@ -11,6 +11,9 @@ from fused_dropout import modules as M
 from fused_dropout.fusion._activations import activation_obstacle, activation_of, is_activation
 from fused_dropout.fusion._children import (
     class_name,
+    is_computable,
+    is_exchanged,
+    note_forwards,
     obstacle,
     product_obstacle,
     watched_everywhere,
@@ -22,6 +25,7 @@ from fused_dropout.fusion.dropout import drop_arguments
 # Where the bias belongs, counted from the end: unbatched input has no first dimension.
 _BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
 _PRODUCTS = tuple(_BIAS_DIMS)
+note_forwards(_PRODUCTS)
 
 # Layers that drop channels do so here for batched input only, as its shape alone tells.
 _CHANNELS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
@@ -49,11 +53,15 @@ class FusedSequential(Fused):
 
     def forward(self, input):
         layers = list(self._modules.values())
-        if watched_everywhere() or not any(layer.training for layer in layers):
+        if (
+            not any(layer.training for layer in layers)
+            or watched_everywhere()
+            or not self.is_as_it_was()
+        ):
             return self.unfused_forward(input)
         start = 0
         while start < len(layers):
-            run = _run_at(layers, start)
+            run = _run_at(layers, start) if is_computable(input) else None
             if run is None or not any(layer.training for layer in run.layers):
                 input = layers[start](input)
                 start += 1
@@ -114,6 +122,8 @@ def _run_at(layers, start):
     if type(layer) in _PRODUCTS and product_obstacle("", layer, _PRODUCTS) is None:
         product, layer = layer, next(rest, None)
     if isinstance(layer, nn.Module) and activation_of(layer) is not None:
+        if product is None and getattr(layer, "inplace", False):
+            return None  # others see that their tensor changes
         act, layer = layer, next(rest, None)
     if _is_drop(layer):
         drop = layer
@@ -177,9 +187,14 @@ def _in_the_way(name, layer, before, kind, after):
         return None if _is_drop(layer) else _drop_reason(name, layer)
     if kind == "act" and (before == "product" or after == "drop"):
         return activation_obstacle(name, layer)
-    if kind is None and before == "product" and after == "drop" and not list(layer.parameters()):
+    if kind is None and before == "product" and after == "drop" and _may_be_activation(layer):
         return activation_obstacle(name, layer)
     return None
+
+
+def _may_be_activation(layer):
+    module = type(layer).__module__
+    return not module.startswith("torch.nn.modules.") or module == nn.ReLU.__module__
 
 
 def _drop_reason(name, layer):
@@ -193,4 +208,7 @@ add_pattern(
     FusedSequential,
     lambda cls: issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward,
     _what,
+    lambda cls: (
+        "Sequential.forward was exchanged" if is_exchanged(nn.Sequential, "forward") else None
+    ),
 )
