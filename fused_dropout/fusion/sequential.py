@@ -25,6 +25,7 @@ from fused_dropout.fusion.dropout import drop_arguments
 # Where the bias belongs, counted from the end: unbatched input has no first dimension.
 _BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
 _PRODUCTS = tuple(_BIAS_DIMS)
+_PRODUCT_NAMES = {cls.__name__ for cls in _PRODUCTS}  # quantised layers are no subclasses
 note_forwards(_PRODUCTS)
 
 # Layers that drop channels do so here for batched input only, as its shape alone tells.
@@ -172,7 +173,7 @@ def _what(module):
 
 
 def _kind(layer):
-    if isinstance(layer, _PRODUCTS):
+    if isinstance(layer, _PRODUCTS) or type(layer).__name__ in _PRODUCT_NAMES:
         return "product"
     if isinstance(layer, _DropoutNd):
         return "drop"

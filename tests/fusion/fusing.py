@@ -61,5 +61,7 @@ def uses_kernels(model, *inputs):
 
 def assert_as_torch(unfused, fused, *inputs):
     """The library's own forward runs, with the library's masks."""
-    assert not uses_kernels(fused, *inputs)
-    assert torch.equal(seeded(fused, *inputs), seeded(unfused, *inputs))
+    outputs = [seeded(unfused, *inputs)]
+    # In one call, as some parametrisations change at each.
+    assert not called(lambda: outputs.append(seeded(fused, *inputs)))
+    assert torch.equal(*outputs)

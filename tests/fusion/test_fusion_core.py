@@ -116,7 +116,9 @@ def hooked():
 def test_strict_raises_with_the_report_and_changes_nothing():
     model = hooked()
     old = classes(model)
-    with pytest.raises(fd.FusionError, match="two: TransformerEncoderLayer: linear1 has hooks") as e:
+    with pytest.raises(
+        fd.FusionError, match="two: TransformerEncoderLayer: linear1 has hooks"
+    ) as e:
         fd.fuse(model, strict=True)
     assert classes(model) == old
     assert [place.name for place in e.value.report.left] == ["two"]
