@@ -96,8 +96,8 @@ def _check(query, key, value, attn_mask):
     dtypes = (torch.bool, torch.float32, query.dtype)
     if attn_mask is not None and attn_mask.dtype not in dtypes:
         raise RuntimeError(
-            f"{name}: attn_mask has dtype {attn_mask.dtype}, but expected one of {dtypes}, the last "
-            "as in query"
+            f"{name}: attn_mask has dtype {attn_mask.dtype}, but expected one of {dtypes}, the "
+            "last as in query"
         )
 
 

@@ -274,7 +274,7 @@ def test_check_that_returns_nonsense(own_patterns, nonsense):
     fd.register_pattern(Head, FusedHead, lambda module: nonsense)
     model = nn.ModuleList([mlp(), Head(), mlp()])
     old = classes(model)
-    with pytest.raises(TypeError, match="check returned .*, but expected None or a text"):
+    with pytest.raises(TypeError, match=r"check returned .*, but expected None or a text"):
         fd.fuse(model)
     assert classes(model) == old
 
