@@ -75,7 +75,7 @@ MASKS = {
 
 
 def batch_firsts(name):
-    # Torch's fast path, which is for True, gives NaN for masks of any other numbers than 0 and -inf.
+    # Torch's fast path, which is for True, gives NaN for masks of other numbers than 0 and -inf.
     return (False,) if name == "float" else (True, False)
 
 
