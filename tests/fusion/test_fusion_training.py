@@ -1,6 +1,7 @@
 """What training code does around a model: mixed precision, checkpointing, averages, traces."""
 
 import copy
+import statistics
 
 import pytest
 import torch
@@ -46,24 +47,34 @@ def gradients(model):
 
 
 @each_model
-def test_autocast(name):
-    """Outputs, and what goes from module to module, have the dtypes that they have unfused."""
-    model, inputs = built(name)
-    model = without_dropout(model)
-    fused = fused_copy(model)
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):  # of what comes in
-        for one in (model, fused):
-            one.zero_grad()
-            stream = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
-            with torch.autocast("cpu", torch.bfloat16):
-                y = one(*stream)
-            y.float().square().mean().backward()
-            results.append([y.detach(), *(x.grad for x in stream), *gradients(one)])
-        for unfused, ours in zip(*results[-2:], strict=True):
-            assert unfused.dtype == ours.dtype
-            scale = unfused.float().abs().max().item()
-            torch.testing.assert_close(ours, unfused, rtol=0.05, atol=0.05 * scale + 1e-6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(name, dtype):
+    """Everything has the dtype that it has unfused, and an error that is no larger.
+
+    ``dtype``: of what comes in. The median counts, as a ReLU that flips makes any error.
+    """
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model, inputs = built(name)
+        model = without_dropout(model)
+        exact = _with_gradients(model, inputs, torch.float32, enabled=False)
+        theirs = _with_gradients(model, inputs, dtype)
+        ours = _with_gradients(fused_copy(model), inputs, dtype)
+        for unfused, fused, wanted in zip(theirs, ours, exact, strict=True):
+            assert unfused.dtype == fused.dtype
+            error, allowed = ((x.float() - wanted).norm().item() for x in (fused, unfused))
+            ratios.append(error / max(allowed, 1e-9))
+    assert statistics.median(ratios) < 1.2
+
+
+def _with_gradients(model, inputs, dtype, enabled=True):
+    model.zero_grad()
+    stream = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        y = model(*stream)
+    (y.float() * tensor(*y.shape, seed=7)).sum().backward()
+    return [y.detach(), *(x.grad for x in stream), *gradients(model)]
 
 
 @each_model
