@@ -6,7 +6,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.fusion._activations import activation_of
-from fused_dropout.fusion._children import note_forwards, obstacle
+from fused_dropout.fusion._children import as_autocast_would, note_forwards, obstacle
 from fused_dropout.fusion.dropout import drop_arguments
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -22,6 +22,8 @@ def bias_act_drop(x, bias, act, drop=None, **options):
         x = act(x if bias is None else x + bias)
         return FF.dropout(x, **arguments, **options)
     name, negative_slope, alpha = known
+    if name == "softplus":
+        x = as_autocast_would(x)
     return FF.bias_act_dropout(
         x,
         bias,
@@ -56,6 +58,8 @@ def add_then_norm(branch, bias, drop, residual, norm):
 def _add_norm(branch, bias, drop, residual, norm, prenorm):
     if _is_plain_norm(norm, branch):
         options = {"bias": bias, "prenorm": prenorm, **drop_arguments(drop)}
+        if not prenorm:  # the result is the stream, and has the residual's dtype
+            residual = as_autocast_would(residual)
         if type(norm) is nn.LayerNorm:
             return FF.dropout_add_layer_norm(
                 branch, residual, norm.weight, norm.bias, eps=norm.eps, **options

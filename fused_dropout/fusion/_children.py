@@ -78,6 +78,11 @@ def _in_words(child, types):
 note_forwards(LINEAR)
 
 
+def as_autocast_would(x):
+    """For functions that autocast computes in float32 on a GPU: softplus and the norms."""
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+
+
 def product_obstacle(name, child, types=LINEAR):
     """The same for a layer that multiplies by a weight."""
     reason = obstacle(name, child, types)

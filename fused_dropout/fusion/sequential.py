@@ -10,6 +10,7 @@ from fused_dropout import functional as FF
 from fused_dropout import modules as M
 from fused_dropout.fusion._activations import activation_obstacle, activation_of, is_activation
 from fused_dropout.fusion._children import (
+    as_autocast_would,
     class_name,
     is_computable,
     is_exchanged,
@@ -92,6 +93,8 @@ def _compute(run, x):
 
 def _bias_act(x, bias, bias_dim, activation, drop):
     name, negative_slope, alpha = activation
+    if name == "softplus":
+        x = as_autocast_would(x)
     return FF.bias_act_dropout(
         x,
         bias,

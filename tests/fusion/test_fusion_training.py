@@ -5,7 +5,17 @@ import statistics
 
 import pytest
 import torch
-from fusing import Net, classes, decoder_layer, encoder_layer, fused_copy, mlp, seeded, uses_kernels
+from fusing import (
+    Net,
+    called,
+    classes,
+    decoder_layer,
+    encoder_layer,
+    fused_copy,
+    mlp,
+    seeded,
+    uses_kernels,
+)
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
