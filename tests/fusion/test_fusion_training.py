@@ -7,7 +7,6 @@ import pytest
 import torch
 from fusing import (
     Net,
-    called,
     classes,
     decoder_layer,
     encoder_layer,

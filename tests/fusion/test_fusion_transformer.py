@@ -312,11 +312,15 @@ def test_monte_carlo_mode():
     assert ((outputs.mean(0) - others.mean(0)).abs() < 5 * spread).all()
 
 
-def test_only_attention_drops():
-    layer = fused_copy(encoder_layer(dropout=0.0), "transformer").eval()
-    layer.self_attn.dropout = 0.5
-    layer.self_attn.training = True
-    assert not torch.equal(layer(X), layer(X))
+def test_a_single_layer_in_training():
+    """Whichever it is, in a layer that is in evaluation."""
+    layer = fused_copy(encoder_layer(), "transformer").eval()
+    for name in ("dropout", "dropout1", "dropout2", "self_attn"):
+        one = layer.get_submodule(name)
+        one.training = True
+        assert uses_kernels(layer, X) and not torch.equal(layer(X), layer(X))
+        one.training = False
+    assert not uses_kernels(layer, X)
 
 
 def test_more_dropout_of_each_kind_moves_the_output():
