@@ -70,6 +70,7 @@ def scaled_dot_product_attention(
         key, value = (_repeated(name, x, query) for name, x in (("key", key), ("value", value)))
     if scale is None:
         scale = query.shape[-1] ** -0.5
+    _check(query, key, value, attn_mask)
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
@@ -80,6 +81,24 @@ def scaled_dot_product_attention(
     kept = dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state)
     result = kept @ value
     return result if empty is None else result.masked_fill(empty, 0)
+
+
+def _check(query, key, value, attn_mask):
+    """What would be found out only after a state was drawn, or not at all."""
+    name = "scaled_dot_product_attention"
+    if key.shape[:-1] != value.shape[:-1]:
+        if key.shape[-2] != value.shape[-2]:
+            raise RuntimeError(
+                f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in "
+                "key"
+            )
+        torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    dtypes = (torch.bool, torch.float32, query.dtype)
+    if attn_mask is not None and attn_mask.dtype not in dtypes:
+        raise RuntimeError(
+            f"{name}: attn_mask has dtype {attn_mask.dtype}, but expected one of {dtypes}, the "
+            "last as in query"
+        )
 
 
 def _causal(query, key):
@@ -96,6 +115,7 @@ def _additive(mask, dtype, may_be_empty):
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
             ~mask, float("-inf")
         )
+    mask = mask.to(dtype)
     if not may_be_empty:
         return mask, None
     empty = mask.isneginf().all(-1, keepdim=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fused_dropout.fusion._children import class_name, obstacle
+from fused_dropout.fusion._children import class_name, note_forwards, obstacle
 
 
 class Activation(NamedTuple):
@@ -61,6 +61,7 @@ _MODULES = {
     nn.Mish: lambda module: Activation("mish"),
     nn.Hardswish: lambda module: Activation("hardswish"),
 }
+note_forwards(_MODULES)
 
 
 def add_activations(names):

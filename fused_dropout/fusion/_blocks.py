@@ -8,7 +8,7 @@ from fused_dropout import functional as FF
 from fused_dropout._state import new_rng_state
 from fused_dropout.functional._arguments import is_zero
 from fused_dropout.fusion._activations import Activation, activation_of
-from fused_dropout.fusion._children import obstacle
+from fused_dropout.fusion._children import as_autocast_would, note_forwards, obstacle
 from fused_dropout.fusion._drop_path import OFF, drop_path_arguments, row_factors
 from fused_dropout.fusion.dropout import drop_arguments
 
@@ -23,11 +23,13 @@ _NORMS = {
     nn.LayerNorm: ("layer", lambda norm: True),
     nn.RMSNorm: ("rms", lambda norm: True),
 }
+note_forwards((*PRODUCTS, *_NORMS))
 
 
 def add_norm_class(cls, kind, condition):
     """Makes a class known that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` does."""
     _NORMS[cls] = (kind, condition)
+    note_forwards((cls,))
 
 
 def product(layer, x):
@@ -50,6 +52,8 @@ def bias_act_drop(x, bias, act, drop=None, **options):
     if act is None and bias is None:
         return FF.dropout(x, **arguments)
     name, negative_slope, alpha = known
+    if name == "softplus":
+        x = as_autocast_would(x)
     return FF.bias_act_dropout(
         x,
         bias,
@@ -109,11 +113,15 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_pat
         return (norm(h), h) if prenorm else norm(h)
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
     options |= _dropped_and_path(branch, drop, drop_path)
+    if not prenorm:  # the result is the stream, and has the residual's dtype
+        residual = as_autocast_would(residual)
     if _NORMS[type(norm)][0] == "layer":
         return FF.dropout_add_layer_norm(
             branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
         )
-    eps = torch.finfo(branch.dtype).eps if norm.eps is None else norm.eps
+    eps = norm.eps
+    if eps is None:  # that of the dtype in which torch computes
+        eps = torch.finfo(torch.promote_types(residual.dtype, torch.float32)).eps
     return FF.dropout_add_rms_norm(branch, residual, norm.weight, eps=eps, **options)
 
 

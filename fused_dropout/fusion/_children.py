@@ -12,6 +12,38 @@ from torch.nn.utils import parametrize
 
 LINEAR = (nn.Linear,)
 _PLAIN = (nn.Parameter, torch.Tensor)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FORWARDS = {}  # class: its forward, before anybody can have exchanged it
+
+
+def note_forwards(classes):
+    """Remembers what `forward` of some classes is: :func:`obstacle` says so if it is exchanged."""
+    for cls in classes:
+        _FORWARDS[cls] = None if is_exchanged(cls, "forward") else cls.forward
+
+
+def is_exchanged(cls, name):
+    """Whether a method of a class was written in another package than the class."""
+    names = getattr(getattr(cls, name), "__globals__", {})
+    return package_of(names.get("__name__", "")) != package_of(cls.__module__)
+
+
+def package_of(module_name):
+    return module_name.partition(".")[0]
+
+
+def is_computable(x):
+    """Whether the kernels take a tensor.
+
+    Nested, distributed and complex ones are for the layers themselves, and so is what stands for a
+    tensor while a model is traced by torch.fx.
+    """
+    return (
+        isinstance(x, torch.Tensor)
+        and x.dtype in _DTYPES
+        and not x.is_nested
+        and not hasattr(type(x), "__tensor_flatten__")
+    )
 
 
 def obstacle(name, child, types):
@@ -23,6 +55,7 @@ def obstacle(name, child, types):
         and not child._backward_hooks
         and not child._backward_pre_hooks
         and "forward" not in child.__dict__
+        and _FORWARDS.get(type(child), type(child).forward) is type(child).forward
     ):
         return None
     return f"{name} {_in_words(child, types)}"
@@ -37,7 +70,17 @@ def _in_words(child, types):
         return f"is {class_name(child)}, {relation} {expected}"
     if "forward" in child.__dict__:
         return "has a forward of its own"
+    if _FORWARDS.get(type(child), type(child).forward) is not type(child).forward:
+        return f"is {class_name(child)}, whose forward was exchanged"
     return "has hooks"
+
+
+note_forwards(LINEAR)
+
+
+def as_autocast_would(x):
+    """For functions that autocast computes in float32 on a GPU: softplus and the norms."""
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
 
 
 def product_obstacle(name, child, types=LINEAR):

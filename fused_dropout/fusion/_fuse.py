@@ -7,7 +7,7 @@ from torch import nn
 from fused_dropout.fusion._children import class_name
 from fused_dropout.fusion._patterns import chosen_patterns
 from fused_dropout.fusion._report import FusionError, FusionReport, Place
-from fused_dropout.fusion._swap import Fused, unfused_class
+from fused_dropout.fusion._swap import is_fused, unfused_class
 
 
 def fuse(model, patterns="auto", dry_run=False, strict=False):
@@ -49,9 +49,7 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     if strict and report.left:
         raise FusionError(report)
     if not dry_run:
-        for _, module, cls in found:
-            if cls is not None:
-                module.__class__ = cls
+        _change([(module, cls) for _, module, cls in found if cls is not None])
     return report
 
 
@@ -75,13 +73,12 @@ def unfuse(model):
         cls = unfused_class(type(module))
         if cls is not None:
             changes.append((module, cls))
-        elif isinstance(module, Fused):
+        elif is_fused(module):
             raise RuntimeError(
                 f"unfuse: the class of {name or 'the model'} was changed since it was fused: it is "
                 f"{class_name(module)} now. Unfuse first, or undo that change"
             )
-    for module, cls in changes:
-        module.__class__ = cls
+    _change(changes)
     return model
 
 
@@ -96,36 +93,53 @@ def fused(model, patterns="auto", strict=False):
         FusionReport: see :func:`fuse`.
     """
     _check_model("fused", model)
-    before = {module for module in model.modules() if unfused_class(type(module)) is not None}
+    before = {module for module in model.modules() if is_fused(module)}
     report = fuse(model, patterns, strict=strict)
+    inside = set(model.modules())
     try:
         yield report
     finally:
-        for module in model.modules():
+        # Modules can have been taken out of the model, and others put in.
+        for module in inside.union(model.modules()) - before:
             cls = unfused_class(type(module))
-            if cls is not None and module not in before:
+            if cls is not None:
                 module.__class__ = cls
 
 
 def _look_at(name, module, patterns):
     """``(place, module, new class or None)``; None where no pattern has anything to fuse."""
-    old = unfused_class(type(module))
-    cls = old or type(module)
+    fused = is_fused(module)
+    cls = unfused_class(type(module)) or type(module)
     for pattern in patterns:
         if not pattern.matches(cls):
             continue
         new = None
-        if old is not None:
+        if fused:
             reason, text = None, "is fused already"
         else:
             reason = pattern.why_not(module)
             if reason == "":
                 continue
+            if reason is None and "forward" in module.__dict__:
+                reason = "has a forward of its own"
             text = reason
             if reason is None:
                 new, text = pattern.fused_class(cls), pattern.what(module)
         return Place(name, cls.__qualname__, pattern.group, reason is None, text), module, new
     return None
+
+
+def _change(changes):
+    """All or nothing: Python refuses classes of another layout."""
+    before = []
+    try:
+        for module, cls in changes:
+            before.append((module, type(module)))
+            module.__class__ = cls
+    except TypeError:
+        for module, cls in before:
+            module.__class__ = cls
+        raise
 
 
 def _check_model(function, model):

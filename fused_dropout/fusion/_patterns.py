@@ -2,11 +2,12 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import nn
 
+from fused_dropout.fusion._children import is_exchanged, package_of  # noqa: F401
 from fused_dropout.fusion._swap import declare_fused_class, fused_class
 
 
@@ -69,18 +70,13 @@ def add_subclasses(group, mixin, base, what, methods=("forward",)):
 
     def class_obstacle(cls):
         for name in methods:
-            method = getattr(cls, name)
-            if method is not getattr(base, name):
+            if getattr(cls, name) is not getattr(base, name):
                 return f"{cls.__qualname__} has a {name} of its own"
-            if package_of(method.__globals__["__name__"]) != package_of(base.__module__):
+            if is_exchanged(base, name):
                 return f"{base.__qualname__}.{name} was exchanged"
         return None
 
     add_pattern(group, mixin, lambda cls: issubclass(cls, base), what, class_obstacle)
-
-
-def package_of(module_name):
-    return module_name.partition(".")[0]
 
 
 def register_pattern(cls, fused_cls, check=None):
@@ -149,7 +145,12 @@ def chosen_patterns(patterns):
     groups = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_OF_PACKAGES]))
     if isinstance(patterns, str) and patterns == "auto":
         return list(_PATTERNS)
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(wanted, Iterable):
+        raise TypeError(
+            f"fuse: patterns is {patterns!r}, but expected 'auto' or a list of names of groups"
+        )
+    wanted = list(wanted)
     for name in wanted:
         if name not in groups:
             raise ValueError(

@@ -6,15 +6,18 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import is_zero
-from fused_dropout.fusion._children import LINEAR, obstacle
+from fused_dropout.fusion._children import LINEAR, note_forwards, obstacle, product_obstacle
 
 _ATTENTION = (nn.MultiheadAttention,)
 _OUT = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
+note_forwards((*_ATTENTION, *_OUT))
 
 
 def attention_obstacle(name, child):
     """Why attention cannot be computed in its place; None if it can."""
-    return obstacle(name, child, _ATTENTION) or obstacle(f"{name}.out_proj", child.out_proj, _OUT)
+    return obstacle(name, child, _ATTENTION) or product_obstacle(
+        f"{name}.out_proj", child.out_proj, _OUT
+    )
 
 
 def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
@@ -28,7 +31,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     Returns:
         ``(output, bias)``: the bias, which may be None, is still to be added.
     """
-    if _is_rare(attention):
+    if _is_rare(attention, query, memory, attn_mask, key_padding_mask, is_causal):
         output, _ = attention(
             query,
             memory,
@@ -39,10 +42,6 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
             is_causal=is_causal,
         )
         return output, None
-    if is_causal and attn_mask is None:
-        raise RuntimeError(
-            f"{type(attention).__name__}: is_causal is a hint about attn_mask, which is None"
-        )
     batched = query.dim() == 3
     sequence_first = batched and not attention.batch_first
     q, k, v = (_split(x, attention, sequence_first) for x in _project(attention, query, memory))
@@ -69,8 +68,33 @@ def scaled_dot_product_attention(q, k, v, mask, p, is_causal=False, scale=None):
     return FF.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=scale)
 
 
-def _is_rare(attention):
-    return attention.bias_k is not None or attention.add_zero_attn
+def _is_rare(attention, query, memory, attn_mask, padding, is_causal):
+    """What the module itself has to compute, or to refuse in its own words."""
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return True
+    if query.dim() not in (2, 3) or memory.dim() != query.dim():
+        return True
+    (batch, length), (memory_batch, keys) = (_sizes(attention, x) for x in (query, memory))
+    one_each = (batch * attention.num_heads, length, keys)
+    return (
+        batch != memory_batch
+        or (is_causal and attn_mask is None)
+        or not _is_mask(attn_mask, (length, keys), one_each)
+        or not _is_mask(padding, (batch, keys) if query.dim() == 3 else (keys,))
+    )
+
+
+def _sizes(attention, x):
+    """Batch and length."""
+    if x.dim() == 2:
+        return 1, x.shape[0]
+    return x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
+
+
+def _is_mask(mask, *shapes):
+    return mask is None or (
+        mask.shape in shapes and (mask.dtype == torch.bool or mask.dtype.is_floating_point)
+    )
 
 
 def _project(attention, query, memory):

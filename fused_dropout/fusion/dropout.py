@@ -3,7 +3,12 @@
 from torch import nn
 
 from fused_dropout import modules as M
-from fused_dropout.fusion._children import obstacle
+from fused_dropout.fusion._children import (
+    is_computable,
+    is_exchanged,
+    note_forwards,
+    obstacle,
+)
 from fused_dropout.fusion._patterns import add_pattern
 from fused_dropout.fusion._swap import Fused, fused_class
 
@@ -17,21 +22,38 @@ _LAYERS = {
 }
 
 
-def _why_not(module):
-    return "has a forward of its own" if "forward" in module.__dict__ else None
-
-
-def _mixin(ours):
+def _mixin(ours, theirs):
     """The forward is that of this package's layer, in every mode."""
-    members = {"forward": ours.forward, "why_not": staticmethod(_why_not), "__module__": __name__}
+
+    def forward(self, input):
+        if is_computable(input) and self.is_as_it_was():
+            return ours.forward(self, input)
+        return theirs.forward(self, input)
+
+    members = {"forward": forward, "why_not": staticmethod(_why_not), "__module__": __name__}
     return type(f"Fused{ours.__name__}", (Fused, ours), members)
 
 
-_MIXINS = {theirs: _mixin(ours) for theirs, ours in _LAYERS.items()}
+def _why_not(module):
+    return None
+
+
+def _class_obstacle(cls):
+    return f"{cls.__qualname__}.forward was exchanged" if is_exchanged(cls, "forward") else None
+
+
+_MIXINS = {theirs: _mixin(ours, theirs) for theirs, ours in _LAYERS.items()}
+note_forwards((*_LAYERS, nn.Identity))
 
 for _theirs, _class in _MIXINS.items():
     globals()[_class.__name__] = _class  # where pickles look for it
-    add_pattern("dropout", _class, lambda cls, theirs=_theirs: cls is theirs, "stores no mask")
+    add_pattern(
+        "dropout",
+        _class,
+        lambda cls, theirs=_theirs: cls is theirs,
+        "stores no mask",
+        _class_obstacle,
+    )
 
 
 #: Layers that drop single elements, or nothing.

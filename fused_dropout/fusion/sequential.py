@@ -10,7 +10,10 @@ from fused_dropout import modules as M
 from fused_dropout.fusion._activations import activation_obstacle, activation_of, is_activation
 from fused_dropout.fusion._blocks import BIAS_DIMS, PRODUCTS, product
 from fused_dropout.fusion._children import (
+    as_autocast_would,
     class_name,
+    is_computable,
+    is_exchanged,
     obstacle,
     product_obstacle,
     watched_everywhere,
@@ -18,6 +21,8 @@ from fused_dropout.fusion._children import (
 from fused_dropout.fusion._patterns import add_pattern
 from fused_dropout.fusion._swap import Fused, unfused_class
 from fused_dropout.fusion.dropout import drop_arguments
+
+_PRODUCT_NAMES = {cls.__name__ for cls in PRODUCTS}  # quantised layers are no subclasses
 
 # Layers that drop channels do so here for batched input only, as its shape alone tells.
 _CHANNELS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
@@ -44,7 +49,9 @@ class FusedSequential(Fused):
         return None if runs else "; ".join(notes)
 
     def forward(self, input):
-        return run_layers(list(self._modules.values()), input)
+        if self.is_as_it_was():
+            return run_layers(list(self._modules.values()), input)
+        return self.unfused_forward(input)
 
 
 def run_layers(layers, x):
@@ -52,7 +59,7 @@ def run_layers(layers, x):
     together = any(layer.training for layer in layers) and not watched_everywhere()
     start = 0
     while start < len(layers):
-        run = _run_at(layers, start) if together else None
+        run = _run_at(layers, start) if together and is_computable(x) else None
         if run is None or not any(layer.training for layer in run.layers):
             x = layers[start](x)
             start += 1
@@ -79,6 +86,8 @@ def _compute(run, x):
 
 def _bias_act(x, bias, bias_dim, activation, drop):
     name, negative_slope, alpha = activation
+    if name == "softplus":
+        x = as_autocast_would(x)
     return FF.bias_act_dropout(
         x,
         bias,
@@ -110,6 +119,8 @@ def _run_at(layers, start):
     if type(layer) in PRODUCTS and product_obstacle("", layer, PRODUCTS) is None:
         linear, layer = layer, next(rest, None)
     if isinstance(layer, nn.Module) and activation_of(layer) is not None:
+        if linear is None and getattr(layer, "inplace", False):
+            return None  # others see that their tensor changes
         act, layer = layer, next(rest, None)
     if _is_drop(layer):
         drop = layer
@@ -158,7 +169,7 @@ def _what(module):
 
 
 def _kind(layer):
-    if isinstance(layer, PRODUCTS):
+    if isinstance(layer, PRODUCTS) or type(layer).__name__ in _PRODUCT_NAMES:
         return "product"
     if isinstance(layer, _DropoutNd):
         return "drop"
@@ -173,9 +184,14 @@ def _in_the_way(name, layer, before, kind, after):
         return None if _is_drop(layer) else _drop_reason(name, layer)
     if kind == "act" and (before == "product" or after == "drop"):
         return activation_obstacle(name, layer)
-    if kind is None and before == "product" and after == "drop" and not list(layer.parameters()):
+    if kind is None and before == "product" and after == "drop" and _may_be_activation(layer):
         return activation_obstacle(name, layer)
     return None
+
+
+def _may_be_activation(layer):
+    module = type(layer).__module__
+    return not module.startswith("torch.nn.modules.") or module == nn.ReLU.__module__
 
 
 def _drop_reason(name, layer):
@@ -189,4 +205,7 @@ add_pattern(
     FusedSequential,
     lambda cls: issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward,
     _what,
+    lambda cls: (
+        "Sequential.forward was exchanged" if is_exchanged(nn.Sequential, "forward") else None
+    ),
 )

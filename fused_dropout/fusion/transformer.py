@@ -5,7 +5,7 @@ from torch import nn
 
 from fused_dropout.fusion._activations import activation_obstacle
 from fused_dropout.fusion._blocks import add, add_norm, add_then_norm, linear_act_drop
-from fused_dropout.fusion._children import product_obstacle
+from fused_dropout.fusion._children import is_computable, product_obstacle
 from fused_dropout.fusion._patterns import add_subclasses
 from fused_dropout.fusion._swap import Fused
 from fused_dropout.fusion.attention import attend, attention_obstacle
@@ -58,7 +58,12 @@ class _Layer(Fused):
         return x
 
 
+_BLOCKS = ("forward", "_sa_block", "_ff_block")
+
+
 class FusedTransformerEncoderLayer(_Layer):
+    replaced = _BLOCKS
+
     @staticmethod
     def why_not(module):
         return _parts_obstacle(module, ("self_attn",), ("dropout", "dropout1", "dropout2"))
@@ -70,7 +75,7 @@ class FusedTransformerEncoderLayer(_Layer):
         return (self.self_attn,)
 
     def fused_forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
-        if src.is_nested:
+        if not is_computable(src):
             return self.unfused_forward(src, src_mask, src_key_padding_mask, is_causal)
         return self._run(
             src,
@@ -82,6 +87,8 @@ class FusedTransformerEncoderLayer(_Layer):
 
 
 class FusedTransformerDecoderLayer(_Layer):
+    replaced = (*_BLOCKS, "_mha_block")
+
     @staticmethod
     def why_not(module):
         return _parts_obstacle(
@@ -136,15 +143,8 @@ def _what(module):
     return text if reason is None else f"{text}; but {reason} and applied as it is"
 
 
-_BLOCKS = ("forward", "_sa_block", "_ff_block")
-
-add_subclasses(
-    "transformer", FusedTransformerEncoderLayer, nn.TransformerEncoderLayer, _what, _BLOCKS
-)
-add_subclasses(
-    "transformer",
-    FusedTransformerDecoderLayer,
-    nn.TransformerDecoderLayer,
-    _what,
-    (*_BLOCKS, "_mha_block"),
-)
+for _mixin, _base in (
+    (FusedTransformerEncoderLayer, nn.TransformerEncoderLayer),
+    (FusedTransformerDecoderLayer, nn.TransformerDecoderLayer),
+):
+    add_subclasses("transformer", _mixin, _base, _what, _mixin.replaced)

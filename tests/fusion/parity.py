@@ -54,6 +54,7 @@ class ExplicitMasks:
             patch.object(F, "dropout1d", self._channels),
             patch.object(F, "dropout2d", self._channels),
             patch.object(F, "dropout3d", self._channels),
+            patch.object(F, "alpha_dropout", self.alpha_dropout),
             patch.object(F, "scaled_dot_product_attention", self.attention),
             *(
                 patch.object(sys.modules[module], name, replacement(self.dropout))
@@ -72,6 +73,20 @@ class ExplicitMasks:
     def dropout(self, input, p=0.5, training=True, inplace=False, shared_dims=(), scale=True):
         if not training or p == 0:
             return input
+        kept, q = self._mask(input, p, shared_dims)
+        return torch.where(kept, input / q if scale else input, torch.zeros_like(input))
+
+    def alpha_dropout(self, input, p=0.5, training=False, inplace=False):
+        if not training or p == 0:
+            return input
+        kept, q = self._mask(input, p, ())
+        saturated = -1.7580993408473766  # SELU at minus infinity
+        a = (q + saturated**2 * q * (1 - q)) ** -0.5
+        kept_or_saturated = torch.where(kept, input, torch.full_like(input, saturated))
+        return a * kept_or_saturated - a * saturated * (1 - q)
+
+    def _mask(self, input, p, shared_dims):
+        """The mask, and the probability to keep."""
         state = fd.new_rng_state(input.device)
         like = input if self.in_memory_order else None
         kept = FF.dropout_mask(input.shape, p, state, like=like, shared_dims=shared_dims)
@@ -81,8 +96,7 @@ class ExplicitMasks:
         self.calls += 1
         self.kept += decisions.sum().item()
         self.drawn += decisions.numel()
-        q = round((1 - p) * 65536) / 65536
-        return torch.where(kept, input / q if scale else input, torch.zeros_like(input))
+        return kept, round((1 - p) * 65536) / 65536
 
     def _channels(self, input, p=0.5, training=True, inplace=False):
         return self.dropout(input, p, training, shared_dims=tuple(range(2, input.dim())))
