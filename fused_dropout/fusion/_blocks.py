@@ -5,18 +5,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion._activations import activation_of
+from fused_dropout.fusion._activations import Activation, activation_of
 from fused_dropout.fusion._children import obstacle
 from fused_dropout.fusion.dropout import drop_arguments
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 _NOTHING = {"p": 0.0, "training": False}
+_IDENTITY = Activation("identity")
+
+# In all of these a `drop` is a dropout child or the arguments of a dropout function, as a dict.
 
 
 def bias_act_drop(x, bias, act, drop=None, **options):
-    """``drop(act(x + bias))``; an activation that is not known is applied as it is."""
+    """``drop(act(x + bias))``; an activation that is not known is applied as it is, None not."""
     arguments = _NOTHING if drop is None else drop_arguments(drop)
-    known = activation_of(act)
+    known = _IDENTITY if act is None else activation_of(act)
     if known is None:
         x = act(x if bias is None else x + bias)
         return FF.dropout(x, **arguments, **options)
@@ -35,6 +38,11 @@ def bias_act_drop(x, bias, act, drop=None, **options):
 def linear_act_drop(linear, act, drop, x):
     """``drop(act(linear(x)))``."""
     return bias_act_drop(F.linear(x, linear.weight), linear.bias, act, drop)
+
+
+def linear_drop(linear, drop, x):
+    """``drop(linear(x))``."""
+    return linear_act_drop(linear, None, drop, x)
 
 
 def add(branch, bias, drop, residual):

@@ -55,7 +55,7 @@ def add_forms(group, package, mixin, forms, names, what):
     def class_obstacle(cls):
         if form_of(cls.forward) not in forms:
             return f"{cls.__qualname__}.forward is not one that is known"
-        if package_of(cls.forward.__globals__["__name__"]) != package:
+        if package_of(getattr(cls.forward, "__globals__", {}).get("__name__", "")) != package:
             return f"{cls.__qualname__}.forward was exchanged"
         return None
 
