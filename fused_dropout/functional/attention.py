@@ -76,10 +76,25 @@ def scaled_dot_product_attention(
     # The smaller of the two factors is scaled.
     scores = (query * scale) @ key.transpose(-2, -1)
     if attn_mask is not None:
-        scores = scores + attn_mask
+        scores = _sum(scores, attn_mask)
     kept = dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state)
     result = kept @ value
     return result if empty is None else result.masked_fill(empty, 0)
+
+
+def _sum(scores, mask):
+    """Into the memory of the scores, which nobody else needs, as new memory costs more than a sum.
+
+    Not where compilers see to that themselves, nor where vmap would have to make a batch of them.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.is_batchedtensor(mask)
+        or torch.result_type(scores, mask) != scores.dtype
+        or torch.broadcast_shapes(scores.shape, mask.shape) != scores.shape
+    ):
+        return scores + mask
+    return scores.add_(mask)
 
 
 def _causal(query, key):
@@ -92,14 +107,19 @@ def _additive(mask, dtype, may_be_empty):
 
     Those get a mask of zeros, as a softmax of nothing but -inf would be NaN, in backward too.
     """
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-            ~mask, float("-inf")
-        )
-    if not may_be_empty:
-        return mask, None
-    empty = mask.isneginf().all(-1, keepdim=True)
-    return mask.masked_fill(empty, 0), empty
+    if mask.dtype != torch.bool:
+        if not may_be_empty:
+            return mask, None
+        empty = mask.isneginf().all(-1, keepdim=True)
+        return mask.masked_fill(empty, 0), empty
+    empty = None
+    if may_be_empty:
+        empty = ~mask.any(-1, keepdim=True)
+        mask = mask | empty
+    zero, infinity = (
+        torch.full((), value, dtype=dtype, device=mask.device) for value in (0.0, float("-inf"))
+    )
+    return torch.where(mask, zero, infinity), empty
 
 
 def _repeated(name, x, query):
