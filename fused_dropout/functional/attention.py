@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout.functional._arguments import is_zero, probability
-from fused_dropout.functional.pointwise import dropout
+from fused_dropout.functional._attention import attend, chain, is_eager
 
 
 def scaled_dot_product_attention(
@@ -70,31 +70,34 @@ def scaled_dot_product_attention(
         key, value = (_repeated(name, x, query) for name, x in (("key", key), ("value", value)))
     if scale is None:
         scale = query.shape[-1] ** -0.5
+    _check(query, key, value, attn_mask)
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
-    # The smaller of the two factors is scaled.
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = _sum(scores, attn_mask)
-    kept = dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state)
-    result = kept @ value
-    return result if empty is None else result.masked_fill(empty, 0)
+    arguments = query, key, value, attn_mask, p, scale, generator, rng_state
+    if not is_eager(*arguments[:5]):
+        result = chain(*arguments)
+        return result if empty is None else result.masked_fill(empty, 0)
+    result = attend(*arguments)
+    return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
-def _sum(scores, mask):
-    """Into the memory of the scores, which nobody else needs, as new memory costs more than a sum.
-
-    Not where compilers see to that themselves, nor where vmap would have to make a batch of them.
-    """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.is_batchedtensor(mask)
-        or torch.result_type(scores, mask) != scores.dtype
-        or torch.broadcast_shapes(scores.shape, mask.shape) != scores.shape
-    ):
-        return scores + mask
-    return scores.add_(mask)
+def _check(query, key, value, attn_mask):
+    """What would be found out only after a state was drawn, or not at all."""
+    name = "scaled_dot_product_attention"
+    if key.shape[:-1] != value.shape[:-1]:
+        if key.shape[-2] != value.shape[-2]:
+            raise RuntimeError(
+                f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in "
+                "key"
+            )
+        torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    dtypes = (torch.bool, torch.float32, query.dtype)
+    if attn_mask is not None and attn_mask.dtype not in dtypes:
+        raise RuntimeError(
+            f"{name}: attn_mask has dtype {attn_mask.dtype}, but expected one of {dtypes}, the "
+            "last as in query"
+        )
 
 
 def _causal(query, key):
@@ -108,6 +111,7 @@ def _additive(mask, dtype, may_be_empty):
     Those get a mask of zeros, as a softmax of nothing but -inf would be NaN, in backward too.
     """
     if mask.dtype != torch.bool:
+        mask = mask.to(dtype)
         if not may_be_empty:
             return mask, None
         empty = mask.isneginf().all(-1, keepdim=True)
