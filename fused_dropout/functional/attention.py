@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout.functional._arguments import is_zero, probability
-from fused_dropout.functional.pointwise import dropout
+from fused_dropout.functional._attention import attend, chain, is_eager
 
 
 def scaled_dot_product_attention(
@@ -74,13 +74,12 @@ def scaled_dot_product_attention(
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
-    # The smaller of the two factors is scaled.
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = scores + attn_mask
-    kept = dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state)
-    result = kept @ value
-    return result if empty is None else result.masked_fill(empty, 0)
+    arguments = query, key, value, attn_mask, p, scale, generator, rng_state
+    if not is_eager(*arguments[:5]):
+        result = chain(*arguments)
+        return result if empty is None else result.masked_fill(empty, 0)
+    result = attend(*arguments)
+    return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
 def _check(query, key, value, attn_mask):
@@ -111,15 +110,20 @@ def _additive(mask, dtype, may_be_empty):
 
     Those get a mask of zeros, as a softmax of nothing but -inf would be NaN, in backward too.
     """
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-            ~mask, float("-inf")
-        )
-    mask = mask.to(dtype)
-    if not may_be_empty:
-        return mask, None
-    empty = mask.isneginf().all(-1, keepdim=True)
-    return mask.masked_fill(empty, 0), empty
+    if mask.dtype != torch.bool:
+        mask = mask.to(dtype)
+        if not may_be_empty:
+            return mask, None
+        empty = mask.isneginf().all(-1, keepdim=True)
+        return mask.masked_fill(empty, 0), empty
+    empty = None
+    if may_be_empty:
+        empty = ~mask.any(-1, keepdim=True)
+        mask = mask | empty
+    zero, infinity = (
+        torch.full((), value, dtype=dtype, device=mask.device) for value in (0.0, float("-inf"))
+    )
+    return torch.where(mask, zero, infinity), empty
 
 
 def _repeated(name, x, query):

@@ -64,10 +64,14 @@ _MODULES = {
 note_forwards(_MODULES)
 
 
-def add_activations(names):
-    """Makes modules known: {class: name of the activation that every instance computes}."""
-    for cls, name in names.items():
-        _MODULES[cls] = lambda module, name=name: Activation(name)
+def add_activations(kinds):
+    """Makes modules known.
+
+    ``kinds``: {class: name of the activation that every instance computes, or a function of an
+    instance that gives its :class:`Activation`, None where it is another function}.
+    """
+    for cls, kind in kinds.items():
+        _MODULES[cls] = kind if callable(kind) else lambda module, name=kind: Activation(name)
 
 
 def is_activation(module):

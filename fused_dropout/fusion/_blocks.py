@@ -18,6 +18,7 @@ PRODUCTS = tuple(BIAS_DIMS)
 
 _IDENTITY = Activation("identity")
 
+
 # Which kernel normalises as a class does, and whether a module of it is such a one.
 _NORMS = {
     nn.LayerNorm: ("layer", lambda norm: True),
@@ -30,6 +31,9 @@ def add_norm_class(cls, kind, condition):
     """Makes a class known that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` does."""
     _NORMS[cls] = (kind, condition)
     note_forwards((cls,))
+
+
+# Below, `drop` is a dropout child or the arguments of a dropout function, as a dict.
 
 
 def product(layer, x):
@@ -75,6 +79,11 @@ def linear_act_drop(linear, act, drop, x):
     return bias_act_drop(
         product(linear, x), linear.bias, act, drop, bias_dim=BIAS_DIMS[type(linear)]
     )
+
+
+def linear_drop(linear, drop, x):
+    """``drop(linear(x))``."""
+    return linear_act_drop(linear, None, drop, x)
 
 
 def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):

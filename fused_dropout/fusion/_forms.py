@@ -23,13 +23,20 @@ def form_of(function):
         (definition,) = ast.parse(source).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    if not isinstance(definition, ast.FunctionDef):
-        return None
+    return digest(definition) if isinstance(definition, ast.FunctionDef) else None
+
+
+def digest(definition):
+    """The same for the syntax tree of a function."""
     arguments, body = definition.args, definition.body
     if ast.get_docstring(definition) is not None:
         body = body[1:]
     text = _text([arguments, body])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+#: What was added: {mixin: digests}.
+RECOGNISED = {}
 
 
 def add_forms(group, package, mixin, forms, names, what):
@@ -42,6 +49,8 @@ def add_forms(group, package, mixin, forms, names, what):
         names: of classes that are expected to have such a forward, with or without their module, a
             compiled pattern; where they do not, the report says so.
     """
+
+    RECOGNISED[mixin] = forms
 
     @functools.cache
     def matches(cls):
@@ -59,11 +68,22 @@ def add_forms(group, package, mixin, forms, names, what):
     def class_obstacle(cls):
         if form_of(cls.forward) not in forms:
             return f"{cls.__qualname__}.forward is not one that is known"
-        if package_of(cls.forward.__globals__["__name__"]) != package:
+        if any(package_of(_module_of(one)) != package for one in _wrapped(cls.forward)):
             return f"{cls.__qualname__}.forward was exchanged"
         return None
 
     add_pattern(group, mixin, matches, what, class_obstacle)
+
+
+def _wrapped(function):
+    """A function and those inside of it, as decorators leave them."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
+def _module_of(function):
+    return getattr(function, "__globals__", {}).get("__name__", "")
 
 
 _IRRELEVANT = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx"}

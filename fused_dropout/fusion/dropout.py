@@ -66,7 +66,12 @@ def drop_obstacle(name, child):
 
 
 def drop_arguments(child):
-    """``p``, ``training`` and the options of a dropout child, as keyword arguments."""
+    """``p``, ``training`` and the options of a dropout child, as keyword arguments.
+
+    Where a module calls a dropout function, these arguments stand for the child.
+    """
+    if type(child) is dict:
+        return child
     if type(child) is nn.Identity:
         return {"p": 0.0, "training": False}
     if type(child) is M.Dropout:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.fusion._activations import activation_obstacle, activation_of
-from fused_dropout.fusion._blocks import PRODUCTS, bias_act_drop, linear_act_drop
+from fused_dropout.fusion._blocks import PRODUCTS, bias_act_drop, linear_act_drop, linear_drop
 from fused_dropout.fusion._children import product_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused
@@ -45,7 +45,7 @@ class Branch(Fused):
     def fused_forward(self, *args, **kwargs):
         x = self.before_last(*args, **kwargs)
         linear, drop = self.last_layers()
-        return linear_act_drop(linear, None, drop, x)
+        return linear_drop(linear, drop, x)
 
 
 class FusedMlp(Branch):
