@@ -4,11 +4,11 @@
 ``fused_dropout.fuse``, with the sources of Python's standard library as data and nothing
 downloaded:
 
-- a small BERT is pretrained as a masked language model on source without labels, and saved;
+- a small BERT is pretrained to tell thirty other modules apart, and saved;
 - ``BertForSequenceClassification.from_pretrained`` loads it, one line fuses it, and it learns from
   few snippets with labels, without dropout and with several p, from several seeds;
-- what it learned is measured on the last quarter of every file, of which neither the pretraining
-  nor the tokenizer has seen anything;
+- what it learned is measured on the last quarter of every file, of which neither the training nor
+  the tokenizer has seen anything;
 - steps are timed unfused and fused, in turn;
 - the model is unfused, saved, loaded by transformers alone, and gives the same scores.
 
@@ -45,8 +45,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m examples.finetune", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="folder for the table and the plot")
-    add("--pretraining-steps", type=int, default=400)
-    add("--steps", type=int, default=120, help="of fine-tuning")
+    add("--pretraining-steps", type=int, default=600)
+    add("--steps", type=int, default=200, help="of fine-tuning")
     add("--seeds", type=int, default=3, help="runs with each p")
     add("--p", type=float, nargs="+", default=[0.1, 0.3], help="to compare with no dropout")
     add("--quick", action="store_true", help="a few steps of each: does it run")
@@ -157,7 +157,7 @@ def plot(pretraining, runs, timed, path):
         1, 3, figsize=(14, 4.2), gridspec_kw={"width_ratios": (1.2, 2, 1)}
     )
     left.plot(*smooth(pretraining), color="#555555")
-    left.set_title("pretraining: loss of masked tokens")
+    left.set_title("pretraining: loss")
     for colour, (p, group) in zip(COLOURS, by_rate(runs).items(), strict=False):
         curves = [[100 * accuracy for _, accuracy in run.validation] for run in group]
         steps = [step for step, _ in group[0].validation]
@@ -203,7 +203,7 @@ def main():
             source, folder, rates, arguments.seeds, arguments.steps, bar.update
         )
         timed = training.time_steps(source, folder, P, timed_steps)
-    tokens = sum(map(len, source.beginnings))
+    tokens = sum(map(len, source.pretraining))
     parameters = sum(parameter.numel() for parameter in runs[0].model.parameters())
     text = "\n\n".join(
         [
@@ -211,8 +211,9 @@ def main():
             f"{len(data.CLASSES) * training.LABELLED} labelled snippets of {data.LENGTH} tokens, "
             f"{len(source.held_out):,} held out; {parameters:,} parameters",
             str(runs[-1].report),
-            f"pretraining: loss of masked tokens from {pretraining[0]:.2f} to "
-            f"{statistics.fmean(pretraining[-20:]):.2f} nats in {len(pretraining)} steps",
+            f"pretraining on {len(data.PRETRAINING_CLASSES)} other classes: loss from "
+            f"{pretraining[0]:.2f} to {statistics.fmean(pretraining[-20:]):.2f} nats in "
+            f"{len(pretraining)} steps",
             f"fine-tuning: {arguments.steps} steps, {arguments.seeds} seeds; by chance "
             f"{100 / len(data.CLASSES):.1f} % are recognised",
             accuracy_table(runs),

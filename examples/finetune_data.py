@@ -5,19 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 # Modules and packages with a hundred kilobytes or so of source, in every Python installation.
 CLASSES = (
     *("argparse", "asyncio", "difflib", "email", "http", "importlib", "inspect", "logging"),
     *("multiprocessing", "subprocess", "tarfile", "typing", "unittest", "urllib", "xml", "zipfile"),
 )
-VOCABULARY = 2048
+# What is pretrained on: none of the above.
+PRETRAINING_CLASSES = (
+    *("_pydecimal", "ast", "collections", "concurrent", "configparser", "ctypes", "dataclasses"),
+    *("doctest", "enum", "ftplib", "imaplib", "ipaddress", "json", "locale", "mailbox", "optparse"),
+    *("pathlib", "pdb", "pickle", "pickletools", "platform", "pydoc", "shutil", "smtplib"),
+    *("socket", "ssl", "statistics", "tempfile", "threading", "traceback", "wsgiref"),
+)
+VOCABULARY = 1024
 LENGTH = 64  # tokens in a snippet, the two at its ends included
 HELD_OUT = 0.25  # of every file, its end
-HELD_OUT_SNIPPETS = 64  # of a class, at most
-SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
-PAD, CLS, SEP, MASK = range(4)
+HELD_OUT_SNIPPETS = 48  # of a class, at most
+SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
+PAD, CLS, SEP = range(3)
 
 
 def read_class(name):
@@ -42,7 +49,6 @@ def train_tokenizer(texts):
     """Pairs of bytes, as frequent in `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(SPECIAL),
@@ -59,41 +65,41 @@ def framed(tokens):
     return torch.cat([torch.full(size, CLS), tokens, torch.full(size, SEP)], 1)
 
 
+def draw(texts, labels, generator):
+    """A snippet of each label, from a random place of the tokens ``texts[label]``."""
+    rows = []
+    for label in labels.tolist():
+        tokens = texts[label]
+        start = torch.randint(len(tokens) - LENGTH + 3, (), generator=generator)
+        rows.append(tokens[start : start + LENGTH - 2])
+    return framed(torch.stack(rows))
+
+
 @dataclass
 class Data:
     """Tokens of the standard library.
 
-    tokenizer: trained on what is trained on.
-    beginnings: for each class the tokens that are trained on.
-    held_out: snippets of the ends of all files, of which no snippet overlaps another.
+    pretraining: a tensor for each of the classes that are pretrained on.
+    beginnings: a tensor for each class, what it is fine-tuned on.
+    held_out: snippets of the ends of all its files, of which no snippet overlaps another.
     held_out_labels: the classes that they are from.
     """
 
-    tokenizer: Tokenizer
+    pretraining: list
     beginnings: list
     held_out: torch.Tensor
     held_out_labels: torch.Tensor
-
-    def draw(self, labels, generator):
-        """A snippet of each label, from a random place among those trained on."""
-        rows = []
-        for label in labels.tolist():
-            tokens = self.beginnings[label]
-            start = torch.randint(len(tokens) - LENGTH + 3, (), generator=generator)
-            rows.append(tokens[start : start + LENGTH - 2])
-        return framed(torch.stack(rows))
-
-    def draw_anywhere(self, count, generator):
-        """Snippets without labels: the more source a class has, the more of them are its own."""
-        sizes = torch.tensor([float(len(tokens)) for tokens in self.beginnings])
-        labels = torch.multinomial(sizes, count, replacement=True, generator=generator)
-        return self.draw(labels, generator)
 
 
 def load():
     """Reads, splits and tokenises the sources."""
     parts = [read_class(name) for name in CLASSES]
-    tokenizer = train_tokenizer(text for beginnings, _ in parts for text in beginnings)
+    others = [
+        [*beginnings, *ends]
+        for beginnings, ends in (read_class(name) for name in PRETRAINING_CLASSES)
+    ]
+    beginnings = [texts for texts, _ in parts]
+    tokenizer = train_tokenizer(text for texts in others + beginnings for text in texts)
 
     def encode(texts):
         encodings = tokenizer.encode_batch(texts)
@@ -106,5 +112,9 @@ def load():
         # Spread evenly, so that large packages are represented by all of their files.
         held_out.append(snippets[torch.linspace(0, len(snippets) - 1, count).long()])
         labels.append(torch.full((count,), label))
-    beginnings = [encode(beginnings) for beginnings, _ in parts]
-    return Data(tokenizer, beginnings, framed(torch.cat(held_out)), torch.cat(labels))
+    return Data(
+        [encode(texts) for texts in others],
+        [encode(texts) for texts in beginnings],
+        framed(torch.cat(held_out)),
+        torch.cat(labels),
+    )
