@@ -137,7 +137,7 @@ def save_and_load(run, source):
 
 
 def classes(run, source):
-    """The classes that are recognised best and worst."""
+    """The classes that a run recognises best and worst."""
     right = training.predict(run.model, source.held_out).argmax(1) == source.held_out_labels
     shares = [
         (right[source.held_out_labels == label].float().mean().item(), name)
@@ -148,7 +148,7 @@ def classes(run, source):
         ", ".join(f"{name} {100 * share:.0f} %" for share, name in part)
         for part in (shares[:3], shares[-3:])
     )
-    return f"Best recognised (p = {run.p:g}, seed {run.seed}): {best}; worst: {worst}."
+    return f"In the best run (p = {run.p:g}, seed {run.seed}): {best}, …, {worst}."
 
 
 def plot(pretraining, runs, timed, path):
@@ -208,7 +208,7 @@ def main():
     text = "\n\n".join(
         [
             f"{len(data.CLASSES)} classes; {tokens:,} tokens to pretrain on, "
-            f"{len(data.CLASSES) * training.LABELLED} labelled snippets of {data.LENGTH} tokens, "
+            f"{len(data.CLASSES) * training.LABELLED:,} labelled snippets of {data.LENGTH} tokens, "
             f"{len(source.held_out):,} held out; {parameters:,} parameters",
             str(runs[-1].report),
             f"pretraining on {len(data.PRETRAINING_CLASSES)} other classes: loss from "
@@ -218,7 +218,7 @@ def main():
             f"{100 / len(data.CLASSES):.1f} % are recognised",
             accuracy_table(runs),
             verdict(runs),
-            classes(runs[-1], source),
+            classes(max(runs, key=lambda run: run.validation[-1][1]), source),
             time_table(timed),
             save_and_load(runs[-1], source),
             f"{torch.get_num_threads()} threads, {time.perf_counter() - start:.0f} s",
