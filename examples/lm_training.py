@@ -70,12 +70,13 @@ class Training:
     longest_gradient = float("inf")
 
     steps: int
+    seed: int = field(default=0, kw_only=True)  # of the weights, so that runs have equal ones
     times: list = field(default_factory=list, kw_only=True)
     training: list = field(default_factory=list, kw_only=True)  # a loss per step
     validation: list = field(default_factory=list, kw_only=True)  # (step, loss)
 
     def __post_init__(self):
-        torch.manual_seed(0)  # equal weights in all runs
+        torch.manual_seed(self.seed)
         self.model = self.make_model()
         parameters = self.model.parameters()
         self.optimizer = torch.optim.AdamW(
@@ -85,11 +86,14 @@ class Training:
             self.optimizer, self.learning_rate, total_steps=self.steps
         )
 
-    def step(self, text):
+    def loss(self, batch):
+        return self.model.loss(batch)
+
+    def step(self, batch):
         """One step of training, timed."""
         start = time.perf_counter()
         self.optimizer.zero_grad()
-        loss = self.model.loss(text)
+        loss = self.loss(batch)
         loss.backward()
         if self.longest_gradient < float("inf"):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.longest_gradient)
@@ -99,10 +103,10 @@ class Training:
         self.training.append(loss.item())
 
     @torch.no_grad()
-    def validate(self, texts):
+    def validate(self, batches):
         """Adds the mean loss without dropout."""
         self.model.eval()
-        loss = sum(self.model.loss(text).item() for text in texts) / len(texts)
+        loss = sum(self.loss(batch).item() for batch in batches) / len(batches)
         self.model.train()
         self.validation.append((len(self.training), loss))
 

@@ -1,0 +1,126 @@
+"""Training steps of whole models with ``fd.fuse``: ``python -m benchmarks.end_to_end --help``.
+
+Forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm and torch
+with random weights, float32: as is, compiled, fused, and both, without and with dropout, in one
+process, taking turns. The goal is that a fused model with dropout takes no more time than the model
+as is without.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from tqdm import tqdm
+
+import fused_dropout as fd
+
+from . import steps
+from .cases import P
+from .devices import DEVICES
+from .models import KINDS
+
+MODULE = "benchmarks.end_to_end"
+WAYS = {  # (fused, compiled)
+    "as is": (False, False),
+    "compiled": (False, True),
+    "fused": (True, False),
+    "fused and compiled": (True, True),
+}
+
+
+def _name(way: str, p: float) -> str:
+    return f"{way}, p = {p:g}"
+
+
+_QUICK = "A quick run: the batch is much smaller, and the times mean nothing."
+BASE, GOAL = _name("as is", 0), _name("fused", P)
+
+
+def make_step(kind: str, way: str, p: float, device, quick: bool):
+    """A step, and the report of what was fused."""
+    torch.manual_seed(0)  # equal weights and data for all
+    fused, compiled = WAYS[way]
+    with torch.device(device.name):
+        model, loss = KINDS[kind].make(p, quick)
+    model.train()
+    report = fd.fuse(model) if fused else None
+    # Not dynamic: else another p, seen by the same compiler, becomes a variable.
+    call = torch.compile(model, dynamic=False) if compiled else model
+    return steps.Step(model, lambda: loss(call).backward(), device), report
+
+
+def measure(kind: str, ways: list[str], device, samples: int, quick: bool, progress):
+    """Rows of one model, and the report of what was fused with dropout."""
+    torch.compiler.reset()
+    providers, report = {}, None
+    for p in (0.0, P):
+        for way in ways:
+            providers[_name(way, p)], new = make_step(kind, way, p, device, quick)
+            report = new or report
+    rows = steps.measure(providers, samples, progress)
+    return [{"model": kind, **row} for row in rows], report
+
+
+def verdict(rows: list[dict]) -> str:
+    """How the goal stands, in words."""
+    row = next(row for row in rows if row["provider"] == GOAL)
+    ratio, low, high = (row[key] for key in ("ratio", "ratio_p20", "ratio_p80"))
+    if high <= 1:
+        outcome = "met"
+    elif low > 1:
+        outcome = "missed"
+    else:
+        outcome = "undecided, as rounds differ too much"
+    return (
+        f"goal, {GOAL} over {BASE} at most 1: {outcome}; {ratio:.3f}, "
+        f"and {low:.3f} to {high:.3f} in the middle three of five rounds"
+    )
+
+
+def _parse():
+    parser = steps.parser_of(MODULE, __doc__)
+    add = parser.add_argument
+    add(
+        "--models",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help=f"of {','.join(KINDS)}; default: all whose packages are there",
+    )
+    add("--eager", action="store_true", help="nothing compiled")
+    args = steps.parse(parser, MODULE)
+    if args.models is None:
+        args.models = [name for name, kind in KINDS.items() if kind.is_there()]
+    for name in args.models:
+        if name not in KINDS:
+            parser.error(f"--models: expected some of {','.join(KINDS)}, got {name}")
+        if not KINDS[name].is_there():
+            parser.error(f"--models: {name} needs the package {KINDS[name].package}")
+    return args
+
+
+def main() -> None:
+    """Prints a table for each model."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    args = _parse()
+    samples = min(args.samples, 3) if args.quick else args.samples
+    eager = args.eager or args.quick
+    ways = [way for way, (_, compiled) in WAYS.items() if not (compiled and eager)]
+    device = DEVICES[args.device]()
+    results, blocks = [], []
+    with tqdm(total=len(args.models) * (samples + 1), unit="round") as bar:
+        for kind in args.models:
+            bar.set_postfix_str(kind)
+            rows, report = measure(kind, ways, device, samples, args.quick, bar.update)
+            results += rows
+            text = steps.table(f"{kind}: {KINDS[kind].text}", rows)
+            blocks.append(f"{text}\n{_QUICK if args.quick else verdict(rows)}\n{report}")
+    for name in KINDS:
+        if name not in args.models and not KINDS[name].is_there():
+            blocks.append(f"{name} is left out: there is no package {KINDS[name].package}")
+    print("\n\n".join(blocks))
+    steps.write(args, MODULE, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Whole training steps, timed in turns: what the benchmarks that have such steps share."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import allocator, environment
+from .devices import DEVICES
+from .report import align
+from .timing import summary, take_turns
+
+
+class Step:
+    """One provider: a model with its optimiser.
+
+    ``forward_and_backward`` is a function of nothing; ``inputs`` are leaves whose gradients it
+    makes beside those of the model's parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_and_backward: Callable,
+        device,
+        inputs: tuple[torch.Tensor, ...] = (),
+    ):
+        self.model, self.device, self.inputs = model, device, inputs
+        self.forward_and_backward = forward_and_backward
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        self.times: list[float] = []
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        for x in self.inputs:
+            x.grad = None
+        self.forward_and_backward()
+        self.optimizer.step()
+
+    def sample(self) -> None:
+        """Times one step."""
+        self.device.settle()
+        start = self.device.mark()
+        self()
+        end = self.device.mark()
+        self.times.append(self.device.elapsed_ms(start, end))
+
+    def activation_bytes(self) -> int:
+        """The most memory that forward and backward have at a time beyond what was there before.
+
+        The gradients of the parameters are there already.
+        """
+        self()
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        _, peak, _ = self.device.track(self.forward_and_backward)
+        return peak
+
+
+def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[dict]:
+    """A row per provider; ``progress()`` is called ``samples + 1`` times.
+
+    The ratio to the first provider is taken in each round of turns, so that it does not suffer
+    from a machine that gets slower or faster meanwhile.
+    """
+    for step in steps.values():
+        step()
+        step()
+    progress()
+    gc.collect()
+    gc.disable()
+    for i, name in enumerate(take_turns(dict.fromkeys(steps, samples))):
+        steps[name].sample()
+        if i % len(steps) == 0:
+            progress()
+    gc.enable()
+    first = next(iter(steps.values())).times
+    rows = []
+    for name, step in steps.items():
+        ratios = [own / other for own, other in zip(step.times, first, strict=True)]
+        p20, _, _, p80 = statistics.quantiles(ratios, n=5, method="inclusive")
+        rows.append(
+            {
+                "provider": name,
+                "activation_bytes": step.activation_bytes(),
+                **summary(step.times),
+                "ratio": statistics.median(ratios),
+                "ratio_p20": p20,
+                "ratio_p80": p80,
+                "samples": len(ratios),
+            }
+        )
+    return rows
+
+
+def table(head: str, rows: list[dict]) -> str:
+    """The ratios and differences are to the first provider."""
+    base = rows[0]["median_ms"]
+    lines = [("provider", "ms", "p20", "p80", "x first", "difference", "activations, MB")]
+    for row in rows:
+        times = (f"{row[key]:.1f}" for key in ("median_ms", "p20_ms", "p80_ms"))
+        difference = row["median_ms"] - base
+        megabytes = f"{row['activation_bytes'] / 1e6:.1f}"
+        lines.append(
+            (row["provider"], *times, f"{row['ratio']:.3f}", f"{difference:+.1f}", megabytes)
+        )
+    return f"{head}\n{align(lines, 1)}"
+
+
+def parser_of(module: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that these benchmarks have in common."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    add = parser.add_argument
+    add("--device", choices=DEVICES, default="cpu")
+    add("--samples", type=int, default=15, help="steps of each provider, at least 2")
+    add("--quick", action="store_true", help="small, few samples, nothing compiled: does it run")
+    add("--json", metavar="FILE", help="write the result here")
+    add("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, module: str) -> argparse.Namespace:
+    """Parses; the process that the user starts measures nothing, its child has recycled memory."""
+    args = parser.parse_args()
+    if args.samples < 2:
+        parser.error(f"--samples: expected at least 2, got {args.samples}")
+    if args.device == "cpu":
+        if not args.child:
+            sys.exit(allocator.run_child("recycled", module, *sys.argv[1:], "--child"))
+        allocator.fill_heap(3 << 30)
+    return args
+
+
+def write(args: argparse.Namespace, module: str, rows: list[dict]) -> None:
+    """Writes the result where the user wants it."""
+    if args.json:
+        command = " ".join(["python -m", module, *sys.argv[1:]]).replace(" --child", "")
+        result = {"meta": environment.describe(command, args.device), "rows": rows}
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
