@@ -1,17 +1,28 @@
-"""Attention with dropout for eager calls on the CPU: the same chain, with a backward of its own.
+"""Attention with dropout for eager calls on the CPU: the same chain, some matrices at a time.
 
-Autograd's own backward allocates memory of the size of the scores at every step, and on the CPU
-fresh memory costs as much as the arithmetic.
+Scores, probabilities and their gradients of a few heads fit the cache, in two buffers that serve
+one group of heads after the other. Nothing of that size is stored: backward computes it again. It
+is the idea of Dao et al., "FlashAttention", NeurIPS 2022, by whole matrices rather than tiles.
 """
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from fused_dropout._shard import Shard
 from fused_dropout.functional._arguments import state_for
 from fused_dropout.functional.pointwise import dropout
 
 _TYPES = (torch.Tensor, torch.nn.Parameter)
+
+# Bytes of a buffer. Two of them, and the third that backward needs, stay in the cache; smaller ones
+# make more calls.
+_BUFFER = 2 * 2**20
 
 
 def chain(query, key, value, mask, p, scale, generator=None, rng_state=None):
@@ -73,43 +84,98 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, mask, state, p, scale, shape):
-        scores = _product(query, key.transpose(1, 2), scale)
-        if mask is not None:
-            scores.view(shape).add_(mask)
-        probabilities = scores.softmax(-1)
-        kept = dropout(probabilities, p, rng_state=state)
-        ctx.save_for_backward(query, key, value, mask, state, probabilities, kept)
+        ctx.save_for_backward(query, key, value, mask, state)
         ctx.options = p, scale, shape
-        return torch.bmm(kept, value)
+        result = query.new_empty(*query.shape[:2], value.shape[2])
+        for group in _groups(query, key, mask, state, p, scale, shape):
+            kept = group.drop(group.probabilities(), inplace=True)
+            torch.bmm(kept, value[group.part], out=result[group.part])
+        return result
 
     @staticmethod
     def backward(ctx, grad):
-        query, key, value, mask, state, probabilities, kept = ctx.saved_tensors
+        query, key, value, mask, state = ctx.saved_tensors
         p, scale, shape = ctx.options
         if torch.is_grad_enabled():  # create_graph
             wanted = [x for x in (query, key, value) if x.requires_grad]
             if mask is not None:
-                mask = mask.expand(shape).reshape(probabilities.shape)
+                mask = mask.expand(shape).reshape(-1, *shape[-2:])
             result = chain(query, key, value, mask, p, scale, rng_state=state)
             grads = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
             grads = [next(grads) if x.requires_grad else None for x in (query, key, value)]
             return *grads, None, None, None, None, None
-        grad_query = grad_key = grad_value = None
-        if ctx.needs_input_grad[2]:
-            grad_value = torch.bmm(kept.transpose(1, 2), grad)
-        if any(ctx.needs_input_grad[:2]):
-            grad_scores = torch.bmm(grad, value.transpose(1, 2))
-            dropout(grad_scores, p, inplace=True, rng_state=state)
-            grad_scores = torch._softmax_backward_data(
-                grad_scores, probabilities, -1, probabilities.dtype
+        of_query, of_key, of_value = (
+            torch.empty_like(x) if wanted else None
+            for x, wanted in zip((query, key, value), ctx.needs_input_grad[:3], strict=True)
+        )
+        for group in _groups(query, key, mask, state, p, scale, shape):
+            part = group.part
+            probabilities = group.probabilities()
+            kept = group.drop(probabilities)
+            if of_value is not None:
+                torch.bmm(kept.transpose(1, 2), grad[part], out=of_value[part])
+            if of_query is None and of_key is None:
+                continue
+            # The scores have served, and give their memory; so does what was kept.
+            of_kept = torch.bmm(grad[part], value[part].transpose(1, 2), out=group.scores)
+            of_scores = torch.ops.aten._softmax_backward_data.out(
+                group.drop(of_kept, inplace=True),
+                probabilities,
+                -1,
+                probabilities.dtype,
+                grad_input=kept,
             )
-            if ctx.needs_input_grad[0]:
-                grad_query = _product(grad_scores, key, scale)
-            if ctx.needs_input_grad[1]:
-                grad_key = _product(grad_scores.transpose(1, 2), query, scale)
-        return grad_query, grad_key, grad_value, None, None, None, None, None
+            if of_query is not None:
+                _product(of_scores, key[part], scale, of_query[part])
+            if of_key is not None:
+                _product(of_scores.transpose(1, 2), query[part], scale, of_key[part])
+        return of_query, of_key, of_value, None, None, None, None, None
 
 
-def _product(a, b, scale):
+class _Group(NamedTuple):
+    """Some of the matrices: ``part`` says which; the others are theirs, and two buffers."""
+
+    part: slice
+    query: torch.Tensor
+    key: torch.Tensor
+    mask: torch.Tensor | None
+    scale: float
+    drop: Callable
+    scores: torch.Tensor
+    buffer: torch.Tensor
+
+    def probabilities(self):
+        _product(self.query, self.key.transpose(1, 2), self.scale, self.scores)
+        if self.mask is not None:
+            self.scores.add_(self.mask)
+        return torch.softmax(self.scores, -1, out=self.buffer)
+
+
+def _groups(query, key, mask, state, p, scale, shape):
+    """As many matrices at a time as fit a buffer, in turn."""
+    count, *sizes = query.shape[0], query.shape[1], key.shape[1]
+    step = max(1, min(count, _BUFFER // (math.prod(sizes) * query.element_size())))
+    buffers = query.new_empty(2, step, *sizes)
+    if mask is not None:
+        mask = torch.atleast_2d(mask)
+        masks = mask.reshape(-1, *mask.shape[-2:])
+        mask_of = torch.arange(len(masks)).view(mask.shape[:-2]).expand(shape[:-2]).flatten()
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        scores, buffer = buffers[:, : part.stop - start]
+        shard = Shard((count, *sizes), (start, 0, 0))
+        yield _Group(
+            part,
+            query[part],
+            key[part],
+            None if mask is None else masks if len(masks) == 1 else masks[mask_of[part]],
+            scale,
+            functools.partial(dropout, p=p, rng_state=state, shard=shard),
+            scores,
+            buffer,
+        )
+
+
+def _product(a, b, scale, out):
     """``a @ b * scale`` in one pass."""
-    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale)
+    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale, out=out)

@@ -1,13 +1,22 @@
-"""Eager attention on the CPU has a backward of its own: held to autograd's of the chain."""
+"""Eager attention on the CPU goes some matrices at a time: held to the chain, and to its memory."""
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import fused_dropout as fd
+import fused_dropout.functional as FF
+from fused_dropout.functional import _attention
 from fused_dropout.functional._attention import attend, chain, is_eager
 
 P, SCALE = 0.3, 0.4
+
+
+@pytest.fixture(params=["all at once", "four and two", "one by one"], autouse=True)
+def buffer(request, monkeypatch):
+    """Six matrices of 5 by 7 fp64 numbers, in groups."""
+    matrices = {"all at once": 6, "four and two": 4, "one by one": 0}[request.param]
+    monkeypatch.setattr(_attention, "_BUFFER", matrices * 5 * 7 * 8)
 
 
 def inputs(layout):
@@ -23,7 +32,14 @@ def inputs(layout):
 def masks():
     lowest = torch.zeros(2, 1, 5, 7, dtype=torch.float64)
     lowest[1, :, :, 4:] = float("-inf")
-    return {"none": None, "padding": lowest, "one for all": torch.randn(5, 7).double()}
+    return {
+        "none": None,
+        "for each example": lowest,
+        "padding": lowest[:, :, :1],
+        "for each head": torch.randn(3, 5, 7).double(),
+        "one for all": torch.randn(5, 7).double(),
+        "a row": torch.randn(7).double(),
+    }
 
 
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
@@ -53,5 +69,19 @@ def test_derivatives(mask):
     def function(*tensors):
         return attend(*tensors, mask, P, SCALE, rng_state=state)
 
-    assert gradcheck(function, inputs("heads inside"))
-    assert gradgradcheck(function, inputs("heads inside"))
+    assert gradcheck(function, inputs("heads inside"), fast_mode=True)
+    assert gradgradcheck(function, inputs("heads inside"), fast_mode=True)
+
+
+def test_two_buffers_and_the_inputs():
+    """Neither scores nor probabilities are kept for backward."""
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    tensors = inputs("contiguous")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        FF.scaled_dot_product_attention(*tensors, dropout_p=P)
+    assert sum(kept.values()) == sum(x.nbytes for x in tensors) + 16
