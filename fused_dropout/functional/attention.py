@@ -28,10 +28,10 @@ def scaled_dot_product_attention(
         F.dropout(scores.softmax(-1), dropout_p) @ value
 
     Without dropout it is torch's own. With it, an eager call on the CPU computes some heads at a
-    time, so that scores and probabilities never exist as a whole, nor are kept for backward; torch's
-    own writes them down, and a mask. Compiled code, autocast, ``torch.func`` and other devices take
-    the chain above, with the same masks. On a GPU torch's function drops without writing anything
-    down and is the better choice for long sequences, with masks of its own.
+    time, so that scores and probabilities never exist as a whole, nor are kept for backward;
+    torch's own writes them down, and a mask. Compiled code, autocast, ``torch.func`` and other
+    devices take the chain above, with the same masks. On a GPU torch's function drops without
+    writing anything down and is the better choice for long sequences, with masks of its own.
 
     Args:
         query: shape (..., heads, L, E); floating point.
