@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from examples.transformer import Block, FusedBlock, FusedEncoderLayer
+import fused_dropout as fd
+from examples.transformer import Block, FusedBlock
 
 from . import steps
 from .cases import P
@@ -24,10 +25,13 @@ PLACES = ("attention", "hidden", "residual")
 
 def encoder_layer(p: dict[str, float], fused: bool) -> nn.Module:
     """``p`` by place."""
-    kind = FusedEncoderLayer if fused else nn.TransformerEncoderLayer
-    layer = kind(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True)
+    layer = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True
+    )
     layer.self_attn.dropout, layer.dropout.p = p["attention"], p["hidden"]
     layer.dropout1.p = layer.dropout2.p = p["residual"]
+    if fused:
+        fd.fuse(layer)
     return layer
 
 

@@ -1,27 +1,14 @@
-"""Transformer blocks, as one writes them with ``torch.nn`` and with this package.
+"""A transformer block, as one writes it with ``torch.nn`` and with this package.
 
-A fused block has the parameters of its unfused sibling, under the same names, and its masks come
-from the contract; at ``p = 0`` the two compute the same.
+The fused block has the parameters of its unfused sibling, under the same names, and its masks come
+from the contract; at ``p = 0`` the two compute the same. (``torch.nn``'s own layers need no such
+sibling: ``fused_dropout.fuse`` knows them.)
 """
 
 import torch.nn.functional as F
 from torch import nn
 
 import fused_dropout.functional as FF
-
-
-def attention_with_dropout(q, k, v, p, causal=False, mask=None):
-    """``F.scaled_dot_product_attention`` whose dropout stores no mask.
-
-    Shapes (batch, heads, length, width). Without dropout it is torch's own, which does not write
-    the scores to memory; with dropout torch's CPU path writes them too.
-    """
-    if p == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if causal:
-        scores = scores + mask
-    return FF.dropout(scores.softmax(-1), p) @ v
 
 
 def split_heads(qkv, heads):
@@ -33,39 +20,6 @@ def split_heads(qkv, heads):
 def join_heads(x):
     """(batch, heads, length, width / heads) to (batch, length, width)."""
     return x.transpose(1, 2).flatten(2)
-
-
-class FusedEncoderLayer(nn.TransformerEncoderLayer):
-    """``nn.TransformerEncoderLayer(..., batch_first=True)``, post-norm, without masks."""
-
-    def forward(self, x):
-        attention = self.self_attn
-        qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        p = attention.dropout if self.training else 0
-        heads = attention_with_dropout(*split_heads(qkv, attention.num_heads), p)
-        out = attention.out_proj
-        x = self._add_and_norm(join_heads(heads), out, x, self.dropout1, self.norm1)
-        hidden = FF.bias_act_dropout(
-            F.linear(x, self.linear1.weight),
-            self.linear1.bias,
-            self.dropout.p,
-            "gelu" if self.activation is F.gelu else "relu",
-            self.training,
-        )
-        return self._add_and_norm(hidden, self.linear2, x, self.dropout2, self.norm2)
-
-    def _add_and_norm(self, x, linear, residual, dropout, norm):
-        """The linear layer's bias, dropout, the residual and the normalisation in one pass."""
-        return FF.dropout_add_layer_norm(
-            F.linear(x, linear.weight),
-            residual,
-            norm.weight,
-            norm.bias,
-            bias=linear.bias,
-            p=dropout.p,
-            eps=norm.eps,
-            training=self.training,
-        )
 
 
 class Block(nn.Module):
@@ -98,11 +52,8 @@ class FusedBlock(Block):
     def attention(self, x):
         p = self.attention_p if self.training else 0.0
         q, k, v = split_heads(self.qkv(x), self.heads)
-        mask = None
-        if p:
-            length = x.shape[1]
-            mask = x.new_full((length, length), float("-inf")).triu(1)
-        return join_heads(attention_with_dropout(q, k, v, p, causal=True, mask=mask))
+        heads = FF.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        return join_heads(heads)
 
     def forward(self, x):
         branch = F.linear(self.attention(self.norm1(x)), self.proj.weight)

@@ -12,7 +12,8 @@ import hashlib
 import inspect
 import textwrap
 
-from fused_dropout.fusion._patterns import add_pattern, package_of
+from fused_dropout.fusion._children import package_of
+from fused_dropout.fusion._patterns import add_pattern
 
 
 @functools.cache

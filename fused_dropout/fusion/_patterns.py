@@ -1,13 +1,14 @@
 """The patterns that :func:`fused_dropout.fuse` knows, in groups, and where one adds one's own."""
 
-import importlib.util
+import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import nn
 
-from fused_dropout.fusion._children import is_exchanged, package_of  # noqa: F401
+from fused_dropout.fusion._children import is_exchanged
 from fused_dropout.fusion._swap import declare_fused_class, fused_class
 
 
@@ -37,6 +38,7 @@ _OF_PACKAGES = {
     "timm": "fused_dropout.fusion.timm_blocks",
     "torchvision": "fused_dropout.fusion.torchvision_blocks",
 }
+_LOADED = set()
 
 
 def add_pattern(group, mixin, matches, what, class_obstacle=None):
@@ -162,5 +164,15 @@ def chosen_patterns(patterns):
 
 def _load():
     for package, module in _OF_PACKAGES.items():
-        if package in sys.modules and importlib.util.find_spec(module):
+        if package not in sys.modules or package in _LOADED:
+            continue
+        _LOADED.add(package)
+        try:
             importlib.import_module(module)
+        except (ImportError, AttributeError) as error:
+            version = getattr(sys.modules[package], "__version__", "")
+            warnings.warn(
+                f"fuse: {package} {version} has not what its patterns are made for, so that some of "
+                f"them are not known: {error}",
+                stacklevel=4,
+            )

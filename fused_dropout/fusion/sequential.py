@@ -147,9 +147,7 @@ def _survey(module):
         run = _run_at(layers, start)
         length = 1 if run is None else len(run.layers)
         if run is not None:
-            chain = ", ".join(
-                (unfused_class(type(one)) or type(one)).__name__ for one in run.layers
-            )
+            chain = ", ".join(_class_of(one).__name__ for one in run.layers)
             runs.append(f"{chain} ({names[start]} to {names[start + length - 1]})")
         start += length
     kinds = [None, *map(_kind, layers), None]

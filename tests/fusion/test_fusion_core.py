@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+import types
 
 import pytest
 import torch
@@ -337,3 +339,15 @@ def test_unfused_again_it_computes_as_before():
     fd.fuse(model)
     assert not torch.equal(seeded(model, x), wanted)  # other masks
     assert torch.equal(seeded(fd.unfuse(model), x), wanted)
+
+
+def test_a_version_without_what_its_patterns_need(monkeypatch):
+    """It is said once, and everything else is fused."""
+    package = types.ModuleType("some_package")
+    package.__version__ = "0.1"
+    monkeypatch.setitem(sys.modules, "some_package", package)
+    monkeypatch.setitem(_patterns._OF_PACKAGES, "some_package", "fused_dropout.fusion.is_missing")
+    monkeypatch.setattr(_patterns, "_LOADED", set(_patterns._LOADED))
+    with pytest.warns(UserWarning, match=r"some_package 0\.1 .*is_missing"):
+        assert fd.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).fused
+    assert fd.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).fused
