@@ -172,7 +172,7 @@ def _load():
         except (ImportError, AttributeError) as error:
             version = getattr(sys.modules[package], "__version__", "")
             warnings.warn(
-                f"fuse: {package} {version} has not what its patterns are made for, so that some of "
-                f"them are not known: {error}",
+                f"fuse: {package} {version} has not what its patterns are made for, so that some "
+                f"are not known: {error}",
                 stacklevel=4,
             )
