@@ -43,7 +43,7 @@ def product(layer, x):
     return layer._conv_forward(x, layer.weight, None)
 
 
-def bias_act_drop(x, bias, act, drop=None, **options):
+def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
     """``drop(act(x + bias))``; None for ``act`` is the identity.
 
     An activation that is not known is applied as it is.
@@ -51,8 +51,8 @@ def bias_act_drop(x, bias, act, drop=None, **options):
     arguments = _arguments(drop)
     known = _IDENTITY if act is None else activation_of(act)
     if known is None:
-        x = act(x if bias is None else x + bias)
-        return FF.dropout(x, **arguments, **options)
+        x = x if bias is None else x + bias.view(-1, *(1,) * (-1 - bias_dim))
+        return FF.dropout(act(x), **arguments)
     if act is None and bias is None:
         return FF.dropout(x, **arguments)
     name, negative_slope, alpha = known
@@ -62,10 +62,10 @@ def bias_act_drop(x, bias, act, drop=None, **options):
         x,
         bias,
         activation=name,
+        bias_dim=bias_dim,
         negative_slope=negative_slope,
         alpha=alpha,
         **arguments,
-        **options,
     )
 
 
@@ -76,9 +76,7 @@ def linear_act_drop(linear, act, drop, x):
         return linear(x)
     if act is not None and activation_of(act) is None:
         return FF.dropout(act(linear(x)), **arguments)
-    return bias_act_drop(
-        product(linear, x), linear.bias, act, drop, bias_dim=BIAS_DIMS[type(linear)]
-    )
+    return bias_act_drop(product(linear, x), linear.bias, act, drop, BIAS_DIMS[type(linear)])
 
 
 def linear_drop(linear, drop, x):

@@ -5,12 +5,10 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fused_dropout import functional as FF
 from fused_dropout import modules as M
 from fused_dropout.fusion._activations import activation_obstacle, activation_of, is_activation
-from fused_dropout.fusion._blocks import BIAS_DIMS, PRODUCTS, product
+from fused_dropout.fusion._blocks import BIAS_DIMS, PRODUCTS, bias_act_drop, product
 from fused_dropout.fusion._children import (
-    as_autocast_would,
     class_name,
     is_computable,
     is_exchanged,
@@ -70,33 +68,13 @@ def run_layers(layers, x):
 
 
 def _compute(run, x):
-    bias = None
-    bias_dim = -1
-    layer = run.product
-    if layer is not None:
-        x = product(layer, x)
-        bias, bias_dim = layer.bias, BIAS_DIMS[type(layer)]
-    activation = ("identity", None, None) if run.act is None else activation_of(run.act)
-    drop = {"p": 0.0, "training": False} if run.drop is None else _drop_arguments(run.drop, x)
-    if drop is None:
-        x = _bias_act(x, bias, bias_dim, activation, {"p": 0.0, "training": False})
-        return run.drop(x)
-    return _bias_act(x, bias, bias_dim, activation, drop)
-
-
-def _bias_act(x, bias, bias_dim, activation, drop):
-    name, negative_slope, alpha = activation
-    if name == "softplus":
-        x = as_autocast_would(x)
-    return FF.bias_act_dropout(
-        x,
-        bias,
-        activation=name,
-        bias_dim=bias_dim,
-        negative_slope=negative_slope,
-        alpha=alpha,
-        **drop,
-    )
+    bias, bias_dim = None, -1
+    if run.product is not None:
+        x = product(run.product, x)
+        bias, bias_dim = run.product.bias, BIAS_DIMS[type(run.product)]
+    drop = None if run.drop is None else _drop_arguments(run.drop, x)
+    result = bias_act_drop(x, bias, run.act, drop, bias_dim)
+    return result if run.drop is None or drop is not None else run.drop(result)
 
 
 def _drop_arguments(drop, x):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout.fusion._activations import activation_obstacle
-from fused_dropout.fusion._blocks import add, add_norm, add_then_norm, bias_act_drop
+from fused_dropout.fusion._blocks import add, add_norm, add_then_norm, linear_act_drop
 from fused_dropout.fusion._children import product_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused
@@ -29,9 +29,7 @@ class _Layer(Fused):
     def _feed_forward(self, x):
         """The second layer's output without its bias, and the bias."""
         drop = {"p": self.activation_dropout, "training": self.training}
-        hidden = bias_act_drop(
-            F.linear(x, self.fc1.weight), self.fc1.bias, self.activation_fn, drop
-        )
+        hidden = linear_act_drop(self.fc1, self.activation_fn, drop, x)
         return F.linear(hidden, self.fc2.weight), self.fc2.bias
 
     def _run(self, x, stages):
