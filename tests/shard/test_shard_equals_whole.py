@@ -92,7 +92,7 @@ def test_views(name, layout, split):
     check(name, split, ORDERS[layout], copied=False)
 
 
-@every_split
+@pytest.mark.parametrize("split", ["uneven", "single", "with an empty part", "everywhere"])
 @pytest.mark.parametrize("shared_dims", [(0,), (1,), (-1,), (2, 3), (0, 1, 2), (0, 1, 2, 3)])
 @every_call
 def test_shared_dims(name, shared_dims, split):
@@ -102,7 +102,7 @@ def test_shared_dims(name, shared_dims, split):
             check(name, split, ORDERS[layout], shared_dims=shared_dims)
 
 
-@every_split
+@pytest.mark.parametrize("split", ["single", "grid"])
 @pytest.mark.parametrize("noise_shape", [(None, 1, None, None), (4, 7, 1, 1), (1, 1, 1, 1)])
 @every_call
 def test_noise_shape_is_that_of_the_whole(name, noise_shape, split):
