@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from ranks import CHECKS, RANKS, run
+from fusion_ranks import CHECKS, RANKS, run
 
 LIMIT = 180  # seconds, on a busy machine
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-import ranks
+import shard_ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -25,7 +25,7 @@ SECONDS = 120
 
 
 def test_two_processes(tmp_path):
-    context = mp.spawn(ranks.run, (2, str(tmp_path)), nprocs=2, join=False)
+    context = mp.spawn(shard_ranks.run, (2, str(tmp_path)), nprocs=2, join=False)
     try:
         assert any(context.join(SECONDS) for _ in range(2)), f"not done after {SECONDS} s"
     finally:
