@@ -1,5 +1,7 @@
 """The pieces that fused layers are made of: children in, one kernel call out."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -79,6 +81,20 @@ def linear_act_drop(linear, act, drop, x):
     return bias_act_drop(product(linear, x), linear.bias, act, drop, BIAS_DIMS[type(linear)])
 
 
+def glu_drop(x, bias, activation, drop, gate_first=True):
+    """``drop(activation(x1 + b1) * (x2 + b2))``, of an :class:`~._activations.Activation`."""
+    name, negative_slope, alpha = activation
+    return FF.bias_glu_dropout(
+        x,
+        bias,
+        activation=name,
+        negative_slope=negative_slope,
+        alpha=alpha,
+        gate_first=gate_first,
+        **_arguments(drop),
+    )
+
+
 def linear_drop(linear, drop, x):
     """``drop(linear(x))``."""
     return linear_act_drop(linear, None, drop, x)
@@ -112,6 +128,23 @@ def add_norm(branch, bias, drop, residual, norm):
 def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
     """``(norm(h), h)`` of ``h``, the result of :func:`add`."""
     return _add_norm(branch, bias, drop, residual, norm, True, layer_scale, drop_path)
+
+
+def run_stream(x, stages, norm_first):
+    """Branches of a residual stream, with the norms in front of them or behind the sums.
+
+    ``stages``: for each branch ``(norm, drop, branch)``; the branch is a function that gives an
+    output and a bias to be added.
+    """
+    if not norm_first:
+        for norm, drop, branch in stages:
+            x = add_norm(*branch(x), drop, x, norm)
+        return x
+    y = stages[0][0](x)
+    for (_, drop, branch), (next_norm, _, _) in pairwise(stages):
+        y, x = add_then_norm(*branch(y), drop, x, next_norm)
+    _, drop, branch = stages[-1]
+    return add(*branch(y), drop, x)
 
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout.fusion._activations import activation_obstacle
-from fused_dropout.fusion._blocks import add, add_norm, add_then_norm, linear_act_drop
+from fused_dropout.fusion._blocks import linear_act_drop, run_stream
 from fused_dropout.fusion._children import is_computable, product_obstacle
 from fused_dropout.fusion._patterns import add_subclasses
 from fused_dropout.fusion._swap import Fused
@@ -44,18 +44,11 @@ class _Layer(Fused):
 
     def _run(self, x, branches):
         """``branches``: functions of the stream, each giving an output and a bias to be added."""
-        stages = self._stages()
-        if not self.norm_first:
-            for branch, (norm, drop) in zip(branches, stages, strict=True):
-                x = add_norm(*branch(x), drop, x, norm)
-            return x
-        y = stages[0][0](x)
-        for index, (branch, (_, drop)) in enumerate(zip(branches, stages, strict=True), start=1):
-            output = branch(y)
-            if index == len(stages):
-                return add(*output, drop, x)
-            y, x = add_then_norm(*output, drop, x, stages[index][0])
-        return x
+        stages = [
+            (norm, drop, branch)
+            for (norm, drop), branch in zip(self._stages(), branches, strict=True)
+        ]
+        return run_stream(x, stages, self.norm_first)
 
 
 _BLOCKS = ("forward", "_sa_block", "_ff_block")

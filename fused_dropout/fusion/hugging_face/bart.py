@@ -1,13 +1,12 @@
 """BART's encoder and decoder layers and their kin, with the norms after or before the branches."""
 
 import re
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
 from fused_dropout.fusion._activations import activation_obstacle
-from fused_dropout.fusion._blocks import add, add_norm, add_then_norm, linear_act_drop
+from fused_dropout.fusion._blocks import linear_act_drop, run_stream
 from fused_dropout.fusion._children import product_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused
@@ -35,14 +34,7 @@ class _Layer(Fused):
     def _run(self, x, stages):
         """``stages``: pairs of a norm and a branch, which gives an output and its bias."""
         drop = {"p": self.dropout, "training": self.training}
-        if not self.norm_first:
-            for norm, branch in stages:
-                x = add_norm(*branch(x), drop, x, norm)
-            return x
-        y = stages[0][0](x)
-        for (_, branch), (next_norm, _) in pairwise(stages):
-            y, x = add_then_norm(*branch(y), drop, x, next_norm)
-        return add(*stages[-1][1](y), drop, x)
+        return run_stream(x, [(norm, drop, branch) for norm, branch in stages], self.norm_first)
 
 
 class FusedEncoderLayer(_Layer):

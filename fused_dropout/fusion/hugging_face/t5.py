@@ -5,13 +5,12 @@ import re
 import torch
 import torch.nn.functional as F
 
-from fused_dropout import functional as FF
 from fused_dropout.fusion._activations import activation_obstacle, activation_of
-from fused_dropout.fusion._blocks import add, linear_act_drop
+from fused_dropout.fusion._blocks import add, glu_drop, linear_act_drop
 from fused_dropout.fusion._children import product_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused
-from fused_dropout.fusion.dropout import drop_arguments, drop_obstacle
+from fused_dropout.fusion.dropout import drop_obstacle
 
 
 class _WithDropout(Fused):
@@ -59,14 +58,7 @@ class FusedGatedDense(_WithDropout):
 
     def fused_forward(self, hidden_states):
         halves = F.linear(hidden_states, torch.cat([self.wi_0.weight, self.wi_1.weight]))
-        name, negative_slope, alpha = activation_of(self.act)
-        hidden = FF.bias_glu_dropout(
-            halves,
-            activation=name,
-            negative_slope=negative_slope,
-            alpha=alpha,
-            **drop_arguments(self.dropout),
-        )
+        hidden = glu_drop(halves, None, activation_of(self.act), self.dropout)
         return _output(self.wo, hidden)
 
 

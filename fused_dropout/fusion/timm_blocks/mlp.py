@@ -8,7 +8,13 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.fusion._activations import activation_obstacle, activation_of
-from fused_dropout.fusion._blocks import PRODUCTS, bias_act_drop, linear_act_drop, linear_drop
+from fused_dropout.fusion._blocks import (
+    PRODUCTS,
+    bias_act_drop,
+    glu_drop,
+    linear_act_drop,
+    linear_drop,
+)
 from fused_dropout.fusion._children import product_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused
@@ -74,7 +80,7 @@ class FusedGluMlp(Branch):
             x = a * self.act(b) if self.gate_last else self.act(a) * b
             x = FF.dropout(x, **drop_arguments(self.drop1))
         else:
-            x = _glu(
+            x = glu_drop(
                 F.linear(x, self.fc1.weight), self.fc1.bias, known, self.drop1, not self.gate_last
             )
         return self.norm(x)
@@ -93,7 +99,7 @@ class FusedSwiGLU(Branch):
         else:
             bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
             x = F.linear(x, torch.cat((gate.weight, value.weight)))
-            x = _glu(x, bias, known, self.drop1, True)
+            x = glu_drop(x, bias, known, self.drop1)
         return self.norm(x)
 
 
@@ -111,19 +117,6 @@ class FusedConvMlp(Fused):
         else:
             x = bias_act_drop(self.norm(self.fc1(x)), None, self.act, self.drop)
         return self.fc2(x)
-
-
-def _glu(x, bias, activation, drop, gate_first):
-    name, negative_slope, alpha = activation
-    return FF.bias_glu_dropout(
-        x,
-        bias,
-        activation=name,
-        negative_slope=negative_slope,
-        alpha=alpha,
-        gate_first=gate_first,
-        **drop_arguments(drop),
-    )
 
 
 def _what(text):
