@@ -8,6 +8,10 @@ namespace fused_dropout {
 
 enum class Storage : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
+inline int64_t size_of(Storage storage) {  // in bytes
+  return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : 2;
+}
+
 struct Half {
   uint16_t bits;
 };

@@ -101,6 +101,8 @@ def test_division_by_a_known_number():
         multiples = [n for k in (1, 2, 3, 1000, 2**40) for n in (k * divisor - 1, k * divisor)]
         for numerator in (0, *numbers, *(n for n in multiples if n < 2**63)):
             assert divide(numerator, divisor) == numerator // divisor, (numerator, divisor)
+            if max(numerator, divisor) < 2**31:
+                assert divide(numerator, divisor, short=True) == numerator // divisor
 
 
 THREADS = 128  # of a block: kThreads in csrc/cuda/walk.cuh
@@ -134,6 +136,24 @@ def test_walks_of_tensors_of_any_size(numel, channels, backward):
                 else:
                     expected = (len(places), places[0], places[-1])
                     assert grid.visited(block, thread) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 8, 96, 240, 256, 1000, 4096])
+def test_lanes_that_are_idle(channels):
+    """None without a bias; with one no more than one in 32."""
+    grid = Grid(2**27, channels)
+    places = grid.column_blocks * grid.width
+    assert places == grid.columns if channels == 1 else 32 * (places - grid.columns) <= places
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("numel, channels", [(2**27, 1), (2**27, 4096), (2**27, 1000), (2**30, 64)])
+def test_threads_of_large_tensors_do_much(numel, channels, backward):
+    """What a thread does before its loop is spread over 16 groups; there are several waves."""
+    grid = Grid(numel, channels, backward=backward)
+    count, _, _ = grid.visited(grid.column_blocks, 0)
+    assert count >= 16
+    assert grid.column_blocks * grid.row_blocks >= 4096
 
 
 @pytest.mark.parametrize("mode", ["classic", "alpha"])

@@ -19,8 +19,7 @@ struct HalfRows {
 
   FD_HD HalfRows(const Layout& layout, int64_t column) {
     width = layout.channels;
-    const int64_t element = column * kGroup;
-    first = element - layout.by_repetition.divide(element) * width;
+    first = place_in_repetition(layout, column * kGroup);
   }
 
   // A group that lies within one row.
@@ -266,18 +265,22 @@ void gated_backward_with(FunctorTag<Functor>, const GatedBackwardArgs& args, Str
 }
 
 template <class T>
-void gated_forward_of(const GatedForwardArgs& args, int activation, Stream stream) {
+void gated_forward_of(GatedForwardArgs args, int activation, Stream stream) {
+  args.gate_bias = along<T>(args.gate_bias, args.layout);
+  args.value_bias = along<T>(args.value_bias, args.layout);
   with_functor(activation, [&](auto functor) { gated_forward_with<T>(functor, args, stream); });
 }
 
 template <class T>
-void gated_backward_of(const GatedBackwardArgs& args, int activation, Stream stream) {
+void gated_backward_of(GatedBackwardArgs args, int activation, Stream stream) {
+  args.gate_bias = along<T>(args.gate_bias, args.layout);
+  args.value_bias = along<T>(args.value_bias, args.layout);
   with_functor(activation, [&](auto functor) { gated_backward_with<T>(functor, args, stream); });
 }
 
 // One translation unit for each type.
-#define FD_INSTANTIATE(T)                                                  \
-  template void gated_forward_of<T>(const GatedForwardArgs&, int, Stream); \
-  template void gated_backward_of<T>(const GatedBackwardArgs&, int, Stream);
+#define FD_INSTANTIATE(T)                                           \
+  template void gated_forward_of<T>(GatedForwardArgs, int, Stream); \
+  template void gated_backward_of<T>(GatedBackwardArgs, int, Stream);
 
 }  // namespace fused_dropout::cuda

@@ -45,8 +45,8 @@ void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int a
 
 // Both for one type.
 template <class T>
-void gated_forward_of(const GatedForwardArgs& args, int activation, Stream stream);
+void gated_forward_of(GatedForwardArgs args, int activation, Stream stream);
 template <class T>
-void gated_backward_of(const GatedBackwardArgs& args, int activation, Stream stream);
+void gated_backward_of(GatedBackwardArgs args, int activation, Stream stream);
 
 }  // namespace fused_dropout::cuda

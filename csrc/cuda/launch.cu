@@ -9,6 +9,7 @@
 #include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
+#include "row_tensor.cuh"
 #include "sums.cuh"
 #include "team.cuh"
 
@@ -19,14 +20,14 @@ Layout layout_for(int64_t numel, int64_t channels, int64_t inner) {
   const int64_t once = channels * inner;
   // Repetitions until a row is whole groups, so that no row starts within one.
   const int64_t whole = once * (kGroup / std::gcd<int64_t>(once, kGroup));
-  // And more of them until a warp's columns are nearly all in use.
+  // And more of them until no more than one lane in 32 has no column.
   constexpr int64_t kWarp = 32;
   int64_t copies = 1;
   const auto idle = [&](int64_t k) {
     const int64_t columns = whole / kGroup * k;
     return divide_up(columns, kWarp) * kWarp - columns;
   };
-  while (copies < kWarp && 10 * idle(copies) > whole / kGroup * copies) ++copies;
+  while (kWarp * idle(copies) > whole / kGroup * copies) ++copies;  // up to 32: none is idle then
   return {numel, whole * copies, inner, channels, Divisor(inner), Divisor(once)};
 }
 
@@ -124,13 +125,33 @@ int64_t norm_partial_rows(int64_t rows, int width) {
   return norm_grid(rows, width, /*sums=*/true).blocks;
 }
 
-int64_t norm_scratch(int64_t rows, int width, int vectors, Storage storage) {
-  const RowGrid grid = norm_grid(rows, width, vectors > 0);
-  const int64_t bytes = sums_bytes(grid, vectors, storage == Storage::kFloat64 ? 8 : 4);
-  return bytes <= most_shared() ? 0 : grid.blocks * bytes;
+// 16-byte words of a group of a tensor, if there is one.
+static int words_of(const void* tensor, Storage storage) {
+  return tensor ? static_cast<int>(size_of(storage) * kGroup / sizeof(Words4)) : 0;
 }
 
-void launch_norm_forward(const NormForwardArgs& args, const NormTypes& types, Stream stream) {
+// Those of what every kernel reads of a row.
+template <class Args>
+static int staged_words(const Args& args, const NormTypes& types) {
+  return words_of(args.branch.x, types.x) + words_of(args.stream(), types.h());
+}
+static int staged_words_of(const NormBackwardArgs& args, const NormTypes& types) {
+  return staged_words(args, types) + words_of(args.dy, types.y()) + words_of(args.dh, types.h());
+}
+
+int64_t norm_scratch(const NormBackwardArgs& args, const NormTypes& types) {
+  const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
+  const int64_t sums =
+      sums_bytes(grid, args.vectors, types.x == Storage::kFloat64 ? sizeof(double) : sizeof(float));
+  const int64_t staged = grid.groups == 1 && size_of(types.x) == 2
+                             ? Staging::bytes(staged_words_of(args, types), grid.threads())
+                             : 0;
+  return sums + staged <= most_shared() ? 0 : grid.blocks * sums;
+}
+
+void launch_norm_forward(const NormForwardArgs& given, const NormTypes& types, Stream stream) {
+  NormForwardArgs args = given;
+  args.staged_words = staged_words(args, types);
   with_type(types.x, [&](auto element) {
     using T = decltype(element);
     if constexpr (kIsHalf<T>) {
@@ -141,7 +162,9 @@ void launch_norm_forward(const NormForwardArgs& args, const NormTypes& types, St
   });
 }
 
-void launch_norm_backward(const NormBackwardArgs& args, const NormTypes& types, Stream stream) {
+void launch_norm_backward(const NormBackwardArgs& given, const NormTypes& types, Stream stream) {
+  NormBackwardArgs args = given;
+  args.staged_words = staged_words_of(args, types);
   with_type(types.x, [&](auto element) {
     using T = decltype(element);
     if constexpr (kIsHalf<T>) {

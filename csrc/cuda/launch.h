@@ -82,6 +82,9 @@ struct Layout {
 struct Vector {
   const void* values = nullptr;  // null for none
   bool wide = false;             // fp32, while x is not
+  // Whether every group of elements has eight neighbours of it, at an aligned address. Set by the
+  // launch functions of the kernels that ask.
+  bool in_groups = false;
 };
 
 // A number that kernels compute with, as both of the types that they compute in.

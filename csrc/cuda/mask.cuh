@@ -103,7 +103,14 @@ FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t g
 
 // The same for any rule, as a bit each.
 struct AnyMask {
-  uint32_t kept;
+  uint32_t kept = 0;
+
+  AnyMask() = default;
+  FD_HD AnyMask(uint32_t bits) : kept(bits) {}
+  FD_HD explicit AnyMask(const GroupMask& group) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) kept |= static_cast<uint32_t>(group(k)) << k;
+  }
   FD_HD bool operator()(int k) const { return kept >> k & 1u; }
 };
 

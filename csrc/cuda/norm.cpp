@@ -190,8 +190,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
     partials = at::empty({args.vectors, totals.copies, layout.width},
                          dy.options().dtype(types.arithmetic()));
     args.partials = partials.mutable_data_ptr();
-    const int64_t bytes =
-        norm_scratch(args.rows, args.width, args.vectors, storage_of(types.arithmetic()));
+    const int64_t bytes = norm_scratch(args, kernel_types(types));
     if (bytes > 0) {
       scratch = at::empty({bytes}, dy.options().dtype(at::kByte));
       args.scratch = scratch.mutable_data_ptr();

@@ -8,6 +8,7 @@
 #include "launch.cuh"
 #include "mask.cuh"
 #include "norm.h"
+#include "row_tensor.cuh"
 #include "vectors.cuh"
 
 namespace fused_dropout::cuda {
@@ -17,63 +18,56 @@ namespace fused_dropout::cuda {
 // for a group, the identity among them.
 template <class T, class H, bool kIdentity, bool kVector, int kGroups>
 struct RowOfGroups {
+  static constexpr bool kAhead = kCopiesAhead<T, kVector, kGroups>;
   using C = typename Arithmetic<T>::Scalar;
   using P = typename PrecisionOf<T>::Type;
+  // The random bits of several groups would take too many registers.
+  using Mask = std::conditional_t<kVector && kGroups == 1, GroupMask, AnyMask>;
 
   const NormArgs& args;
-  const Team& team;
   PhiloxState state;
-  int64_t row = 0;
-  bool is_row = false;  // there are no more of them otherwise
-  AnyMask masks[kGroups];
+  RowTensor<T, kVector, kGroups, kAhead> x;
+  RowTensor<H, kVector, kGroups, kAhead> stream;
+  Mask masks[kGroups];
 
-  FD_HD RowOfGroups(const NormArgs& arguments, const Team& a_team)
-      : args(arguments), team(a_team), state(resolve(args.branch.random)) {}
+  // `a_stream`: the residual, or h where that was stored.
+  FD_HD RowOfGroups(const NormArgs& arguments, const void* a_stream, Staging& staging)
+      : args(arguments),
+        state(resolve(args.branch.random)),
+        x(args.branch.x, staging),
+        stream(a_stream, staging) {}
 
-  FD_HD int count(int group) const {
-    return is_row ? count_in_group(args.width - team.column(group)) : 0;
-  }
-  template <class S>
-  FD_HD S* at(S* tensor, int group) const {
-    return tensor + row * args.width + team.column(group);
-  }
-  template <class S>
-  FD_HD const S* at(const void* tensor, int group) const {
-    return at(static_cast<const S*>(tensor), group);
+  __device__ void fetch(const RowPart& part) {
+    x.fetch(part);
+    stream.fetch(part);
   }
 
-  FD_HD void begin(int64_t number) {
-    row = number;
-    is_row = row < args.rows;
-    const int64_t first = row * args.width + team.column(0);
+  FD_HD void draw_masks(const RowPart& part) {
     if constexpr (kVector) {
       GroupMask drawn[kGroups];
-      group_masks(args.branch.mask, state, first / kGroup, team.size, drawn);
+      group_masks(args.branch.mask, state, part.first / kGroup, part.team.size, drawn);
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        masks[g].kept = 0;
-#pragma unroll
-        for (int k = 0; k < kGroup; ++k) masks[g].kept |= static_cast<uint32_t>(drawn[g](k)) << k;
-      }
+      for (int g = 0; g < kGroups; ++g) masks[g] = Mask(drawn[g]);
     } else {
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        const int64_t position = first + static_cast<int64_t>(g) * team.size * kGroup;
-        masks[g] = any_mask(args.branch.mask, state, position, count(g));
+        const int64_t position = part.first + g * part.team.size * kGroup;
+        masks[g] = any_mask(args.branch.mask, state, position, part.count<kVector>(g));
       }
     }
   }
 
-  FD_HD C row_scale() const {
+  FD_HD C row_scale(const RowPart& part) const {
     const Vector& scales = args.branch.row_scale;
-    return scales.values && is_row ? number_at<T, C>(scales, row) : C(1);
+    return scales.values && part.is_row ? number_at<T, C>(scales, part.row) : C(1);
   }
 
   // x + bias.
-  FD_HD void load_argument(int group, C (&values)[kGroup]) const {
+  FD_HD void argument(const RowPart& part, int group, C (&values)[kGroup]) const {
     C bias[kGroup];
-    load_group<kVector>(at<T>(args.branch.x, group), count(group), values);
-    load_along<T, kVector>(args.branch.bias, team.column(group), count(group), C(-0.0), bias);
+    x.widen_to(part, group, values);
+    load_along<T, kVector>(args.branch.bias, part.column(group), part.count<kVector>(group),
+                           C(-0.0), bias);
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) values[k] = values[k] + bias[k];
   }
@@ -112,11 +106,11 @@ struct RowOfGroups {
   }
 
   // drop(act(x + bias))
-  FD_HD void load_branch(int group, C (&values)[kGroup]) const {
+  FD_HD void branch(const RowPart& part, int group, C (&values)[kGroup]) const {
     const BranchArgs& branch = args.branch;
     const C scale = number<C>(branch.scale), shift = number<C>(branch.shift);
     const C fill = number<C>(branch.fill), parameter = number<C>(branch.parameter);
-    load_argument(group, values);
+    argument(part, group, values);
     with_function([&](auto function) {
       C none[kGroup] = {};
       replace_each(values, none, [&](C z, C, int k) {
@@ -127,16 +121,15 @@ struct RowOfGroups {
   }
 
   // h, not yet rounded.
-  FD_HD void load_stream(int group, C (&values)[kGroup]) const {
+  FD_HD void sum_with_residual(const RowPart& part, int group, C (&values)[kGroup]) const {
     C scales[kGroup], residual[kGroup];
-    load_branch(group, values);
-    load_along<T, kVector>(args.branch.layer_scale, team.column(group), count(group), C(1), scales);
+    branch(part, group, values);
+    load_along<T, kVector>(args.branch.layer_scale, part.column(group), part.count<kVector>(group),
+                           C(1), scales);
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) residual[k] = C(-0.0);
-    if (args.residual) {
-      load_group<kVector>(at<H>(args.residual, group), count(group), residual);
-    }
-    const C row_factor = row_scale();
+    if (args.residual) stream.widen_to(part, group, residual);
+    const C row_factor = row_scale(part);
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
       values[k] = stream_element(residual[k], values[k], scales[k], row_factor);
@@ -144,10 +137,10 @@ struct RowOfGroups {
   }
 
   // From the gradient by the branch to that by x + bias, in place.
-  FD_HD void differentiate(int group, C (&gradient)[kGroup]) const {
+  FD_HD void differentiate(const RowPart& part, int group, C (&gradient)[kGroup]) const {
     const C scale = number<C>(args.branch.scale), parameter = number<C>(args.branch.parameter);
     C values[kGroup] = {};
-    if (!kIdentity && args.branch.x) load_argument(group, values);  // the identity may have no x
+    if (!kIdentity && args.branch.x) argument(part, group, values);  // identity: no x needed
     with_function([&](auto function) {
       replace_each(gradient, values, [&](C dy, C z, int k) {
         return backward_element<decltype(function)>(dy, z, masks[group](k), scale, parameter);
@@ -156,79 +149,89 @@ struct RowOfGroups {
   }
 };
 
+// The kernels that hold one group of 16 bits have 32 warps on a processor: 64 registers each.
+template <class T, int kGroups>
+constexpr int kRowBlocks = kGroups == 1 && sizeof(T) == 2 ? 2 : 1;
+
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
-__global__ void __launch_bounds__(kMostTeam)
+__global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
     norm_forward_kernel(const NormForwardArgs args, const RowGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
+  FD_DYNAMIC_SHARED(shared);
   Team team(grid, threadIdx.x);
   TeamSums<C, 1> team_sums(team);
-  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, team);
+  Staging staging(shared, args.staged_words, grid.threads(), threadIdx.x);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
   write_down(args.branch.random, row.state);
   const C width = static_cast<C>(args.width);
 
-  // The rows of a block lie together.
-  int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
-#pragma unroll 1
-  for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
-    team.hide_lane();
-    row.begin(first + team.number);
-    C values[kGroups][kGroup], sum[1] = {C(0)};
+  for_each_row<row.kAhead>(
+      grid, args.rows, args.width, team, staging, [&](const RowPart& part) { row.fetch(part); },
+      [&](const RowPart& part) {
+        C weight[kGroup], norm_bias[kGroup];
+        const auto load_weights = [&](int g) {
+          const int column = part.column(g), count = part.count<kVector>(g);
+          load_along<T, kVector>(args.weight, column, count, C(1), weight);
+          load_along<T, kVector>(args.norm_bias, column, count, C(-0.0), norm_bias);
+        };
+        // On their way while the sums are made. More than one group would take too many registers.
+        if constexpr (kGroups == 1) load_weights(0);
+        row.draw_masks(part);
+        C values[kGroups][kGroup], sum[1] = {C(0)};
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      row.load_stream(g, values[g]);
-    }
+        for (int g = 0; g < kGroups; ++g) row.sum_with_residual(part, g, values[g]);
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      // It is the rounded h that is normalised where it is a result: backward knows no other.
-      if (args.h) {
-        H* h = row.at(static_cast<H*>(args.h), g);
-        store_group<kVector>(h, row.count(g), values[g]);
+        for (int g = 0; g < kGroups; ++g) {
+          // It is the rounded h that is normalised where it is a result: backward knows no other.
+          if (args.h) {
+            H* h = part.of(static_cast<H*>(args.h), g);
+            store_group<kVector>(h, part.count<kVector>(g), values[g]);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) values[g][k] = rounded<H>(values[g][k]);
-      }
+            for (int k = 0; k < kGroup; ++k) values[g][k] = rounded<H>(values[g][k]);
+          }
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) sum[0] += k < row.count(g) ? values[g][k] : C(0);
-    }
-    C mean = C(0);
-    if (args.centered) {
-      team_sums.add_up(sum);
-      mean = sum[0] / width;
-    }
-    sum[0] = C(0);
+          for (int k = 0; k < kGroup; ++k)
+            sum[0] += k < part.count<kVector>(g) ? values[g][k] : C(0);
+        }
+        C mean = C(0);
+        if (args.centered) {
+          team_sums.add_up(sum);
+          mean = sum[0] / width;
+        }
+        sum[0] = C(0);
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
+        for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        const C difference = k < row.count(g) ? values[g][k] - mean : C(0);
-        sum[0] = add_product(sum[0], difference, difference);
-      }
-    }
-    team_sums.add_up(sum);
-    const C rstd = C(1) / std::sqrt(sum[0] / width + number<C>(args.eps));
-    if (team.lane == 0 && row.is_row) {
-      if (args.centered) static_cast<C*>(args.mean)[row.row] = mean;
-      static_cast<C*>(args.rstd)[row.row] = rstd;
-    }
+          for (int k = 0; k < kGroup; ++k) {
+            const C difference = k < part.count<kVector>(g) ? values[g][k] - mean : C(0);
+            sum[0] = add_product(sum[0], difference, difference);
+          }
+        }
+        team_sums.add_up(sum);
+        const C rstd = C(1) / std::sqrt(sum[0] / width + number<C>(args.eps));
+        if (team.lane == 0 && part.is_row) {
+          if (args.centered) static_cast<C*>(args.mean)[part.row] = mean;
+          static_cast<C*>(args.rstd)[part.row] = rstd;
+        }
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      C weight[kGroup], norm_bias[kGroup];
-      load_along<T, kVector>(args.weight, team.column(g), row.count(g), C(1), weight);
-      load_along<T, kVector>(args.norm_bias, team.column(g), row.count(g), C(-0.0), norm_bias);
+        for (int g = 0; g < kGroups; ++g) {
+          if constexpr (kGroups > 1) load_weights(g);
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        values[g][k] = norm_element(values[g][k], mean, rstd, weight[k], norm_bias[k]);
-      }
-      store_group<kVector>(row.at(static_cast<Y*>(args.y), g), row.count(g), values[g]);
-    }
-  }
+          for (int k = 0; k < kGroup; ++k) {
+            values[g][k] = norm_element(values[g][k], mean, rstd, weight[k], norm_bias[k]);
+          }
+          store_group<kVector>(part.of(static_cast<Y*>(args.y), g), part.count<kVector>(g),
+                               values[g]);
+        }
+      });
 }
 
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
-__global__ void __launch_bounds__(kMostTeam)
+__global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
     norm_backward_kernel(const NormBackwardArgs args, const RowGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
   FD_DYNAMIC_SHARED(shared);
-  const int threads = grid.team * grid.teams;
+  const int threads = grid.threads();
   const int64_t numbers = ColumnTotals<C, kGroups>::numbers(args.vectors, threads);
   const ColumnTotals<C, kGroups> totals(
       args.scratch ? static_cast<C*>(args.scratch) + blockIdx.x * numbers : static_cast<C*>(shared),
@@ -238,82 +241,93 @@ __global__ void __launch_bounds__(kMostTeam)
 
   Team team(grid, threadIdx.x);
   TeamSums<C, 2> team_sums(team);
-  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, team);
-  int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
-#pragma unroll 1
-  for (int turn = 0; turn < grid.rows_per_team && first < args.rows; ++turn, first += grid.teams) {
-    team.hide_lane();
-    row.begin(first + team.number);
-    C mean = C(0), rstd = C(0);
-    if (row.is_row) {
-      if (args.centered) mean = static_cast<const C*>(args.mean)[row.row];
-      rstd = static_cast<const C*>(args.rstd)[row.row];
-    }
-    // The normalised values, the gradients by them, and the two sums that the statistics pass on.
-    C normal[kGroups][kGroup], gradients[kGroups][kGroup], sums[2] = {C(0), C(0)};
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const int count = row.count(g);
-      if (args.h) {
-        load_group<kVector>(row.template at<H>(args.h, g), count, normal[g]);
-      } else {
-        row.load_stream(g, normal[g]);
-      }
-      C upstream[kGroup], weight[kGroup], products[kGroup];
-      load_group<kVector>(row.template at<Y>(args.dy, g), count, upstream);
-      load_along<T, kVector>(args.weight, team.column(g), count, C(1), weight);
-#pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        normal[g][k] = normalised(normal[g][k], mean, rstd);
-        products[k] = upstream[k] * normal[g][k];
-        gradients[g][k] = upstream[k] * weight[k];
-        if (k < count) {
-          sums[0] = sums[0] + gradients[g][k];
-          sums[1] = add_product(sums[1], gradients[g][k], normal[g][k]);
+  Staging staging(static_cast<C*>(shared) + (args.scratch ? 0 : numbers), args.staged_words,
+                  threads, threadIdx.x);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
+  RowTensor<Y, kVector, kGroups, row.kAhead> dy(args.dy, staging);
+  RowTensor<H, kVector, kGroups, row.kAhead> dh(args.dh, staging);
+  for_each_row<row.kAhead>(
+      grid, args.rows, args.width, team, staging,
+      [&](const RowPart& part) {
+        dy.fetch(part);
+        row.fetch(part);
+        dh.fetch(part);
+      },
+      [&](const RowPart& part) {
+        C mean = C(0), rstd = C(0);
+        if (part.is_row) {
+          if (args.centered) mean = static_cast<const C*>(args.mean)[part.row];
+          rstd = static_cast<const C*>(args.rstd)[part.row];
         }
-      }
-      if (of_weight >= 0 && row.is_row) totals.add(of_weight, g, products);
-      if (of_norm_bias >= 0 && row.is_row) totals.add(of_norm_bias, g, upstream);
-    }
-    team_sums.add_up(sums);
-    team.hide_lane();
-    const C width = static_cast<C>(args.width);
-    const C mean_gradient = args.centered ? sums[0] / width : C(0);
-    const C mean_product = sums[1] / width;
-    const C row_factor = row.row_scale();
+        row.draw_masks(part);
+        // The normalised values, the gradients by them, and the two sums that the statistics pass
+        // on.
+        C normal[kGroups][kGroup], gradients[kGroups][kGroup], sums[2] = {C(0), C(0)};
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const int count = row.count(g);
-      C others[kGroup];
+        for (int g = 0; g < kGroups; ++g) {
+          const int count = part.count<kVector>(g);
+          C upstream[kGroup], weight[kGroup], products[kGroup];
+          load_along<T, kVector>(args.weight, part.column(g), count, C(1), weight);
+          if (args.h) {
+            row.stream.widen_to(part, g, normal[g]);
+          } else {
+            row.sum_with_residual(part, g, normal[g]);
+          }
+          dy.widen_to(part, g, upstream);
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) {
-        gradients[g][k] =
-            norm_backward_element(gradients[g][k], normal[g][k], mean_gradient, mean_product, rstd);
-      }
-      if (args.dh) {
-        load_group<kVector>(row.template at<H>(args.dh, g), count, others);
+          for (int k = 0; k < kGroup; ++k) {
+            normal[g][k] = normalised(normal[g][k], mean, rstd);
+            products[k] = upstream[k] * normal[g][k];
+            gradients[g][k] = upstream[k] * weight[k];
+            if (k < count) {
+              sums[0] = sums[0] + gradients[g][k];
+              sums[1] = add_product(sums[1], gradients[g][k], normal[g][k]);
+            }
+          }
+          if (of_weight >= 0 && part.is_row) totals.add(of_weight, g, products);
+          if (of_norm_bias >= 0 && part.is_row) totals.add(of_norm_bias, g, upstream);
+        }
+        team_sums.add_up(sums);
+        team.hide_lane();
+        const C width = static_cast<C>(args.width);
+        const C mean_gradient = args.centered ? sums[0] / width : C(0);
+        const C mean_product = sums[1] / width;
+        const C row_factor = row.row_scale(part);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] + others[k];
-      }
-      if (args.dresidual) {
-        store_group<kVector>(row.at(static_cast<H*>(args.dresidual), g), count, gradients[g]);
-      }
+        for (int g = 0; g < kGroups; ++g) {
+          const int count = part.count<kVector>(g);
+          C others[kGroup];
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * row_factor;
-      if (of_layer_scale >= 0) {
-        row.load_branch(g, others);
+          for (int k = 0; k < kGroup; ++k) {
+            gradients[g][k] = norm_backward_element(gradients[g][k], normal[g][k], mean_gradient,
+                                                    mean_product, rstd);
+          }
+          if (args.dh) {
+            dh.widen_to(part, g, others);
 #pragma unroll
-        for (int k = 0; k < kGroup; ++k) others[k] = gradients[g][k] * others[k];
-        if (row.is_row) totals.add(of_layer_scale, g, others);
-      }
-      load_along<T, kVector>(args.branch.layer_scale, team.column(g), count, C(1), others);
+            for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] + others[k];
+          }
+          if (args.dresidual) {
+            store_group<kVector>(part.of(static_cast<H*>(args.dresidual), g), count, gradients[g]);
+          }
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * others[k];
-      if (args.dx || of_bias >= 0) row.differentiate(g, gradients[g]);
-      if (args.dx) store_group<kVector>(row.at(static_cast<T*>(args.dx), g), count, gradients[g]);
-      if (of_bias >= 0 && row.is_row) totals.add(of_bias, g, gradients[g]);
-    }
-  }
+          for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * row_factor;
+          if (of_layer_scale >= 0) {
+            row.branch(part, g, others);
+#pragma unroll
+            for (int k = 0; k < kGroup; ++k) others[k] = gradients[g][k] * others[k];
+            if (part.is_row) totals.add(of_layer_scale, g, others);
+          }
+          load_along<T, kVector>(args.branch.layer_scale, part.column(g), count, C(1), others);
+#pragma unroll
+          for (int k = 0; k < kGroup; ++k) gradients[g][k] = gradients[g][k] * others[k];
+          if (args.dx || of_bias >= 0) row.differentiate(part, g, gradients[g]);
+          if (args.dx) {
+            store_group<kVector>(part.of(static_cast<T*>(args.dx), g), count, gradients[g]);
+          }
+          if (of_bias >= 0 && part.is_row) totals.add(of_bias, g, gradients[g]);
+        }
+      });
 
   __syncthreads();
 #pragma unroll 1
@@ -326,6 +340,13 @@ __global__ void __launch_bounds__(kMostTeam)
   }
 }
 
+// Whether a block has the memory to copy rows ahead, where it would.
+template <class T>
+bool can_copy_ahead(const NormArgs& args, const RowGrid& grid) {
+  return !kCopiesAhead<T, true, 1> || grid.groups > 1 ||
+         Staging::bytes(args.staged_words, grid.threads()) <= most_shared();
+}
+
 // Whether groups are whole and aligned in all tensors, in the vectors and in the mask.
 template <class... Pointers>
 bool rows_are_vectorisable(const NormArgs& args, Pointers... pointers) {
@@ -335,54 +356,64 @@ bool rows_are_vectorisable(const NormArgs& args, Pointers... pointers) {
                      args.residual, pointers...);
 }
 
-template <class T, class H, class Y, bool kIdentity, bool kVector>
-void norm_forward_with(const NormForwardArgs& args, Stream stream) {
-  const RowGrid grid = norm_grid(args.rows, args.width, /*sums=*/false);
-  if (grid.groups == 1) {
-    FD_LAUNCH((norm_forward_kernel<T, H, Y, kIdentity, kVector, 1>), grid.blocks, grid.threads(),
-              stream, args, grid);
-  } else {
-    FD_LAUNCH((norm_forward_kernel<T, H, Y, kIdentity, kVector, kManyGroups>), grid.blocks,
-              grid.threads(), stream, args, grid);
-  }
+template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
+void norm_forward_in_groups(NormForwardArgs args, const RowGrid& grid, Stream stream) {
+  if constexpr (!kCopiesAhead<T, kVector, kGroups>) args.staged_words = 0;
+  FD_LAUNCH_SHARED((norm_forward_kernel<T, H, Y, kIdentity, kVector, kGroups>), grid.blocks,
+                   grid.threads(), Staging::bytes(args.staged_words, grid.threads()), stream, args,
+                   grid);
 }
 
 template <class T, class H, class Y, bool kIdentity, bool kVector>
-void norm_backward_with(const NormBackwardArgs& args, Stream stream) {
-  using C = typename Arithmetic<T>::Scalar;
-  const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
-  const int64_t bytes = args.scratch ? 0 : sums_bytes(grid, args.vectors, sizeof(C));
-  if (grid.groups == 1) {
-    FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, 1>), grid.blocks,
-                     grid.threads(), bytes, stream, args, grid);
-  } else {
-    FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, kManyGroups>), grid.blocks,
-                     grid.threads(), bytes, stream, args, grid);
-  }
+void norm_forward_with(const NormForwardArgs& args, const RowGrid& grid, Stream stream) {
+  grid.groups == 1
+      ? norm_forward_in_groups<T, H, Y, kIdentity, kVector, 1>(args, grid, stream)
+      : norm_forward_in_groups<T, H, Y, kIdentity, kVector, kManyGroups>(args, grid, stream);
+}
+
+template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
+void norm_backward_in_groups(NormBackwardArgs args, const RowGrid& grid, Stream stream) {
+  if constexpr (!kCopiesAhead<T, kVector, kGroups>) args.staged_words = 0;
+  const int64_t bytes =
+      (args.scratch ? 0 : sums_bytes(grid, args.vectors, sizeof(typename Arithmetic<T>::Scalar))) +
+      Staging::bytes(args.staged_words, grid.threads());
+  FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, kGroups>), grid.blocks,
+                   grid.threads(), bytes, stream, args, grid);
+}
+
+template <class T, class H, class Y, bool kIdentity, bool kVector>
+void norm_backward_with(const NormBackwardArgs& args, const RowGrid& grid, Stream stream) {
+  grid.groups == 1
+      ? norm_backward_in_groups<T, H, Y, kIdentity, kVector, 1>(args, grid, stream)
+      : norm_backward_in_groups<T, H, Y, kIdentity, kVector, kManyGroups>(args, grid, stream);
 }
 
 template <class T, class H, class Y>
 void norm_forward_of(const NormForwardArgs& args, Stream stream) {
+  const RowGrid grid = norm_grid(args.rows, args.width, /*sums=*/false);
   if constexpr (kHasVectors<T>) {
-    if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h)) {
+    if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h) &&
+        can_copy_ahead<T>(args, grid)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
-      return is_identity ? norm_forward_with<T, H, Y, true, true>(args, stream)
-                         : norm_forward_with<T, H, Y, false, true>(args, stream);
+      return is_identity ? norm_forward_with<T, H, Y, true, true>(args, grid, stream)
+                         : norm_forward_with<T, H, Y, false, true>(args, grid, stream);
     }
   }
-  norm_forward_with<T, H, Y, false, false>(args, stream);
+  norm_forward_with<T, H, Y, false, false>(args, grid, stream);
 }
 
 template <class T, class H, class Y>
 void norm_backward_of(const NormBackwardArgs& args, Stream stream) {
+  const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
   if constexpr (kHasVectors<T>) {
-    if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual)) {
+    if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual) &&
+        can_copy_ahead<T>(args, grid)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
-      return is_identity ? norm_backward_with<T, H, Y, true, true>(args, stream)
-                         : norm_backward_with<T, H, Y, false, true>(args, stream);
+      return is_identity ? norm_backward_with<T, H, Y, true, true>(args, grid, stream)
+                         : norm_backward_with<T, H, Y, false, true>(args, grid, stream);
     }
   }
-  norm_backward_with<T, H, Y, false, false>(args, stream);
+  norm_backward_with<T, H, Y, false, false>(args, grid, stream);
 }
 
 // One translation unit for each type of x.

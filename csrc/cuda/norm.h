@@ -27,6 +27,9 @@ struct NormArgs {
   bool centered;  // LayerNorm, else RMSNorm
   Vector weight;
   const void* residual;  // null for none
+  // 16-byte words of a row that each thread of a kernel that copies ahead has in shared memory. Set
+  // by the launch functions.
+  int staged_words = 0;
 };
 
 struct NormForwardArgs : NormArgs {
@@ -36,6 +39,8 @@ struct NormForwardArgs : NormArgs {
   void* h;     // null where only y is a result
   void* mean;  // used where centered only
   void* rstd;
+
+  FD_HD const void* stream() const { return residual; }
 };
 
 enum NormVector { kBias, kLayerScale, kWeight, kNormBias, kNormVectors };
@@ -53,17 +58,23 @@ struct NormBackwardArgs : NormArgs {
   int vectors;
   void* partials;  // norm_partial_rows rows of `width` for each of them
   void* scratch;   // null where norm_scratch is 0
+
+  FD_HD const void* stream() const { return h ? h : residual; }
 };
 
 // What is fp32 beside 16 bits: the stream (h and residual), and y with it.
 struct NormTypes {
   Storage x;
   bool wide_h, wide_y;
+
+  Storage h() const { return wide_h ? Storage::kFloat32 : x; }
+  Storage y() const { return wide_y ? Storage::kFloat32 : x; }
 };
 
 int64_t norm_partial_rows(int64_t rows, int width);
-// Bytes of device memory for sums that are too many for a thread block's own memory.
-int64_t norm_scratch(int64_t rows, int width, int vectors, Storage storage);
+// Bytes of device memory for sums that are too many for a thread block's own memory, of a call
+// whose other arguments are known.
+int64_t norm_scratch(const NormBackwardArgs& args, const NormTypes& types);
 
 void launch_norm_forward(const NormForwardArgs& args, const NormTypes& types, Stream stream);
 void launch_norm_backward(const NormBackwardArgs& args, const NormTypes& types, Stream stream);

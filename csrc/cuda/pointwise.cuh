@@ -207,12 +207,14 @@ void pointwise_backward_with(FunctorTag<Functor>, const PointwiseBackwardArgs& a
 template <class T, class Y>
 void pointwise_forward_of(PointwiseForwardArgs args, int activation, Stream stream) {
   args.has_residual = args.residual != nullptr;
+  args.bias = along<T>(args.bias, args.layout);
   with_functor(activation,
                [&](auto functor) { pointwise_forward_with<T, Y>(functor, args, stream); });
 }
 
 template <class T, class DY>
-void pointwise_backward_of(const PointwiseBackwardArgs& args, int activation, Stream stream) {
+void pointwise_backward_of(PointwiseBackwardArgs args, int activation, Stream stream) {
+  args.bias = along<T>(args.bias, args.layout);
   with_functor(activation,
                [&](auto functor) { pointwise_backward_with<T, DY>(functor, args, stream); });
 }
@@ -220,6 +222,6 @@ void pointwise_backward_of(const PointwiseBackwardArgs& args, int activation, St
 // One translation unit for each pair of types.
 #define FD_INSTANTIATE(T, Y)                                                   \
   template void pointwise_forward_of<T, Y>(PointwiseForwardArgs, int, Stream); \
-  template void pointwise_backward_of<T, Y>(const PointwiseBackwardArgs&, int, Stream);
+  template void pointwise_backward_of<T, Y>(PointwiseBackwardArgs, int, Stream);
 
 }  // namespace fused_dropout::cuda

@@ -42,6 +42,6 @@ void launch_pointwise_backward(const PointwiseBackwardArgs& args, Storage storag
 template <class T, class Y>
 void pointwise_forward_of(PointwiseForwardArgs args, int activation, Stream stream);
 template <class T, class DY>
-void pointwise_backward_of(const PointwiseBackwardArgs& args, int activation, Stream stream);
+void pointwise_backward_of(PointwiseBackwardArgs args, int activation, Stream stream);
 
 }  // namespace fused_dropout::cuda

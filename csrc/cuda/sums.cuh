@@ -15,7 +15,7 @@ __device__ void write_partials(const Walk& walk, const Grid& grid, int64_t perio
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) shared[threadIdx.x * kGroup + k] = sums[k];
   __syncthreads();
-  const int width = grid.width * kGroup;  // in elements
+  const int width = grid.width() * kGroup;  // in elements
   const int64_t first_column = static_cast<int64_t>(walk.column_block) * width;
   partials += walk.row_block * period;
 #pragma unroll 1

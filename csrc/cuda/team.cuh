@@ -1,6 +1,8 @@
 // Rows held by teams of threads, for kernels that need sums over a row.
 #pragma once
 
+#include <algorithm>
+
 #include "launch.h"
 #include "memory.cuh"
 
@@ -17,13 +19,13 @@ struct RowGrid {
   int64_t rows_per_team;  // one after the other
   int64_t blocks;
 
-  int threads() const { return team * teams; }
+  FD_HD int threads() const { return team * teams; }
 };
 constexpr int kManyGroups = 4;
 
-// For rows of one width, of which a team takes `rows_per_team`.
-inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team) {
-  constexpr int kBlock = 128;  // threads, unless a row needs more
+// For rows of one width, of which a team takes `rows_per_team`; with so many threads to a block,
+// unless a row needs more.
+inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team, int threads) {
   const int64_t groups = divide_up(width, kGroup);
   RowGrid grid;
   grid.groups = groups <= kMostTeam ? 1 : kManyGroups;
@@ -31,26 +33,34 @@ inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team) {
   grid.team = 1;
   while (grid.team < needed && grid.team < kWarp) grid.team *= 2;
   if (needed > kWarp) grid.team = static_cast<int>(divide_up(needed, kWarp)) * kWarp;
-  grid.teams = grid.team < kBlock ? kBlock / grid.team : 1;
+  grid.teams = grid.team < threads ? threads / grid.team : 1;
   grid.rows_per_team = rows_per_team;
   grid.blocks = divide_up(rows, grid.teams * rows_per_team);
   return grid;
 }
 
 // As many rows to a team as leave enough blocks for the largest GPUs; with sums down the columns,
-// few blocks to add up. Depends on the shape alone, and so do the bits of the sums.
+// few blocks to add up, of many threads where there are many rows. Depends on the shape alone, and
+// so do the bits of the sums.
 inline RowGrid norm_grid(int64_t rows, int width, bool sums) {
-  constexpr int64_t kEnough = 1024, kMostPartials = 512, kFewPartials = 128;
-  const RowGrid single = row_grid(rows, width, 1);
-  int64_t turns = 4;
+  constexpr int kFewThreads = 128;
+  constexpr int64_t kEnough = 1024, kPlenty = 4 * kEnough;
+  constexpr int64_t kMostPartials = 512, kFewPartials = 128, kFewTurns = 8;
+  int threads = kFewThreads;
+  RowGrid single = row_grid(rows, width, 1, threads);
+  int64_t turns = kFewTurns;
   if (sums) {
-    const int64_t few = single.blocks / kFewPartials < 8 ? single.blocks / kFewPartials : 8;
-    turns = divide_up(single.blocks, kMostPartials);
-    if (turns < few) turns = few;
+    if (single.blocks > kMostPartials) {
+      threads = kMostTeam;
+      single = row_grid(rows, width, 1, threads);
+    }
+    const int64_t few = std::min(single.blocks / kFewPartials, kFewTurns);
+    turns = std::max(divide_up(single.blocks, kMostPartials), few);
   } else {
-    while (turns > 1 && divide_up(single.blocks, turns) < kEnough) turns /= 2;
+    while (turns > 1 && divide_up(single.blocks, turns) < (turns > 4 ? kPlenty : kEnough))
+      turns /= 2;
   }
-  return row_grid(rows, width, turns);
+  return row_grid(rows, width, turns, threads);
 }
 
 inline int64_t sums_bytes(const RowGrid& grid, int vectors, int64_t size) {
@@ -75,7 +85,16 @@ struct Team {
   FD_HD int column(int group) const { return (group * size + lane) * kGroup; }
 };
 
-// Sums over teams. All threads of a block have to ask for them, the same number of times.
+// Until all threads of a team have come here; those of other teams go on.
+__device__ inline void team_barrier([[maybe_unused]] const Team& team) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("bar.sync %0, %1;" ::"r"(team.number + 1), "r"(team.size) : "memory");
+#else
+  __syncthreads();  // all teams have as many turns, so that this is as good on the CPU
+#endif
+}
+
+// Sums over teams. All threads of a team have to ask for them, the same number of times.
 template <class C, int kSums>
 class TeamSums {
  public:
@@ -84,30 +103,35 @@ class TeamSums {
   __device__ void add_up(C (&sums)[kSums]) {
 #pragma unroll 1
     for (int offset = (team_.size < kWarp ? team_.size : kWarp) / 2; offset > 0; offset /= 2) {
-#pragma unroll
-      for (int n = 0; n < kSums; ++n) sums[n] += __shfl_xor_sync(~0u, sums[n], offset);
+      add_across(sums, offset);
     }
     if (team_.size <= kWarp) return;
     // Of two places in turn: who is here again has seen all others leave the one before.
-    __shared__ C shared[2][kSums][kMostTeam / kWarp];
-    const int warps = team_.size / kWarp;
+    constexpr int kMostWarps = kMostTeam / kWarp;
+    __shared__ C shared[2][kSums][kMostWarps];
     if (team_.lane % kWarp == 0) {
 #pragma unroll
       for (int n = 0; n < kSums; ++n) shared[turn_][n][threadIdx.x / kWarp] = sums[n];
     }
-    __syncthreads();
+    team_barrier(team_);
+    // The lanes of every warp read what the warps of its team have, side by side.
+    const int warps = team_.size / kWarp;
+    const int warp = team_.lane % kMostWarps;
 #pragma unroll
     for (int n = 0; n < kSums; ++n) {
-      sums[n] = C(0);
-#pragma unroll 1
-      for (int warp = 0; warp < warps; ++warp) {
-        sums[n] += shared[turn_][n][team_.number * warps + warp];
-      }
+      sums[n] = warp < warps ? shared[turn_][n][team_.number * warps + warp] : C(0);
     }
+#pragma unroll
+    for (int offset = kMostWarps / 2; offset > 0; offset /= 2) add_across(sums, offset);
     turn_ ^= 1;
   }
 
  private:
+  static __device__ void add_across(C (&sums)[kSums], int offset) {
+#pragma unroll
+    for (int n = 0; n < kSums; ++n) sums[n] += __shfl_xor_sync(~0u, sums[n], offset);
+  }
+
   const Team& team_;
   int turn_ = 0;
 };

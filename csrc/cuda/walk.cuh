@@ -14,47 +14,53 @@ constexpr int kThreads = 128;
 template <class T>
 constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 6;
 
-// Which groups a thread block works on. Its threads stand in rows of `width`, a power of two from
-// 32 on; block b has the columns b % column_blocks and the rows b / column_blocks of the grid,
-// `rows_per_block` rows of memory each.
+// Which groups a thread block works on. Its threads stand in rows of 2^log_width, 32 or more; block
+// b has the columns b % column_blocks and the rows b / column_blocks of the grid, `rows_per_block`
+// rows of memory each. The rest follows from these; kernels need not compute it again.
 struct Grid {
   int64_t groups;   // whole ones
   int64_t columns;  // groups in a row of memory
-  uint32_t column_blocks;
-  int width;
   int64_t rows_per_block;
+  uint32_t column_blocks;
+  int log_width;
+
+  int64_t groups_per_block;                  // in its rows, of all columns
+  uint32_t columns_or_most, groups_or_most;  // no more than kMostPlaces
+  ShortDivisor by_column_blocks;
+
+  FD_HD int width() const { return 1 << log_width; }
 };
 
 // The host sees to it that a block has no more places, or one row only.
 constexpr uint32_t kMostPlaces = 1u << 28;
 
+FD_HD uint32_t bounded(int64_t value, uint32_t most) {
+  return value < 0 ? 0 : value < most ? static_cast<uint32_t>(value) : most;
+}
+
 // A thread's walk down its column. Groups are numbered from `base` on, which is the same for the
 // whole block, so that what a thread keeps has 32 bits.
 struct Walk {
-  int64_t row_block, base;
-  uint32_t column_block, place, step, whole, end;
-  int64_t column;
+  uint32_t row_block, column_block;
+  int64_t base, column;
+  uint32_t place, step, whole, end;
 
-  FD_HD Walk(const Grid& grid, uint32_t block, int thread) {
-    row_block = block / grid.column_blocks;
-    column_block = block - static_cast<uint32_t>(row_block) * grid.column_blocks;
-    const int64_t first_column = static_cast<int64_t>(column_block) * grid.width;
-    base = row_block * grid.rows_per_block * grid.columns + first_column;
-    const uint32_t columns = bounded(grid.columns, kMostPlaces);
-    const uint32_t lane = thread & (grid.width - 1);
+  FD_HD Walk(const Grid& grid, uint32_t block, uint32_t thread) {
+    row_block = grid.by_column_blocks.divide(block);
+    column_block = block - row_block * grid.column_blocks;
+    const int64_t first_column = static_cast<int64_t>(column_block) << grid.log_width;
+    base = row_block * grid.groups_per_block + first_column;
+    const uint32_t lane = thread & (grid.width() - 1);
     column = first_column + lane;
-    place = thread / grid.width * columns + lane;
-    step = kThreads / grid.width * columns;
-    const uint32_t places =
-        column < grid.columns
-            ? bounded(grid.rows_per_block * grid.columns - first_column, kMostPlaces)
-            : 0;
-    whole = bounded(grid.groups - base, places);
-    end = bounded(grid.groups + 1 - base, places);  // a cut group comes after the whole ones
-  }
-
-  static FD_HD uint32_t bounded(int64_t value, uint32_t most) {
-    return value < 0 ? 0 : value < most ? static_cast<uint32_t>(value) : most;
+    place = (thread >> grid.log_width) * grid.columns_or_most + lane;
+    step = (kThreads >> grid.log_width) * grid.columns_or_most;
+    // Of the columns before the block's own, and of those behind the last one, there are none.
+    const uint32_t places = column < grid.columns
+                                ? bounded(grid.groups_per_block - first_column, grid.groups_or_most)
+                                : 0;
+    const int64_t left = grid.groups - base;
+    whole = bounded(left, places);
+    end = bounded(left + 1, places);  // a cut group comes after the whole ones
   }
 };
 
@@ -86,8 +92,11 @@ FD_HD void walk_groups(Walk& walk, int64_t numel, Work& work) {
   }
 }
 
-// Enough for several waves of blocks on the largest GPUs.
-constexpr int64_t kManyBlocks = 1024;
+// Enough for a wave of blocks on the largest GPUs, and enough that the last wave of several, which
+// may have little to do, counts for little.
+constexpr int64_t kManyBlocks = 1024, kPlentyOfBlocks = 4 * kManyBlocks;
+// Rows of memory to a thread while there are no more blocks than a wave.
+constexpr int64_t kFewRows = 4;
 
 // `most_rows` of memory to a thread where there is enough work. Depends on the shape alone.
 inline Grid grid_for(const Layout& layout, int64_t most_rows) {
@@ -95,18 +104,21 @@ inline Grid grid_for(const Layout& layout, int64_t most_rows) {
   grid.groups = layout.numel / kGroup;
   grid.columns = divide_up(layout.period, kGroup);
   const int64_t rows = layout.rows();
-  grid.width = 32;
+  grid.log_width = 5;
   const bool far = grid.columns * kThreads > kMostPlaces;  // rows are
-  while (grid.width < kThreads &&
-         (far || (kThreads / grid.width > rows && grid.width < grid.columns))) {
-    grid.width *= 2;
+  while (grid.width() < kThreads &&
+         (far || (kThreads / grid.width() > rows && grid.width() < grid.columns))) {
+    ++grid.log_width;
   }
-  grid.column_blocks = static_cast<uint32_t>(divide_up(grid.columns, grid.width));
-  const int64_t threads_deep = kThreads / grid.width;
+  grid.column_blocks = static_cast<uint32_t>(divide_up(grid.columns, grid.width()));
+  const int64_t threads_deep = kThreads / grid.width();
   grid.rows_per_block = threads_deep * most_rows;
+  const auto too_few = [&] {
+    const int64_t blocks = divide_up(rows, grid.rows_per_block) * grid.column_blocks;
+    return blocks < (grid.rows_per_block > threads_deep * kFewRows ? kPlentyOfBlocks : kManyBlocks);
+  };
   while (grid.rows_per_block > threads_deep &&
-         (divide_up(rows, grid.rows_per_block) * grid.column_blocks < kManyBlocks ||
-          grid.rows_per_block * grid.columns > kMostPlaces)) {
+         (too_few() || grid.rows_per_block * grid.columns > kMostPlaces)) {
     grid.rows_per_block /= 2;
   }
   return grid;
@@ -115,17 +127,28 @@ inline int64_t row_blocks(const Layout& layout, const Grid& grid) {
   return divide_up(layout.rows(), grid.rows_per_block);
 }
 
-inline Grid forward_grid(const Layout& layout) { return grid_for(layout, /*most_rows=*/4); }
+// What takes a thread long before its loop is spread over so many groups.
+constexpr int64_t kMostRows = 16;
+
+inline Grid completed(Grid grid) {
+  grid.groups_per_block = grid.rows_per_block * grid.columns;
+  grid.columns_or_most = bounded(grid.columns, kMostPlaces);
+  grid.groups_or_most = bounded(grid.groups_per_block, kMostPlaces);
+  grid.by_column_blocks = ShortDivisor(grid.column_blocks);
+  return grid;
+}
+
+inline Grid forward_grid(const Layout& layout) { return completed(grid_for(layout, kMostRows)); }
 
 inline Grid backward_grid(const Layout& layout) {
   constexpr int64_t kMostPartials = 512;  // unless there were too few blocks
-  Grid grid = grid_for(layout, /*most_rows=*/16);
+  Grid grid = grid_for(layout, kMostRows);
   while (row_blocks(layout, grid) > kMostPartials &&
-         row_blocks(layout, grid) * grid.column_blocks > 4 * kManyBlocks &&
+         row_blocks(layout, grid) * grid.column_blocks > kPlentyOfBlocks &&
          2 * grid.rows_per_block * grid.columns <= kMostPlaces) {
     grid.rows_per_block *= 2;
   }
-  return grid;
+  return completed(grid);
 }
 
 // Launches over args.layout: where `whole`, the kernel for groups that are whole in memory and in

@@ -9,6 +9,7 @@ checked.
 """
 
 import argparse
+import functools
 import os
 import re
 import shutil
@@ -32,15 +33,20 @@ WIDEST = 320  # bytes
 
 LIGHT = ("Identity", "Relu")
 HEAVY = ("Gelu", "GeluTanh", "QuickGelu", "Silu", "Sigmoid", "Tanh")
+# Elements of a large tensor that a thread handles: what it executes before its loop is spread over
+# them. kMostRows groups in csrc/cuda/walk.cuh; rows of one group in norm_grid of team.cuh, which
+# backward has more of.
+WALKED = 8 * 16
+ROWS_FORWARD, ROWS_BACKWARD = 8 * 8, 8 * 16
 
 
 @dataclass
 class Loop:
-    """The main loop of a family's bf16 kernels with 16-byte accesses, and its budgets.
+    """The main loop of a family's kernels with 16-byte accesses, and its budgets.
 
     These are issue slots per element, of them integer and comparison instructions (half rate) and
     special functions (an eighth). An H200 that copies at its full bandwidth has 7.7, 3.8 and 1 of
-    them for a byte.
+    them for a byte. What comes before the loop counts too, spread over the elements of a thread.
     """
 
     family: str
@@ -54,6 +60,9 @@ class Loop:
     special: float
     file: str = ""  # the family's unless given
     counters: int | None = None  # drawn from in one turn; one for each group unless given
+    dtype: str = "bfloat16"
+    vectors: int = 0  # biases, loaded before the loop of kernels with an activation
+    spread: int = WALKED
 
     def activation_of(self, kernel):
         """None for a kernel that is not meant."""
@@ -63,39 +72,53 @@ class Loop:
             return None
         return found[1] if found.groups() else "Identity"
 
+    def vectors_of(self, activation):
+        """The biases of a typical call: plain dropout has none."""
+        plain = self.family == "pointwise" and activation == "Identity"
+        return 0 if plain else self.vectors
+
     @property
     def object(self):
-        return f"{self.file or self.family}_bfloat16.o"
+        return f"{self.file or self.family}_{self.dtype}.o"
 
 
-ONE_TYPE = r"NS_8BFloat16ENS_\d+([A-Z]\w*?)ELb1"
-TWO_TYPES = r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1"
+TYPES = {"bfloat16": r"NS_8BFloat16E", "float32": "f"}
+ONE_TYPE = {dtype: rf"{name}NS_\d+([A-Z]\w*?)ELb1" for dtype, name in TYPES.items()}
+TWO_TYPES = {
+    "bfloat16": r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1",
+    "float32": r"ffNS_\d+([A-Z]\w*?)ELb1",
+}
 ONLY_TYPE = r"NS_8BFloat16ELb1"
-ROWS = r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1"
+ROWS = {"bfloat16": r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1", "float32": "fffLb1ELb1ELi1"}
+GATED = {
+    **dict.fromkeys(LIGHT, 30),
+    **dict.fromkeys(("Silu", "Sigmoid", "QuickGelu"), 30),
+    **dict.fromkeys(("Gelu", "GeluTanh", "Tanh"), 36),
+}
 LOOPS = [
     Loop(
-        "pointwise", "forward", TWO_TYPES, unroll=2, loads=2, stores=2,
-        instructions={**dict.fromkeys(LIGHT, 20), **dict.fromkeys(HEAVY, 28)}, alu=13, special=2,
+        "pointwise", "forward", TWO_TYPES["bfloat16"], unroll=2, loads=2, stores=2, vectors=1,
+        instructions={"Identity": 18, "Relu": 19, **dict.fromkeys(HEAVY, 30)}, alu=13, special=2,
     ),
     Loop(
-        "pointwise", "backward", TWO_TYPES, unroll=2, loads=2, stores=2,
-        instructions=dict.fromkeys((*LIGHT, *HEAVY), 36), alu=19, special=3,
+        "pointwise", "backward", TWO_TYPES["bfloat16"], unroll=2, loads=2, stores=2, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 40), alu=19, special=3,
     ),
     Loop(
-        "gated", "forward", ONE_TYPE, unroll=2, loads=4, stores=2,
-        instructions=dict.fromkeys((*LIGHT, *HEAVY), 34), alu=15, special=3,
+        "gated", "forward", ONE_TYPE["bfloat16"], unroll=2, loads=4, stores=2, vectors=2,
+        instructions=GATED, alu=15, special=3,
     ),
     Loop(
-        "gated", "backward", ONE_TYPE, unroll=1, loads=3, stores=2,
+        "gated", "backward", ONE_TYPE["bfloat16"], unroll=1, loads=3, stores=2, vectors=2,
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
     ),
     Loop(
-        "norm", "forward", ROWS, unroll=1, loads=1, stores=2,
+        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, spread=ROWS_FORWARD,
         instructions={"Identity": 58}, alu=24, special=2,
     ),
     Loop(
-        "norm", "backward", ROWS, unroll=1, loads=1, stores=2,
-        instructions={"Identity": 60}, alu=26, special=2,
+        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, spread=ROWS_BACKWARD,
+        instructions={"Identity": 64}, alu=26, special=2,
     ),
     # A word for each element, and so two counters for eight.
     Loop(
@@ -114,7 +137,55 @@ LOOPS = [
         "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
         instructions={"Identity": 62}, alu=20, special=3, file="noise",
     ),
+    # fp32 has twice the slots for an element, as it has twice the bytes.
+    Loop(
+        "pointwise", "forward", TWO_TYPES["float32"], unroll=2, loads=4, stores=4, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 60), alu=26, special=4, dtype="float32",
+    ),
+    Loop(
+        "pointwise", "backward", TWO_TYPES["float32"], unroll=2, loads=4, stores=4, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 80), alu=38, special=6, dtype="float32",
+    ),
 ]  # fmt: skip
+
+
+@dataclass
+class RowLoop:
+    """The normalised kernels: what is seen of how they wait, in the loop over rows."""
+
+    direction: str
+    dtype: str
+    groups: int  # that a thread holds
+    tensors: int  # that a call reads, at most
+
+    # Rows up to 8,192 numbers keep twice that on their way; kernels of several groups do so anyhow.
+    @property
+    def loads(self):
+        return 2 * self.tensors
+
+    def is_meant(self, kernel):
+        types = ROWS[self.dtype].replace("Li1", f"Li{self.groups}")
+        return re.search(rf"\dnorm_{self.direction}_kernelI{types}EE", kernel) is not None
+
+    @property
+    def what(self):
+        return f"norm {self.direction} {self.dtype} {self.groups} groups"
+
+
+# x and residual; dy, dh, h or the residual, and x.
+ROW_LOOPS = [
+    RowLoop(direction, dtype, groups, tensors)
+    for direction, tensors in (("forward", 2), ("backward", 4))
+    for dtype in ROWS
+    for groups in (1, 4)
+]
+# At width 1,024 with many rows backward has blocks of 512 threads, kMostTeam in team.cuh, more of
+# them than fit on the processors. Each thread copies dy, dh and h of two rows ahead, and adds up
+# the gradients of weight and norm bias.
+ROW_THREADS = 512
+ROW_SHARED = ROW_THREADS * (2 * 3 * 16 + 2 * 8 * 4)
+WARPS = 32  # of a processor, to be busy at least
+SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a processor; each block takes one more
 
 
 def find(tool):
@@ -205,37 +276,45 @@ def resources(tools, file):
     return found
 
 
-def resident_warps(registers):
+def resident_warps(registers, threads=THREADS):
     """Warps that run on a processor together, of the 64 that it has room for."""
-    per_block = -(-registers // 8) * 8 * THREADS
-    return min(64, 65536 // per_block * THREADS // 32)
+    per_block = -(-registers // 8) * 8 * threads
+    return min(64, 65536 // per_block * threads // 32)
+
+
+@functools.cache
+def disassembled(cuobjdump, file, architecture):
+    return sass.disassemble(cuobjdump, str(file), f"sm_{architecture}")
 
 
 def counts_of(tools, file, loop, architecture):
-    """{activation: counts}"""
-    kernels = sass.disassemble(tools.cuobjdump, str(file), f"sm_{architecture}")
-    found = {loop.activation_of(name): code for name, code in kernels.items()}
-    return {
-        activation: sass.main_loop(code, loop.unroll, loop.stores, loop.counters)
-        for activation, code in sorted(found.items(), key=str)
-        if activation is not None
-    }
+    """{activation: (counts, instructions per element before the loop)}"""
+    found = {}
+    for name, code in disassembled(tools.cuobjdump, file, architecture).items():
+        activation = loop.activation_of(name)
+        if activation is not None:
+            count = sass.main_loop(code, loop.unroll, loop.stores, loop.counters)
+            before = sass.prologue(code, count.first, loop.vectors_of(activation))
+            found[activation] = count, len(before) / loop.spread
+    return dict(sorted(found.items()))
 
 
 def check_loop(loop, architecture, counts, registers):
     """Prints the counts; returns what is over its budget."""
     wrong = []
-    where = f"{loop.family:10}{loop.direction:9}"
-    for activation, count in counts.items():
+    where = f"{loop.family:10}{loop.direction:9}{loop.dtype:9}"
+    for activation, (count, before) in counts.items():
         limit = loop.instructions.get(activation)
+        total = count.instructions + before
         print(
-            f"{where}{activation:14}{count.instructions:14.2f}{limit or '-':>5}"
+            f"{where}{activation:14}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
+            f"{limit or '-':>4}"
             f"{count.alu:7.2f}{loop.alu:4}{count.special:9.2f}{loop.special:3}"
             f"{registers[activation]:11}{resident_warps(registers[activation]):7}"
         )
         what = f"sm_{architecture} {where} {activation}"
-        if limit and count.instructions > limit:
-            wrong.append(f"{what}: {count.instructions:.2f} instructions, budget {limit}")
+        if limit and total > limit:
+            wrong.append(f"{what}: {total:.2f} instructions, budget {limit}")
         if limit and count.alu > loop.alu:
             wrong.append(f"{what}: {count.alu:.2f} ALU instructions")
         if limit and count.special > loop.special:
@@ -251,6 +330,40 @@ def check_loop(loop, architecture, counts, registers):
         if activation not in counts
     ]
     return wrong + missing
+
+
+def check_rows(tools, loop, file, architecture, used):
+    """Prints how the kernel waits; returns what is wrong with it."""
+    kernels = disassembled(tools.cuobjdump, file, architecture)
+    name = next((name for name in kernels if loop.is_meant(name)), None)
+    what = f"sm_{architecture} {loop.what}"
+    if name is None:
+        return [f"{what}: no kernel was found"]
+    code = kernels[name]
+    first, last = max(sass.loops(code), key=lambda ends: ends[1] - ends[0])
+    loads = sass.loads_in_flight(code, first)
+    chain = sass.has_chain_of_shared_loads(code, first, last)
+    registers = next(
+        one.registers for one in used if (one.kernel, one.architecture) == (name, architecture)
+    )
+    threads = ROW_THREADS if loop.direction == "backward" else THREADS
+    warps = resident_warps(registers, threads)
+    is_narrow = loop.direction == "backward" and loop.groups == 1 and loop.dtype == "bfloat16"
+    if is_narrow:
+        blocks = SHARED[architecture] * 1024 // (ROW_SHARED + 1024 + 1280)
+        warps = min(warps, blocks * ROW_THREADS // 32)
+    print(
+        f"{loop.what:34}{loads:6} of{loop.loads:3}{'chain' if chain else 'shuffles':>10}"
+        f"{registers:11}{warps:7}"
+    )
+    wrong = []
+    if loads < loop.loads:
+        wrong.append(f"{what}: {loads} loads before the first use, expected {loop.loads}")
+    if chain:
+        wrong.append(f"{what}: the sums over a row are a chain of loads from shared memory")
+    if is_narrow and architecture >= 90 and warps < WARPS:
+        wrong.append(f"{what}: {warps} warps on a processor, expected {WARPS}")
+    return wrong
 
 
 def main():
@@ -277,9 +390,9 @@ def main():
         if entry.local > (WIDEST if WIDE_ROWS.search(entry.kernel) else 0)
     ]
     for architecture in architectures:
-        print(f"\nsm_{architecture}, bf16, per element of the main loop")
-        print(f"{'':19}{'activation':14}{'instructions':>14}{'of':>5}{'ALU':>7}{'of':>4}", end="")
-        print(f"{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
+        print(f"\nsm_{architecture}, instructions per element")
+        print(f"{'':28}{'activation':14}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
+        print(f"{'ALU':>7}{'of':>4}{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
         for loop in LOOPS:
             registers = {
                 loop.activation_of(entry.kernel): entry.registers
@@ -289,6 +402,12 @@ def main():
             file = files[0].with_name(loop.object)
             counts = counts_of(tools, file, loop, architecture)
             wrong += check_loop(loop, architecture, counts, registers)
+        print(
+            f"\n{'loads of a thread before one is used':46}{'sums':>9}{'registers':>11}{'warps':>7}"
+        )
+        for loop in ROW_LOOPS:
+            file = files[0].with_name(f"norm_{loop.dtype}.o")
+            wrong += check_rows(tools, loop, file, architecture, used)
     print()
     sys.exit("\n".join(wrong) if wrong else 0)
 

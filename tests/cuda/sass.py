@@ -47,6 +47,20 @@ class Instruction:
         return self.name == name and ".128" in self.opcode
 
     @property
+    def registers(self):
+        """The numbers of those named, the one that is written first; -1 for none."""
+        target, _, sources = self.operands.partition(",")
+        written = re.match(r"\s*R(\d+)", target)
+        # An address, as the first operand of a store, is read.
+        read = sources if written else self.operands
+        return [int(written[1]) if written else -1, *map(int, re.findall(r"\bR(\d+)", read))]
+
+    @property
+    def is_wide_load(self):
+        """Of 16 bytes, to registers or to shared memory."""
+        return self.is_wide("LDG") or self.is_wide("LDGSTS")
+
+    @property
     def ends_path(self):
         return self.name in ("EXIT", "RET", "BRX", "CALL") and not self.predicate
 
@@ -76,29 +90,27 @@ def loops(code):
     ]
 
 
-def shortest_path(code, first, last, rounds, stores):
-    """Indices of the shortest way through a loop with that many rounds of Philox and wide stores.
+def shortest_path(code, first, last, marks, goal):
+    """Indices of the shortest way from one instruction to another that passes `goal` marks.
 
-    A loop has side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
-    wanted. What is asked for is the way of a plain call: the shortest one that draws all its random
-    bits and stores all its results.
+    ``marks(instruction)`` is a tuple of 0 and 1; along the way they have to add up to ``goal``.
+    There are side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
+    wanted. Marks of what a plain call does, such as stores of all its results, tell its way from
+    them.
     """
     at = {code[i].address: i for i in range(first, last + 1)}
-    start = (first, 0, 0)
-    best = {start: (0, None)}  # (index, rounds and stores so far): (length, predecessor)
+    start = (first, (0,) * len(goal))
+    best = {start: (0, None)}  # (index, marks before it): (length, predecessor)
     reached = {first: [start]}
     end = None
     for i in range(first, last + 1):
         instruction = code[i]
         for state in reached.get(i, ()):
             length = best[state][0] + 1
-            now = (
-                state[1] + any(m in instruction.operands.lower() for m in PHILOX_MULTIPLIERS),
-                state[2] + instruction.is_wide("STG"),
-            )
-            if i == last and now == (rounds, stores):
+            now = tuple(a + b for a, b in zip(state[1], marks(instruction), strict=True))
+            if i == last and now == goal:
                 end = state
-            if now > (rounds, stores):
+            if any(a > b for a, b in zip(now, goal, strict=True)):
                 continue
             followers = []
             if not instruction.always_jumps and not instruction.ends_path:
@@ -106,8 +118,8 @@ def shortest_path(code, first, last, rounds, stores):
             if instruction.target in at:
                 followers.append(at[instruction.target])
             for follower in followers:
-                key = (follower, *now)
-                if max(first, i) < follower <= last:
+                key = (follower, now)
+                if i < follower <= last:
                     if key not in best:
                         reached.setdefault(follower, []).append(key)
                     if key not in best or best[key][0] > length:
@@ -119,12 +131,61 @@ def shortest_path(code, first, last, rounds, stores):
     return path[::-1]
 
 
+def loop_marks(instruction):
+    """A round of Philox, a wide store."""
+    operands = instruction.operands.lower()
+    return any(m in operands for m in PHILOX_MULTIPLIERS), instruction.is_wide("STG")
+
+
+def prologue(code, first, vectors):
+    """Indices of what is executed before the loop at `first`, where so many vectors are loaded.
+
+    A vector of 16 bits may be fp32 too, which takes two more loads that are not executed here.
+    """
+    for loads in range(vectors, 3 * vectors + 1):
+        path = shortest_path(code, 0, first, lambda one: (one.is_wide_load,), (loads,))
+        if path:
+            return path[:-1]
+    raise ValueError(f"no way to the loop with {vectors} loads of 16 bytes was found")
+
+
+def loads_in_flight(code, first):
+    """How many 16-byte loads of tensors stand before the first use of one of them.
+
+    Copies to shared memory are used after a wait for them. Other loads are counted in the loop from
+    `first` on, up to the first instruction that reads what one of them writes.
+    """
+    copies = [i for i, one in enumerate(code) if one.is_wide("LDGSTS")]
+    if copies:
+        wait = next(i for i, one in enumerate(code) if one.name == "DEPBAR" and i > copies[0])
+        return sum(i < wait for i in copies)
+    count, loaded = 0, set()
+    for one in code[first:]:
+        target, *sources = one.registers
+        if loaded.intersection(sources):
+            break
+        if one.is_wide("LDG"):
+            count += 1
+            loaded.update(range(target, target + 4))
+    return count
+
+
+def has_chain_of_shared_loads(code, first, last):
+    """Whether a loop within this one reads shared memory."""
+    return any(
+        first < begin and end < last and any(one.name == "LDS" for one in code[begin : end + 1])
+        for begin, end in loops(code)
+    )
+
+
 @dataclass
 class Count:
     instructions: float  # executed per element
     alu: float
     special: float
     wide_loads: int
+    first: int  # the indices of the loop's first and last instruction
+    last: int
 
 
 def main_loop(code, unroll, stores, counters=None, group=8):
@@ -138,8 +199,8 @@ def main_loop(code, unroll, stores, counters=None, group=8):
     for first, last in loops(code):
         # The first of the ten rounds may have left the loop: it starts from what never changes.
         for rounds in range(9 * counters, 10 * counters + 1):
-            path = shortest_path(code, first, last, rounds, stores)
-            if any(code[i].is_wide("LDG") for i in path):
+            path = shortest_path(code, first, last, loop_marks, (rounds, stores))
+            if any(code[i].is_wide_load for i in path):
                 candidates.append(path)
     if not candidates:
         raise ValueError("no loop with 16-byte loads and stores and Philox was found")
@@ -150,5 +211,7 @@ def main_loop(code, unroll, stores, counters=None, group=8):
         len(path) / elements,
         sum(mix[name] for name in ALU) / elements,
         sum(mix[name] for name in SPECIAL) / elements,
-        sum(code[i].is_wide("LDG") for i in path),
+        sum(code[i].is_wide_load for i in path),
+        path[0],
+        path[-1],
     )

@@ -391,8 +391,26 @@ class Grid(ctypes.Structure):
         return count, first.value, last.value
 
 
-def divide(numerator, divisor):
-    """As kernels divide by a number that is known before."""
+class RowGrid(ctypes.Structure):
+    """`RowGridOf` of shim_api.cpp: of rows that need not exist."""
+
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("groups", "team", "teams", "rows_per_team", "blocks")
+    ]
+
+    def __init__(self, rows, width, sums):
+        library().shim_norm_grid(ctypes.c_int64(rows), width, sums, ctypes.byref(self))
+
+    @property
+    def threads(self):
+        """Of a block."""
+        return self.team * self.teams
+
+
+def divide(numerator, divisor, short=False):
+    """As kernels divide by a number that is known before; `short`: by one of 31 bits."""
+    if short:
+        return _returning("shim_divide_short")(ctypes.c_uint32(numerator), ctypes.c_uint32(divisor))
     return _returning("shim_divide")(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
 
 

@@ -6,6 +6,7 @@
 #include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
+#include "team.cuh"
 #include "walk.cuh"
 
 using namespace fused_dropout;
@@ -41,8 +42,8 @@ static RandomState random_of(const Call& call) {
 }
 
 static void* advanced(const void* data, int64_t elements, Storage storage) {
-  const int64_t size = storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : 2;
-  return data ? const_cast<char*>(static_cast<const char*>(data)) + elements * size : nullptr;
+  return data ? const_cast<char*>(static_cast<const char*>(data)) + elements * size_of(storage)
+              : nullptr;
 }
 
 struct Halves {
@@ -250,7 +251,7 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   args.vectors = totals.vectors;
   const NormTypes types = types_of(*call, *norm);
   const Storage arithmetic = types.x == Storage::kFloat64 ? types.x : Storage::kFloat32;
-  const int64_t bytes = norm_scratch(args.rows, args.width, args.vectors, arithmetic);
+  const int64_t bytes = norm_scratch(args, types);
   args.scratch = bytes > 0 ? std::malloc(bytes) : nullptr;
   launch_norm_backward(args, types, nullptr);
   std::free(args.scratch);
@@ -285,8 +286,8 @@ struct GridOf {
 void shim_grid(const Call* call, bool backward, GridOf* result) {
   const Layout layout = layout_for(call->numel, call->channels, call->inner);
   const Grid grid = backward ? backward_grid(layout) : forward_grid(layout);
-  *result = {grid.groups, grid.columns,        grid.column_blocks,
-             grid.width,  grid.rows_per_block, row_blocks(layout, grid)};
+  *result = {grid.groups,  grid.columns,        grid.column_blocks,
+             grid.width(), grid.rows_per_block, row_blocks(layout, grid)};
 }
 int64_t shim_walk(const Call* call, bool backward, uint32_t block, int32_t thread, int64_t* first,
                   int64_t* last) {
@@ -305,6 +306,18 @@ int64_t shim_walk(const Call* call, bool backward, uint32_t block, int32_t threa
 
 int64_t shim_divide(int64_t numerator, int64_t divisor) {
   return Divisor(divisor).divide(numerator);
+}
+int64_t shim_divide_short(uint32_t numerator, uint32_t divisor) {
+  return ShortDivisor(divisor).divide(numerator);
+}
+
+// Of the normalised kernels, for rows of one width.
+struct RowGridOf {
+  int64_t groups, team, teams, rows_per_team, blocks;
+};
+void shim_norm_grid(int64_t rows, int32_t width, bool sums, RowGridOf* result) {
+  const RowGrid grid = norm_grid(rows, width, sums);
+  *result = {grid.groups, grid.team, grid.teams, grid.rows_per_team, grid.blocks};
 }
 
 void shim_mask(const Call* call, bool* kept) {

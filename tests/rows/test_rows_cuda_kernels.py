@@ -23,7 +23,7 @@ import fused_dropout.functional as FF
 from fused_dropout import reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cuda"))
-from shim import GatedKernels, NormKernels, set_shared
+from shim import GatedKernels, NormKernels, RowGrid, set_shared
 
 OFFSET = 8
 STATE = torch.tensor([SEED, OFFSET])
@@ -194,13 +194,40 @@ def test_sums_in_global_memory(name, dtype):
     shared = call.backward(*upstream)
     assert call.in_shared
     try:
-        set_shared(4096)
+        set_shared(20 * 1024)  # enough for what is copied ahead
         found = call.backward(*upstream)
         assert not call.in_shared
     finally:
         set_shared(64 * 1024)
     for key, value in shared.items():
         assert torch.equal(value, found[key]), key
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", HALVES)
+def test_too_little_memory_to_copy_ahead(name, dtype):
+    """The bits are the same without."""
+    tensors = tensors_of(name, (33, 264), dtype)
+    call = kernels(name, tensors)
+    results = call.forward()
+    upstream = upstream_of(results)
+    gradients = call.backward(*upstream)
+    try:
+        set_shared(1024)
+        assert all(map(torch.equal, call.forward(), results))
+        found = call.backward(*upstream)
+    finally:
+        set_shared(64 * 1024)
+    assert all(torch.equal(gradients[key], found[key]) for key in gradients)
+
+
+@pytest.mark.parametrize("width", [64, 768, 1024, 2048, 4096, 8192])
+def test_many_rows_keep_processors_busy(width):
+    """32 warps on each of 132 processors, with no more partial sums than 512 rows."""
+    grid = RowGrid(131072, width, sums=True)
+    assert grid.blocks <= 512 and grid.blocks * grid.threads >= 132 * 32 * 32
+    grid = RowGrid(131072, width, sums=False)
+    assert grid.blocks * grid.threads >= 132 * 32 * 32
 
 
 @every_norm

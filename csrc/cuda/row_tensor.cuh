@@ -1,0 +1,185 @@
+// The tensors of a kernel that works row by row, as one thread sees them: a few groups of each row.
+#pragma once
+
+#include <cstring>
+
+#include "memory.cuh"
+#include "team.cuh"
+
+namespace fused_dropout::cuda {
+
+// Copies 16 bytes, or zeros where there are none, to memory that the block shares. Later code has
+// to wait for it.
+__device__ inline void copy_ahead(Words4* target, const void* source, bool is_there) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(target))),
+               "l"(__cvta_generic_to_global(source)), "r"(is_there ? 16 : 0)
+               : "memory");
+#else
+  *target = is_there ? *static_cast<const Words4*>(source) : Words4{};
+#endif
+}
+
+// Ends a set of copies of this thread.
+__device__ inline void end_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Until no more than the last kLeft sets of this thread are on their way.
+template <int kLeft>
+__device__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+#endif
+}
+
+// Whether a thread copies its part of the next row to shared memory while it works on one, so that
+// it has two rows on their way and no registers for the second. Threads that hold several groups,
+// or wider ones, have as many bytes on their way with one row.
+template <class T, bool kVector, int kGroups>
+constexpr bool kCopiesAhead = kVector && kGroups == 1 && sizeof(T) == 2;
+
+// What the threads of a block copy ahead: each has `words` of its own of a row, of two rows in
+// turn.
+struct Staging {
+  Words4* mine;
+  int threads;
+  int words;
+  int taken = 0;
+
+  FD_HD Staging(void* memory, int words_of_a_row, int all_threads, int thread)
+      : mine(static_cast<Words4*>(memory) + thread), threads(all_threads), words(words_of_a_row) {}
+  static int64_t bytes(int words, int threads) {
+    return int64_t{2} * words * threads * sizeof(Words4);
+  }
+  FD_HD Words4* of_turn(int turn) const { return mine + (turn & 1) * words * threads; }
+  // Where the next tensor has its words: so far from that of a turn.
+  FD_HD int take(int count) {
+    const int place = taken * threads;
+    taken += count;
+    return place;
+  }
+};
+
+// A thread's part of a row, of which there is none where the row's number is too large.
+struct RowPart {
+  const Team& team;
+  int width;
+  bool is_row;
+  int64_t row, first;  // the first element, of its first group
+  Words4* staged;
+
+  FD_HD RowPart(const Team& a_team, int64_t rows, int a_width, int64_t number, Words4* words)
+      : team(a_team),
+        width(a_width),
+        is_row(number < rows),
+        row(number),
+        first(number * a_width + a_team.column(0)),
+        staged(words) {}
+
+  FD_HD int column(int group) const { return team.column(group); }
+  // How many elements of a group the row has; with kVector it is all of them or none.
+  template <bool kVector>
+  FD_HD int count(int group) const {
+    const int left = is_row ? width - column(group) : 0;
+    if constexpr (kVector) return left > 0 ? kGroup : 0;
+    return count_in_group(left);
+  }
+  template <class S>
+  FD_HD S* of(S* tensor, int group) const {
+    return tensor + first + group * team.size * kGroup;
+  }
+};
+
+// A tensor of such rows, or none. fetch() starts to load a part; widen_to() is for one that has
+// been fetched.
+template <class S, bool kVector, int kGroups, bool kAhead>
+class RowTensor {
+ public:
+  FD_HD RowTensor(const void* tensor, Staging&) : tensor_(static_cast<const S*>(tensor)) {}
+
+  FD_HD void fetch(const RowPart& part) {
+    if (!tensor_) return;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      groups_[g].load(part.of(tensor_, g), part.count<kVector>(g));
+    }
+  }
+  template <class C>
+  FD_HD void widen_to(const RowPart&, int group, C (&values)[kGroup]) const {
+    groups_[group].widen_to(values);
+  }
+
+ private:
+  const S* tensor_;
+  Loaded<S, kVector> groups_[kGroups];
+};
+
+template <class S>
+class RowTensor<S, true, 1, true> {
+ public:
+  FD_HD RowTensor(const void* tensor, Staging& staging)
+      : tensor_(static_cast<const S*>(tensor)),
+        threads_(staging.threads),
+        place_(staging.take(tensor ? kWords : 0)) {}
+
+  __device__ void fetch(const RowPart& part) {
+    if (!tensor_) return;
+    const S* source = part.of(tensor_, 0);  // not read where there is no such element
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      copy_ahead(part.staged + place_ + i * threads_, source + i * (kGroup / kWords),
+                 part.count<true>(0) > 0);
+    }
+  }
+  FD_HD void widen_to(const RowPart& part, int, float (&values)[kGroup]) const {
+    Words4 words[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = part.staged[place_ + i * threads_];
+    Packed<S> packed;
+    memcpy(&packed, words, sizeof(packed));
+    packed.widen_to(values);
+  }
+
+ private:
+  static constexpr int kWords = sizeof(S) * kGroup / sizeof(Words4);
+
+  const S* tensor_;
+  int threads_, place_;
+};
+
+// The rows that a thread's team takes, one after the other: calls fetch(part) for what is to be
+// loaded, and visit(part).
+template <bool kAhead, class Fetch, class Visit>
+__device__ void for_each_row(const RowGrid& grid, int64_t rows, int width, Team& team,
+                             const Staging& staging, Fetch fetch, Visit visit) {
+  const auto part_of = [&](int64_t row, int turn) {
+    return RowPart(team, rows, width, row, staging.of_turn(turn));
+  };
+  // The rows of a block lie together.
+  int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
+  if constexpr (kAhead) {
+    fetch(part_of(first + team.number, 0));
+    end_copies();
+  }
+#pragma unroll 1
+  for (int turn = 0; turn < grid.rows_per_team && first < rows; ++turn, first += grid.teams) {
+    team.hide_lane();
+    const int64_t row = first + team.number;
+    const RowPart part = part_of(row, turn);
+    if constexpr (kAhead) {
+      fetch(part_of(turn + 1 < grid.rows_per_team ? row + grid.teams : rows, turn + 1));
+      end_copies();
+      wait_for_copies<1>();
+    } else {
+      fetch(part);
+    }
+    visit(part);
+  }
+  if constexpr (kAhead) wait_for_copies<0>();
+}
+
+}  // namespace fused_dropout::cuda
