@@ -1,11 +1,18 @@
-"""Tests of the CUDA kernels on a GPU; where there is none they are not collected.
+"""Tests of the CUDA kernels on a GPU, and without one their rehearsal with the CPU kernels.
 
-FUSED_DROPOUT_TEST_DEVICE=cpu rehearses those that name no CUDA feature, against the CPU kernels.
+FUSED_DROPOUT_TEST_DEVICE=cpu rehearses on a machine that has a GPU. What is skipped there, or needs
+what only a GPU has, says what it shows.
 """
 
-from on_device import DEVICE
+from on_device import DEVICE, IS_ASKED_FOR
 
-if DEVICE is None:
-    collect_ignore_glob = ["test_*.py"]
-elif DEVICE == "cpu":
-    collect_ignore_glob = ["test_gpu_graphs.py", "test_gpu_curand.py", "test_gpu_large.py"]
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests have measured, a line each, in a form that is found by its first word."""
+    if DEVICE == "cpu" and not IS_ASKED_FOR:
+        return
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "share":
+                    terminalreporter.write_line(f"share {value}")
