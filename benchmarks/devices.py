@@ -48,7 +48,9 @@ class Cuda:
     default_shape = (32768, 4096)
 
     def __init__(self):
-        self._flush = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
+        # 256 MB: several times the largest cache, of some 60 MB.
+        self._flushing = torch.zeros(1 << 26, device="cuda")
+        self._flushed = torch.empty((), device="cuda")
 
     def synchronize(self):
         """Waits for the device."""
@@ -57,10 +59,12 @@ class Cuda:
     def settle(self):
         """Empties the cache, and keeps the device busy while the work to be timed is queued.
 
-        So the time of a kernel does not contain the wait for its own launch.
+        So the time of a kernel does not contain the wait for its own launch. The cache is emptied
+        by reading: lines that were written would still be there when the kernel starts, and while
+        it evicts them it would wait for their way to memory.
         """
         torch.cuda.synchronize()
-        self._flush.zero_()
+        torch.sum(self._flushing, 0, out=self._flushed)
         torch.cuda._sleep(_SLEEP_CYCLES)
 
     def mark(self):

@@ -1,7 +1,7 @@
 """Training steps of whole models with ``fd.fuse``: ``python -m benchmarks.end_to_end --help``.
 
 Forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm and torch
-with random weights, float32: as is, compiled, fused, and both, without and with dropout, in one
+with random weights: as is, compiled, fused, and both, without and with dropout, in one
 process, taking turns. The goal is that a fused model with dropout takes no more time than the model
 as is without.
 """
@@ -19,6 +19,7 @@ from . import steps
 from .cases import P
 from .devices import DEVICES
 from .models import KINDS
+from .sizes import QUICK, SIZES, Sizes
 
 MODULE = "benchmarks.end_to_end"
 WAYS = {  # (fused, compiled)
@@ -37,29 +38,36 @@ _QUICK = "A quick run: the batch is much smaller, and the times mean nothing."
 BASE, GOAL = _name("as is", 0), _name("fused", P)
 
 
-def make_step(kind: str, way: str, p: float, device, quick: bool):
+def make_step(kind: str, way: str, p: float, device, sizes: Sizes, precision: str):
     """A step, and the report of what was fused."""
     torch.manual_seed(0)  # equal weights and data for all
     fused, compiled = WAYS[way]
     with torch.device(device.name):
-        model, loss = KINDS[kind].make(p, quick)
+        model, loss = KINDS[kind].make(p, getattr(sizes, KINDS[kind].size))
     model.train()
     report = fd.fuse(model) if fused else None
     # Not dynamic: else another p, seen by the same compiler, becomes a variable.
     call = torch.compile(model, dynamic=False) if compiled else model
-    return steps.Step(model, lambda: loss(call).backward(), device), report
+
+    def forward_and_backward():
+        with steps.autocast(device, precision):
+            value = loss(call)
+        value.backward()
+
+    return steps.Step(model, forward_and_backward, device), report
 
 
-def measure(kind: str, ways: list[str], device, samples: int, quick: bool, progress):
+def measure(kind: str, ways: list[str], device, sizes: Sizes, precision: str, samples, progress):
     """Rows of one model, and the report of what was fused with dropout."""
     torch.compiler.reset()
     providers, report = {}, None
     for p in (0.0, P):
         for way in ways:
-            providers[_name(way, p)], new = make_step(kind, way, p, device, quick)
+            providers[_name(way, p)], new = make_step(kind, way, p, device, sizes, precision)
             report = new or report
     rows = steps.measure(providers, samples, progress)
-    return [{"model": kind, **row} for row in rows], report
+    head = {"model": kind, "size": KINDS[kind].describe(sizes), "precision": precision}
+    return [{**head, **row} for row in rows], report
 
 
 def verdict(rows: list[dict]) -> str:
@@ -107,13 +115,15 @@ def main() -> None:
     eager = args.eager or args.quick
     ways = [way for way, (_, compiled) in WAYS.items() if not (compiled and eager)]
     device = DEVICES[args.device]()
+    sizes = QUICK if args.quick else SIZES[args.device]
     results, blocks = [], []
     with tqdm(total=len(args.models) * (samples + 1), unit="round") as bar:
         for kind in args.models:
             bar.set_postfix_str(kind)
-            rows, report = measure(kind, ways, device, samples, args.quick, bar.update)
+            rows, report = measure(kind, ways, device, sizes, args.precision, samples, bar.update)
             results += rows
-            text = steps.table(f"{kind}: {KINDS[kind].text}", rows)
+            head = f"{kind}: {KINDS[kind].describe(sizes)}, {args.precision}"
+            text = steps.table(head, rows)
             blocks.append(f"{text}\n{_QUICK if args.quick else verdict(rows)}\n{report}")
     for name in KINDS:
         if name not in args.models and not KINDS[name].is_there():

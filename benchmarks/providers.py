@@ -1,6 +1,6 @@
 """The ways to compute a case: fused, eager, compiled, and the copy they are all compared with.
 
-On a GPU plain dropout is computed by a Triton kernel too.
+On a GPU plain dropout is computed by Triton kernels too.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import torch
 
 from .cases import Case, P
 
-PROVIDERS = ("fused", "eager", "compile", "copy", "triton")
+_TRITON = ("triton", "triton4")
+PROVIDERS = ("fused", "eager", "compile", "copy", *_TRITON)
 
 
 def providers_of(case: str, device: str) -> tuple[str, ...]:
     """Those that compute this case on this kind of device."""
     has_triton = case == "dropout" and device == "cuda"
-    return PROVIDERS if has_triton else PROVIDERS[:-1]
+    return PROVIDERS if has_triton else PROVIDERS[: -len(_TRITON)]
 
 
 @dataclass
@@ -68,10 +69,10 @@ def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Pr
         import fused_dropout.functional as FF
 
         call = partial(case.fused, FF, P, **tensors)
-    elif name == "triton":
-        from .triton_dropout import dropout
+    elif name in _TRITON:
+        from .triton_dropout import FUNCTIONS
 
-        call = partial(dropout, P, **tensors)
+        call = partial(FUNCTIONS[name], P, **tensors)
     else:
         chain = torch.compile(case.eager) if name == "compile" else case.eager
         call = partial(chain, P, **tensors)

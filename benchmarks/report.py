@@ -7,9 +7,10 @@ from itertools import groupby
 
 from .timing import DIRECTIONS
 
+_OTHERS = ("eager", "compile", "triton", "triton4")
 _COLUMNS = (
-    *("case", "dtype", "direction", "fused", "p20", "p80", "copy", "eager", "compile", "triton"),
-    *("x copy", "x least", "GB/s", "vs eager", "vs compile", "vs triton"),
+    *("case", "dtype", "direction", "fused", "p20", "p80", "copy", *_OTHERS),
+    *("x copy", "x least", "GB/s", *(f"vs {name}" for name in _OTHERS)),
     *("saved B/el", "peak B/el", "preempted"),
 )
 _PROVIDERS = ("fused", "eager", "compile")
@@ -70,9 +71,9 @@ def _line(key, by: dict[str, dict], scale: float) -> tuple[str, ...]:
     return (
         *key,
         *(_number(fused.get(field), scale) for field in ("median_ms", "p20_ms", "p80_ms")),
-        *(_number(median(name), scale) for name in ("copy", "eager", "compile", "triton")),
+        *(_number(median(name), scale) for name in ("copy", *_OTHERS)),
         *(_number(fused.get(field)) for field in ("vs_copy", "vs_least", "gbps")),
-        *(_number(speed_up(name)) for name in ("eager", "compile", "triton")),
+        *(_number(speed_up(name)) for name in _OTHERS),
         per_element("saved_bytes_total"),
         per_element("peak_bytes"),
         "/".join(_number((by.get(name) or {}).get("preemptions")) for name in ("fused", "copy")),

@@ -16,6 +16,7 @@ from torch import nn
 from . import allocator, environment
 from .devices import DEVICES
 from .report import align
+from .sizes import PRECISION, PRECISIONS
 from .timing import summary, take_turns
 
 
@@ -65,6 +66,11 @@ class Step:
         return peak
 
 
+def autocast(device, precision: str):
+    """A context for the forward pass, in one of ``PRECISIONS``."""
+    return torch.autocast(device.name, torch.bfloat16, enabled=precision == "autocast")
+
+
 def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[dict]:
     """A row per provider; ``progress()`` is called ``samples + 1`` times.
 
@@ -104,13 +110,14 @@ def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[di
 def table(head: str, rows: list[dict]) -> str:
     """The ratios and differences are to the first provider."""
     base = rows[0]["median_ms"]
+    digits = 1 if base >= 100 else 2
     lines = [("provider", "ms", "p20", "p80", "x first", "difference", "activations, MB")]
     for row in rows:
-        times = (f"{row[key]:.1f}" for key in ("median_ms", "p20_ms", "p80_ms"))
+        times = (f"{row[key]:.{digits}f}" for key in ("median_ms", "p20_ms", "p80_ms"))
         difference = row["median_ms"] - base
         megabytes = f"{row['activation_bytes'] / 1e6:.1f}"
         lines.append(
-            (row["provider"], *times, f"{row['ratio']:.3f}", f"{difference:+.1f}", megabytes)
+            (row["provider"], *times, f"{row['ratio']:.3f}", f"{difference:+.{digits}f}", megabytes)
         )
     return f"{head}\n{align(lines, 1)}"
 
@@ -120,6 +127,11 @@ def parser_of(module: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"autocast: to bfloat16, of float32 parameters; default: {PRECISION}",
+    )
     add("--samples", type=int, default=15, help="steps of each provider, at least 2")
     add("--quick", action="store_true", help="small, few samples, nothing compiled: does it run")
     add("--json", metavar="FILE", help="write the result here")
@@ -132,6 +144,9 @@ def parse(parser: argparse.ArgumentParser, module: str) -> argparse.Namespace:
     args = parser.parse_args()
     if args.samples < 2:
         parser.error(f"--samples: expected at least 2, got {args.samples}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device")
+    args.precision = args.precision or PRECISION[args.device]
     if args.device == "cpu":
         if not args.child:
             sys.exit(allocator.run_child("recycled", module, *sys.argv[1:], "--child"))

@@ -17,16 +17,16 @@ from examples.transformer import Block, FusedBlock
 from . import steps
 from .cases import P
 from .devices import DEVICES
+from .sizes import QUICK, SIZES
 
 MODULE = "benchmarks.training_step"
-WIDTH, HEADS = 512, 8
 PLACES = ("attention", "hidden", "residual")
 
 
-def encoder_layer(p: dict[str, float], fused: bool) -> nn.Module:
+def encoder_layer(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
     """``p`` by place."""
     layer = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True
+        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True
     )
     layer.self_attn.dropout, layer.dropout.p = p["attention"], p["hidden"]
     layer.dropout1.p = layer.dropout2.p = p["residual"]
@@ -35,9 +35,9 @@ def encoder_layer(p: dict[str, float], fused: bool) -> nn.Module:
     return layer
 
 
-def gpt_block(p: dict[str, float], fused: bool) -> nn.Module:
+def gpt_block(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
     """``p`` by place."""
-    block = (FusedBlock if fused else Block)(WIDTH, HEADS, 0.0)
+    block = (FusedBlock if fused else Block)(width, heads, 0.0)
     block.attention_p, block.hidden_p, block.residual_p = (p[place] for place in PLACES)
     return block
 
@@ -57,14 +57,20 @@ PROVIDERS = {
 }
 
 
-def make_step(model: str, provider: str, x: torch.Tensor, device) -> steps.Step:
+def make_step(plan: dict, model: str, provider: str, x: torch.Tensor, device) -> steps.Step:
     """With gradients of x too, as within a network."""
     torch.manual_seed(0)
     p, fused, compiled = PROVIDERS[provider]
-    layer = MODELS[model](p, fused).to(x.device, x.dtype).train()
+    layer = MODELS[model](plan["width"], plan["heads"], p, fused).to(x.device).train()
     call = torch.compile(layer) if compiled else layer
     dy = torch.ones_like(x) / x.numel()
-    return steps.Step(layer, lambda: call(x).backward(dy), device, inputs=(x,))
+
+    def forward_and_backward():
+        with steps.autocast(device, plan["precision"]):
+            y = call(x)
+        y.backward(dy)
+
+    return steps.Step(layer, forward_and_backward, device, inputs=(x,))
 
 
 def measure(plan: dict):
@@ -76,20 +82,29 @@ def measure(plan: dict):
             bar.set_postfix_str(f"{model} {batch}x{length}", refresh=False)
             torch.compiler.reset()
             generator = torch.Generator(device.name).manual_seed(0)
-            size = (batch, length, WIDTH)
+            size = (batch, length, plan["width"])
             x = torch.randn(size, device=device.name, generator=generator).requires_grad_()
-            providers = {name: make_step(model, name, x, device) for name in plan["providers"]}
+            providers = {
+                name: make_step(plan, model, name, x, device) for name in plan["providers"]
+            }
             for row in steps.measure(providers, plan["samples"], bar.update):
-                yield {"model": model, "batch": f"{batch}x{length}", **row}
+                yield {
+                    "model": model,
+                    "batch": f"{batch}x{length}",
+                    "width": plan["width"],
+                    "precision": plan["precision"],
+                    **row,
+                }
     bar.close()
 
 
-def table(rows: list[dict]) -> str:
+def table(plan: dict, rows: list[dict]) -> str:
     """A block per model and batch; the ratios are to the unfused step without dropout."""
     blocks = []
     for model, batch in dict.fromkeys((row["model"], row["batch"]) for row in rows):
         block = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]
-        blocks.append(steps.table(f"{model}, batch {batch}, width {WIDTH}, {HEADS} heads", block))
+        size = "width {width}, {heads} heads, {precision}".format(**plan)
+        blocks.append(steps.table(f"{model}, batch {batch}, {size}", block))
     return "\n\n".join(blocks)
 
 
@@ -103,16 +118,18 @@ def main() -> None:
     parser = steps.parser_of(MODULE, __doc__)
     add = parser.add_argument
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    add("--batches", nargs="+", type=_size, metavar="BxT", default=[(16, 128), (4, 512)])
+    add("--batches", nargs="+", type=_size, metavar="BxT", help="default: the device's")
     add("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS), metavar="NAME")
     args = steps.parse(parser, MODULE)
-    plan = {name: getattr(args, name) for name in ("device", "models", "batches", "samples")}
-    plan["providers"] = args.providers
+    layer = (QUICK if args.quick else SIZES[args.device]).layer
+    options = ("device", "precision", "models", "providers", "samples")
+    plan = {name: getattr(args, name) for name in options}
+    plan |= {**layer._asdict(), "batches": args.batches or layer.batches}
     if args.quick:
-        plan |= {"batches": [(2, 64)], "samples": 3}
+        plan["samples"] = 3
         plan["providers"] = [name for name in args.providers if not name.startswith("compiled")]
     rows = list(measure(plan))
-    print(table(rows))
+    print(table(plan, rows))
     steps.write(args, MODULE, rows)
 
 

@@ -106,7 +106,7 @@ struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const auto state =
         save_call(ctx, check_arguments("dropout_", x, {}, {}, random.rng_state, options));
-    state->strides = at::empty_like(x).sym_strides().vec();
+    state->strides = strides_like(x);
     state->dtype = x.scalar_type();
     Tensor rng_state = random.rng_state.value_or(Tensor());
     if (random.draws) {

@@ -65,7 +65,7 @@ Tensor compose_kept(const Tensor& x, const Tensor& rng_state, const Options& opt
   const Call call = check("drop_block_kept", x, rng_state, {}, options);
   const auto sizes = numbers(x.sym_sizes());
   if (x.sym_numel() == 0) return at::zeros({}, x.options().dtype(at::kLong));
-  return count(compose_mask(call, rng_state, sizes, at::empty_like(x).sym_strides()), sizes);
+  return count(compose_mask(call, rng_state, sizes, strides_like(x)), sizes);
 }
 
 Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const OptionalTensor& kept,
@@ -76,8 +76,7 @@ Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const Opt
   if (!call.training) return call.classic ? x * keep_rate(call, sizes) : x.clone();
   check_state(call, rng_state, kept);
   Tensor value = x.to(arithmetic_of(x.scalar_type()));
-  const Tensor mask =
-      compose_mask(call, *rng_state, sizes, strides ? *strides : at::empty_like(x).sym_strides());
+  const Tensor mask = compose_mask(call, *rng_state, sizes, strides ? *strides : strides_like(x));
   if (call.scales()) {
     const Tensor scale = static_cast<double>(c10::multiply_integers(sizes)) / kept->to(at::kDouble);
     value = value * at::where(*kept > 0, scale, 0.).to(value.scalar_type());

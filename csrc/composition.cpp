@@ -112,7 +112,7 @@ Tensor compose_branch(const Resolved& call, const Tensor& x, const OptionalTenso
   Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
   Tensor kept;
   if (constants.keep_count < 65536) {
-    kept = mask_for(call, constants, rng_state, x, at::empty_like(x).sym_strides());
+    kept = mask_for(call, constants, rng_state, x, strides_like(x));
     // Before the activation too: its derivative at a dropped NaN would be NaN, also times zero.
     z = at::where(kept, z, 0.);
   }

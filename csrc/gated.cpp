@@ -2,7 +2,6 @@
 #include "gated.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
@@ -84,8 +83,7 @@ using torch::autograd::variable_list;
 Tensor forward_meta(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool, const Options& options) {
   check("bias_glu_dropout", x, bias, rng_state, options);
-  const Tensor like = at::empty_like(x);
-  return at::empty_strided_symint(sizes_of(x.sym_sizes()), strides_of(like.sym_strides()),
+  return at::empty_strided_symint(sizes_of(x.sym_sizes()), strides_of(strides_like(x)),
                                   x.options());
 }
 
@@ -118,7 +116,7 @@ struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
         check("bias_glu_dropout", x, bias, random.rng_state, options));
     state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
     state->gate_first = gate_first;
-    state->strides = at::empty_like(x).sym_strides().vec();
+    state->strides = strides_like(x);
     if (bias) state->bias_dtype = bias->scalar_type();
     ctx->saved_data["call"] = c10::IValue::make_capsule(state);
     Tensor y, rng_state = random.rng_state.value_or(Tensor());

@@ -32,7 +32,7 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
   const DropConstants constants = call.constants();
   const Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
   auto [gate, value] = split(z, gate_first);
-  const auto strides = at::empty_like(x).sym_strides();
+  const auto strides = strides_like(x);
   const Tensor kept = kept_in(call, constants, rng_state, gate, strides);
   if (kept.defined()) {
     // Before the activation too: its derivative at a dropped NaN would be NaN, also times zero.

@@ -1,5 +1,6 @@
 #include "layout.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 
@@ -25,7 +26,7 @@ Tensor dense(const Tensor& x) {
 
 std::vector<int64_t> dense_strides(const Tensor& x) {
   if (x.is_non_overlapping_and_dense()) return x.strides().vec();
-  return at::empty_like(x, x.options().device(at::kMeta)).strides().vec();
+  return at::infer_dense_strides(x.sizes(), x.strides());  // as in empty_like
 }
 
 Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype) {

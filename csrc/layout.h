@@ -14,7 +14,7 @@ Storage storage_of(at::ScalarType dtype);
 
 // x itself where it fills its memory without gaps or overlaps, else what empty_like makes of it.
 Tensor dense(const Tensor& x);
-// The strides of that.
+// The strides of that; they are found without memory.
 std::vector<int64_t> dense_strides(const Tensor& x);
 // The tensor with these strides and this dtype: itself, or a copy.
 Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype);

@@ -55,8 +55,8 @@ Tensor compose(const Tensor& x, const Tensor& rng_state, const Options& options,
                at::OptionalSymIntArrayRef strides) {
   const Resolved call = check(kFunction, x, rng_state, options, strides);
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
-  const Tensor like = at::empty_like(x);
-  const Draws draws = draws_for(call, rng_state, x, strides ? *strides : like.sym_strides());
+  const std::vector<c10::SymInt> like = strides ? strides->vec() : strides_like(x);
+  const Draws draws = draws_for(call, rng_state, x, like);
   return gaussian_element(Value(x.to(arithmetic)), Value(normals(draws, arithmetic)),
                           Value(scale_of(call)))
       .tensor.to(x.scalar_type());
@@ -79,7 +79,7 @@ Tensor compose_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_s
                        double temperature, const Options& options) {
   const Resolved call = check("concrete_dropout", x, logit, rng_state, temperature, options);
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
-  const Draws draws = draws_for(call, rng_state, x, at::empty_like(x).sym_strides());
+  const Draws draws = draws_for(call, rng_state, x, strides_like(x));
   return concrete_element<Full>(Value(x.to(arithmetic)), uniform_numbers(draws, arithmetic),
                                 constants_of(logit, temperature, arithmetic))
       .tensor.to(x.scalar_type());
@@ -126,8 +126,7 @@ Tensor compose_forward(const Tensor& x, const Tensor& z_any, const OptionalTenso
   const Resolved call = check("standout", x, z_any, rng_state, settings, options);
   const Tensor z = z_any.to(x.scalar_type());
   if (settings.training) {
-    const Tensor dropped =
-        is_dropped(call, rng_state, z, at::empty_like(x).sym_strides(), settings);
+    const Tensor dropped = is_dropped(call, rng_state, z, strides_like(x), settings);
     return at::where(dropped, 0., x);
   }
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());

@@ -43,7 +43,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
     state->eps = settings.eps;
     state->prenorm = settings.prenorm;
-    state->strides = at::empty_like(x).sym_strides().vec();
+    state->strides = strides_like(x);
     state->dtype = x.scalar_type();
     state->residual = dtype_of(residual);
     state->bias = dtype_of(bias);

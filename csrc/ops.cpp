@@ -1,6 +1,7 @@
 // The schemas, the checks of arguments, and the calls through the dispatcher.
 #include "ops.h"
 
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -274,6 +275,14 @@ bool Resolved::draws() const {
 
 at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual) {
   return residual ? c10::promoteTypes(x.scalar_type(), residual->scalar_type()) : x.scalar_type();
+}
+
+std::vector<c10::SymInt> strides_like(const Tensor& x) {
+  // On the meta device without memory; but there a compiler that keeps symbolic strides in its
+  // graph would have to follow.
+  const bool symbolic = x.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  const auto options = x.options().device(symbolic ? x.device() : at::Device(at::kMeta));
+  return at::empty_like(x, options).sym_strides().vec();
 }
 
 std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArrayRef strides,

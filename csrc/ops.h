@@ -91,6 +91,9 @@ inline at::ScalarType arithmetic_of(at::ScalarType dtype) {
 }
 at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
 
+// The strides that empty_like gives, also of a traced or transformed tensor.
+std::vector<c10::SymInt> strides_like(const Tensor& x);
+
 // The stride of the mask index along each dimension of a dense tensor: row-major over the
 // dimensions by descending stride, the shared ones left out.
 std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArrayRef strides,

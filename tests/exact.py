@@ -150,11 +150,14 @@ def wrong_share(results, activation):
     return [100 * float((a != b).float().mean()) for a, b in zip(results, best, strict=True)]
 
 
+def bound_of_share(activation, dtype):
+    return getattr(BOUNDS[activation], str(dtype).removeprefix("torch."))
+
+
 def check_sixteen_bits(results, activation):
     """Holds (values, derivatives) of all `numbers` of their dtype to the bounds."""
     dtype = results[0].dtype
-    bound = getattr(BOUNDS[activation], str(dtype).removeprefix("torch."))
-    assert max(wrong_share(results, activation)) <= bound
+    assert max(wrong_share(results, activation)) <= bound_of_share(activation, dtype)
     for ours, best, slack in zip(results, rounded(activation, dtype), SLACK, strict=True):
         assert within_one_ulp(ours, best, slack)
 

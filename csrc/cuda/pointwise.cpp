@@ -59,8 +59,7 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
 }
 
 bool fits(const Resolved& call, const Tensor& x) {
-  const Tensor like = x.is_non_overlapping_and_dense() ? x : at::empty_like(x);
-  return has_rule(MaskLayout(call, like.sizes(), like.strides()));
+  return has_rule(MaskLayout(call, x.sizes(), dense_strides(x)));
 }
 
 Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fused_dropout._shard import Shard
-from fused_dropout.functional._arguments import state_for
+from fused_dropout.functional._arguments import is_zero, state_for
 from fused_dropout.functional.pointwise import dropout
 
 _TYPES = (torch.Tensor, torch.nn.Parameter)
@@ -36,6 +36,23 @@ def chain(query, key, value, mask, p, scale, generator=None, rng_state=None):
     if mask is not None:
         scores = scores + mask
     return dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state) @ value
+
+
+def is_torchs(query, p, generator=None, rng_state=None):
+    """Whether torch's own function is called, with masks of its own where something is dropped.
+
+    Its CUDA kernels write neither scores nor probabilities down, but take no generator, no state,
+    no tensor for p, and no p of 1.
+    """
+    if is_zero(p):
+        return True
+    is_asked_for = generator is not None or rng_state is not None
+    return (
+        query.device.type == "cuda"
+        and not is_asked_for
+        and not isinstance(p, torch.Tensor)
+        and p < 1
+    )
 
 
 def is_eager(query, key, value, mask, p):

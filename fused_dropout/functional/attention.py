@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout.functional._arguments import is_zero, probability
-from fused_dropout.functional._attention import attend, chain, is_eager
+from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
 
 
 def scaled_dot_product_attention(
@@ -27,11 +27,16 @@ def scaled_dot_product_attention(
         scores = query @ key.transpose(-2, -1) * scale + attn_mask
         F.dropout(scores.softmax(-1), dropout_p) @ value
 
-    Without dropout it is torch's own. With it, an eager call on the CPU computes some heads at a
-    time, so that scores and probabilities never exist as a whole, nor are kept for backward;
-    torch's own writes them down, and a mask. Compiled code, autocast, ``torch.func`` and other
-    devices take the chain above, with the same masks. On a GPU torch's function drops without
-    writing anything down and is the better choice for long sequences, with masks of its own.
+    Without dropout it is torch's own. What happens with it, 0 < ``dropout_p`` < 1, depends on the
+    device:
+
+    - CPU: scores and probabilities are computed some heads at a time. They never exist as a whole,
+      nor are they kept for backward; torch's own writes them down, and a mask.
+    - CUDA: torch's own, whose kernels write nothing of that down either. Its masks are its own,
+      drawn from torch's CUDA generator, and its limits hold, as for higher derivatives. With
+      ``rng_state``, ``generator``, or in compiled code a tensor for ``dropout_p``, it is the chain
+      above, with the masks of this package: scores and probabilities are written down.
+    - Other devices, and on the CPU compiled code, autocast and ``torch.func``: the chain.
 
     Args:
         query: shape (..., heads, L, E); floating point.
@@ -45,7 +50,7 @@ def scaled_dot_product_attention(
         scale: of the scores; ``1 / sqrt(E)`` if None.
         enable_gqa: key and value may have fewer heads, each serving a group of the query's.
         generator, rng_state: see :func:`fused_dropout.functional.dropout`. The mask is that of
-            ``dropout_mask(probabilities.shape, dropout_p, rng_state)``.
+            ``dropout_mask(probabilities.shape, dropout_p, rng_state)``, on CUDA too.
 
     Returns:
         Tensor: shape (..., heads, L, V).
@@ -56,25 +61,25 @@ def scaled_dot_product_attention(
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017.
     """
     p = probability(dropout_p)
-    if is_zero(p):
+    if not is_zero(p):
+        _check(query, key, value, attn_mask, is_causal, enable_gqa)
+        if attn_mask is not None and attn_mask.dtype != torch.bool:
+            attn_mask = attn_mask.to(query.dtype)
+    if is_torchs(query, p, generator, rng_state):
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+            query, key, value, attn_mask, float(p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if is_causal:
-        if attn_mask is not None:
-            raise RuntimeError(
-                "scaled_dot_product_attention: is_causal is True and attn_mask is given, but only "
-                "one of them can be"
-            )
         attn_mask = _causal(query, key)
     if enable_gqa:
-        key, value = (_repeated(name, x, query) for name, x in (("key", key), ("value", value)))
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     if scale is None:
         scale = query.shape[-1] ** -0.5
-    _check(query, key, value, attn_mask)
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
+    # The products would copy them, some of them twice.
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     arguments = query, key, value, attn_mask, p, scale, generator, rng_state
     if not is_eager(*arguments[:5]):
         result = chain(*arguments)
@@ -83,16 +88,29 @@ def scaled_dot_product_attention(
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
-def _check(query, key, value, attn_mask):
+def _check(query, key, value, attn_mask, is_causal, enable_gqa):
     """What would be found out only after a state was drawn, or not at all."""
     name = "scaled_dot_product_attention"
-    if key.shape[:-1] != value.shape[:-1]:
-        if key.shape[-2] != value.shape[-2]:
-            raise RuntimeError(
-                f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in "
-                "key"
-            )
-        torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    if is_causal and attn_mask is not None:
+        raise RuntimeError(
+            f"{name}: is_causal is True and attn_mask is given, but only one of them can be"
+        )
+    batches = [x.shape[:-2] for x in (query, key, value)]
+    if enable_gqa:
+        heads = query.shape[-3]
+        batches = [(*batch[:-1], heads) for batch in batches]
+        for argument, x in (("key", key), ("value", value)):
+            if x.shape[-3] == 0 or heads % x.shape[-3]:
+                raise RuntimeError(
+                    f"{name}: {argument} has {x.shape[-3]} heads, but expected a divisor of "
+                    f"query's {heads}"
+                )
+    if key.shape[-2] != value.shape[-2]:
+        raise RuntimeError(
+            f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in key"
+        )
+    if batches[1] != batches[2]:
+        torch.broadcast_shapes(*batches)
     dtypes = (torch.bool, torch.float32, query.dtype)
     if attn_mask is not None and attn_mask.dtype not in dtypes:
         raise RuntimeError(
@@ -112,7 +130,6 @@ def _additive(mask, dtype, may_be_empty):
     Those get a mask of zeros, as a softmax of nothing but -inf would be NaN, in backward too.
     """
     if mask.dtype != torch.bool:
-        mask = mask.to(dtype)
         if not may_be_empty:
             return mask, None
         empty = mask.isneginf().all(-1, keepdim=True)
@@ -125,13 +142,3 @@ def _additive(mask, dtype, may_be_empty):
         torch.full((), value, dtype=dtype, device=mask.device) for value in (0.0, float("-inf"))
     )
     return torch.where(mask, zero, infinity), empty
-
-
-def _repeated(name, x, query):
-    heads, wanted = x.shape[-3], query.shape[-3]
-    if heads == 0 or wanted % heads:
-        raise RuntimeError(
-            f"scaled_dot_product_attention: {name} has {heads} heads, but expected a divisor of "
-            f"query's {wanted}"
-        )
-    return x.repeat_interleave(wanted // heads, -3)

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import is_zero
 from fused_dropout.fusion._children import LINEAR, note_forwards, obstacle, product_obstacle
 
 _ATTENTION = (nn.MultiheadAttention,)
@@ -47,25 +46,12 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     q, k, v = (_split(x, attention, sequence_first) for x in _project(attention, query, memory))
     causal_only = is_causal and key_padding_mask is None
     mask = None if causal_only else _merged(attn_mask, key_padding_mask, q)
-    heads = scaled_dot_product_attention(
+    heads = FF.scaled_dot_product_attention(
         q, k, v, mask, attention.dropout if attention.training else 0.0, causal_only
     )
     # (batch, heads, length, width) to query's order.
     heads = heads.permute(2, 0, 1, 3) if sequence_first else heads.transpose(-3, -2)
     return F.linear(heads.flatten(-2), attention.out_proj.weight), attention.out_proj.bias
-
-
-def scaled_dot_product_attention(q, k, v, mask, p, is_causal=False, scale=None):
-    """Attention whose dropout is this package's on the CPU.
-
-    On a GPU torch's own kernels drop without writing the probabilities down.
-    """
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=scale)
-    if not is_zero(p):
-        # The products would copy them, some of them twice.
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return FF.scaled_dot_product_attention(q, k, v, mask, p, is_causal, scale=scale)
 
 
 def _is_rare(attention, query, memory, attn_mask, padding, is_causal):

@@ -1,12 +1,51 @@
-"""What the tests on a GPU share: the device, and the same call there and on the CPU."""
+"""What the tests on a GPU share: the device, what is CUDA's, and a call there and on the CPU."""
 
 import os
 
+import pytest
 import torch
 from helpers import operator, state
 
-DEVICE = os.environ.get("FUSED_DROPOUT_TEST_DEVICE", "cuda" if torch.cuda.is_available() else None)
+IS_ASKED_FOR = "FUSED_DROPOUT_TEST_DEVICE" in os.environ
+DEVICE = os.environ.get("FUSED_DROPOUT_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 STATE = state()
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+def captured(step):
+    """What ``step()`` returns, tensors, and a function that replays it as a CUDA graph.
+
+    In the rehearsal a replay calls it once more, and writes the results into the same tensors.
+    """
+    if DEVICE == "cpu":
+        outputs = step()
+
+        def replay():
+            for output, new in zip(outputs, step(), strict=True):
+                output.detach().copy_(new.detach())
+
+        return outputs, replay
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = step()
+    return outputs, graph.replay
+
+
+def graphed(model, x):
+    """The model, as ``torch.cuda.make_graphed_callables`` makes it; in the rehearsal as it is."""
+    return model if DEVICE == "cpu" else torch.cuda.make_graphed_callables(model, (x,))
+
+
+def skip_without_memory(needed):
+    """``needed``: bytes. Sizes of a rehearsal need little."""
+    if DEVICE != "cpu" and (free := torch.cuda.mem_get_info()[0]) < needed:
+        pytest.skip(f"needs {needed >> 30} GiB of GPU memory, {free >> 30} GiB are free")
 
 
 def there(*tensors):

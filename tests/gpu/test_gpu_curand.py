@@ -1,4 +1,7 @@
-"""The generator against cuRAND's, on the device; where the toolkit has cuRAND's header."""
+"""The generator against cuRAND's, on the device; where the toolkit has cuRAND's header.
+
+It shows that a group of the contract is what ``curand4`` gives for its seed, number and offset.
+"""
 
 import shutil
 import subprocess
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from on_device import needs_gpu
 
 from fused_dropout import reference
 
@@ -47,6 +51,7 @@ def curand_includes():
     return [f"-I{folder}" for folder in site.glob("nvidia/*/include")]
 
 
+@needs_gpu
 def test_groups_are_curands(tmp_path):
     source, program = tmp_path / "numbers.cu", tmp_path / "numbers"
     source.write_text(PROGRAM)

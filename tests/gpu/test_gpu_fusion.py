@@ -1,17 +1,20 @@
-"""Fused models on a GPU: parity, mixed precision, CUDA graphs."""
+"""Fused models on a GPU: parity, mixed precision, CUDA graphs.
+
+On a GPU: torch's own attention inside of fused layers, the dtypes of its autocast, and that a graph
+of a fused model draws anew with every replay.
+"""
 
 import copy
 import itertools
 
 import pytest
 import torch
-from on_device import DEVICE, random
+from on_device import DEVICE, graphed, random
 from torch import nn
 
 import fused_dropout as fd
 
 WIDTH = 64
-needs_graphs = pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs and autocast are CUDA's")
 
 
 def encoder(p, **options):
@@ -94,11 +97,10 @@ def test_backward_has_the_masks_of_forward(name):
     torch.testing.assert_close(*gradients)
 
 
-@needs_graphs
 @each_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_dtypes(name, dtype):
-    """Layer norms give float32 there; ``dtype``: of what comes in."""
+    """On a GPU layer norms give float32 there; ``dtype``: of what comes in."""
     model, fused = built(name, 0.0)
     seen = []
     with torch.autocast(DEVICE, torch.bfloat16):
@@ -110,17 +112,16 @@ def test_autocast_dtypes(name, dtype):
     assert seen[0] == seen[1]
 
 
-@needs_graphs
 @each_model
 def test_graphed_callables_draw_new_masks(name):
     _, fused = built(name, 0.5)
     x = tokens()
-    graphed = torch.cuda.make_graphed_callables(fused, (x,))
+    call = graphed(fused, x)
     weights = random(*fused(x).shape, seed=1).to(DEVICE)
     outputs, gradients = [], []
     for _ in range(4):
         x.grad = None
-        y = graphed(x)
+        y = call(x)
         y.backward(weights)
         outputs.append(y.detach().clone())
         gradients.append(x.grad.clone())
@@ -128,28 +129,25 @@ def test_graphed_callables_draw_new_masks(name):
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
 
 
-@needs_graphs
 def test_graphed_backward_has_the_mask_of_its_replay():
     """Of a positive weight and a constant input each output is dropped or not."""
-    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Dropout(0.5)).cuda()
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Dropout(0.5)).to(DEVICE)
     with torch.no_grad():
         model[0].weight.fill_(1.0)
     fd.fuse(model)
-    x = torch.ones(64, 200, 1, device="cuda", requires_grad=True)
-    graphed = torch.cuda.make_graphed_callables(model, (x,))
+    x = torch.ones(64, 200, 1, device=DEVICE, requires_grad=True)
+    call = graphed(model, x)
     for _ in range(3):
         x.grad = None
-        y = graphed(x)
+        y = call(x)
         y.backward(torch.ones_like(y))
         assert torch.equal(y != 0, x.grad != 0)
         assert 0.4 < (y != 0).float().mean() < 0.6
 
 
-@needs_graphs
 @each_model
 def test_graphed_callables_without_dropout_equal_torch(name):
     model, fused = built(name, 0.0)
     x = tokens()
-    graphed = torch.cuda.make_graphed_callables(fused, (x,))
-    for ours, theirs in zip(results(graphed, x), results(model, x), strict=True):
+    for ours, theirs in zip(results(graphed(fused, x), x), results(model, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,10 +1,14 @@
-"""Streams, CUDA graphs and what is built on them."""
+"""Streams, CUDA graphs and what is built on them.
+
+On a GPU: a graph's replays draw new masks, forward and backward the same, and read a given state
+anew; kernels run on the current stream and device, one a call. In the rehearsal a replay is a call.
+"""
 
 import itertools
 
 import pytest
 import torch
-from on_device import STATE
+from on_device import DEVICE, STATE, captured, graphed, needs_gpu
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
@@ -14,31 +18,19 @@ def masks_of(y, x):
     return (y != 0), (x.grad != 0)
 
 
-def warmed_up(step):
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-
-
 def test_replays_differ_and_agree_within():
-    x = torch.ones(64, 200, device="cuda", requires_grad=True)
+    x = torch.ones(64, 200, device=DEVICE, requires_grad=True)
 
     def step():
         x.grad = None
         y = FF.bias_act_dropout(x, None, 0.5, "identity")
         y.backward(torch.ones_like(y))
-        return y
+        return (y,)
 
-    warmed_up(step)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = step()
+    (y,), replay = captured(step)
     seen = []
     for _ in range(4):
-        graph.replay()
+        replay()
         forward, backward = masks_of(y, x)
         assert torch.equal(forward, backward)
         seen.append(forward.clone())
@@ -46,39 +38,33 @@ def test_replays_differ_and_agree_within():
 
 
 def test_a_replay_draws_what_an_eager_call_draws():
-    x = torch.ones(64, 200, device="cuda")
-    warmed_up(lambda: FF.dropout(x, 0.5))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        first, second = FF.dropout(x, 0.5), FF.dropout(x, 0.5)
+    x = torch.ones(64, 200, device=DEVICE)
+    (first, second), replay = captured(lambda: (FF.dropout(x, 0.5), FF.dropout(x, 0.5)))
     torch.manual_seed(17)
-    graph.replay()
+    replay()
     torch.manual_seed(17)
     assert torch.equal(first, FF.dropout(x, 0.5))
     assert torch.equal(second, FF.dropout(x, 0.5))
 
 
 def test_a_given_state_is_read_at_every_replay():
-    x, rng_state = torch.ones(64, 200, device="cuda"), STATE.cuda()
-    warmed_up(lambda: FF.dropout(x, 0.5, rng_state=rng_state))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = FF.dropout(x, 0.5, rng_state=rng_state)
+    x, rng_state = torch.ones(64, 200, device=DEVICE), STATE.clone().to(DEVICE)
+    (y,), replay = captured(lambda: (FF.dropout(x, 0.5, rng_state=rng_state),))
     for seed in (1, 2**40):
         rng_state[0] = seed
-        graph.replay()
+        replay()
         expected = FF.dropout_mask(x.shape, 0.5, torch.tensor([seed, int(STATE[1])]))
         assert torch.equal((y != 0).cpu(), expected)
 
 
 def test_make_graphed_callables():
     torch.manual_seed(0)
-    model = fd.MLP(32, 64, 32, p=0.5).cuda()
-    x = torch.randn(16, 32, device="cuda", requires_grad=True)
-    graphed = torch.cuda.make_graphed_callables(model, (x,))
+    model = fd.MLP(32, 64, 32, p=0.5).to(DEVICE)
+    x = torch.randn(16, 32, device=DEVICE, requires_grad=True)
+    call = graphed(model, x)
     outputs = []
     for _ in range(3):
-        y = graphed(x)
+        y = call(x)
         y.sum().backward()
         outputs.append(y.detach().clone())
     assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
@@ -86,9 +72,9 @@ def test_make_graphed_callables():
 
 def test_reduce_overhead():
     torch._dynamo.reset()
-    layer = fd.LinearActDropout(40, 40, p=0.5).cuda()
+    layer = fd.LinearActDropout(40, 40, p=0.5).to(DEVICE)
     compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
-    x = torch.randn(24, 40, device="cuda")
+    x = torch.randn(24, 40, device=DEVICE)
     outputs = []
     for _ in range(6):
         torch.compiler.cudagraph_mark_step_begin()
@@ -98,6 +84,7 @@ def test_reduce_overhead():
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(outputs))
 
 
+@needs_gpu
 def test_runs_on_the_current_stream():
     """On a stream that waits, so does the kernel: it sees what was written meanwhile."""
     # A copy from the CPU would wait for the stream, and so would whatever is called after it.
@@ -128,6 +115,7 @@ ONE_KERNEL = {
 }
 
 
+@needs_gpu
 @pytest.mark.parametrize("name", ONE_KERNEL)
 def test_one_kernel_forward(name):
     """A call launches one kernel: the state is drawn on the way."""

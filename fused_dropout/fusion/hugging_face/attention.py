@@ -12,11 +12,11 @@ import inspect
 from transformers.integrations import sdpa_attention
 from transformers.modeling_utils import AttentionInterface
 
-from fused_dropout.functional._arguments import is_zero
+from fused_dropout import functional as FF
+from fused_dropout.functional._attention import is_torchs
 from fused_dropout.fusion._forms import form_of
 from fused_dropout.fusion._patterns import add_pattern
 from fused_dropout.fusion._swap import Fused
-from fused_dropout.fusion.attention import scaled_dot_product_attention
 
 _LIBRARY = sdpa_attention.sdpa_attention_forward
 _FORM = "1d6d01c0bb2a6704"
@@ -75,7 +75,7 @@ def attention_forward(
             position_bias, attention_mask, is_causal, query, key
         )
         is_causal = False
-    output = scaled_dot_product_attention(
+    output = FF.scaled_dot_product_attention(
         query, key, value, attention_mask, dropout, is_causal, scaling
     )
     return output.transpose(1, 2).contiguous(), None
@@ -84,8 +84,7 @@ def attention_forward(
 def _is_ours(module, query, dropout, kwargs):
     return (
         isinstance(module, FusedAttention)
-        and query.device.type == "cpu"
-        and not is_zero(dropout)
+        and not is_torchs(query, dropout)
         and not any(kwargs.get(name) for name in _RARE)
     )
 
@@ -118,6 +117,6 @@ add_pattern(
     "transformers",
     FusedAttention,
     lambda cls: _table_of(cls) is not None,
-    "the dropout of its probabilities, on the CPU",
+    "the dropout of its probabilities, except on CUDA",
     _class_obstacle,
 )

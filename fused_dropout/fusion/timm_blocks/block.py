@@ -5,12 +5,12 @@ import re
 import torch.nn.functional as F
 from torch import nn
 
+from fused_dropout import functional as FF
 from fused_dropout.fusion._blocks import add, add_then_norm, norm_obstacle
 from fused_dropout.fusion._children import obstacle
 from fused_dropout.fusion._drop_path import drop_path_obstacle
 from fused_dropout.fusion._forms import add_forms
 from fused_dropout.fusion._swap import Fused, unfused_class
-from fused_dropout.fusion.attention import scaled_dot_product_attention
 from fused_dropout.fusion.dropout import drop_arguments
 from fused_dropout.fusion.timm_blocks.layers import end_of_branch, scale_obstacle
 from fused_dropout.fusion.timm_blocks.mlp import Branch
@@ -36,7 +36,7 @@ class FusedAttention(Branch):
         q, k, v = qkv.unbind(0)
         # timm asks its own flag; that of the child is what `mc_mode` sets.
         drops = self.training or self.attn_drop.training
-        x = scaled_dot_product_attention(
+        x = FF.scaled_dot_product_attention(
             self.q_norm(q),
             self.k_norm(k),
             v,
