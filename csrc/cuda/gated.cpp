@@ -133,8 +133,13 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   args.dy = dy.const_data_ptr();
   args.dgate = advanced(dx.data(), halves.gate, dtype);
   args.dvalue = advanced(dx.data(), halves.value, dtype);
+  // The kernel writes into dbias itself where each channel has one partial sum.
+  const bool is_total = are_totals(args.layout) && gradient.bias_dtype == arithmetic;
   Tensor partials;
-  if (need_dbias) {
+  if (need_dbias && is_total) {
+    args.gate_partials = advanced(dbias.mutable_data_ptr(), halves.gate, arithmetic);
+    args.value_partials = advanced(dbias.mutable_data_ptr(), halves.value, arithmetic);
+  } else if (need_dbias) {
     const int64_t rows = partial_rows(args.layout);
     partials = at::empty({2, rows, args.layout.period}, x.options().dtype(arithmetic));
     args.gate_partials = partials.mutable_data_ptr();
@@ -142,7 +147,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   }
   launch_gated_backward(args, storage_of(dtype), call.activation, stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  if (need_dbias) {
+  if (need_dbias && !is_total) {
     ColumnSums sums{args.gate_partials, args.layout, copies_in(args.layout), 2, {}};
     sums.targets[0] = advanced(dbias.mutable_data_ptr(), halves.gate, gradient.bias_dtype);
     sums.targets[1] = advanced(dbias.mutable_data_ptr(), halves.value, gradient.bias_dtype);

@@ -125,27 +125,28 @@ int64_t norm_partial_rows(int64_t rows, int width) {
   return norm_grid(rows, width, /*sums=*/true).blocks;
 }
 
-// 16-byte words of a group of a tensor, if there is one.
-static int words_of(const void* tensor, Storage storage) {
-  return tensor ? static_cast<int>(size_of(storage) * kGroup / sizeof(Words4)) : 0;
+// 16-byte words of what a thread holds of a row of a tensor, if there is one.
+static int words_of(const void* tensor, Storage storage, int width) {
+  if (!tensor) return 0;
+  return static_cast<int>(row_groups(width) * size_of(storage) * kGroup / sizeof(Words4));
 }
 
-// Those of what every kernel reads of a row.
-template <class Args>
-static int staged_words(const Args& args, const NormTypes& types) {
-  return words_of(args.branch.x, types.x) + words_of(args.stream(), types.h());
+static int staged_words(const NormForwardArgs& args, const NormTypes& types) {
+  return words_of(args.branch.x, types.x, args.width) +
+         words_of(args.stream(), types.h(), args.width);
 }
-static int staged_words_of(const NormBackwardArgs& args, const NormTypes& types) {
-  return staged_words(args, types) + words_of(args.dy, types.y()) + words_of(args.dh, types.h());
+static int staged_words(const NormBackwardArgs& args, const NormTypes& types) {
+  return words_of(args.branch.x, types.x, args.width) +
+         words_of(args.stream(), types.h(), args.width) + words_of(args.dy, types.y(), args.width) +
+         words_of(args.dh, types.h(), args.width);
 }
 
 int64_t norm_scratch(const NormBackwardArgs& args, const NormTypes& types) {
   const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
-  const int64_t sums =
-      sums_bytes(grid, args.vectors, types.x == Storage::kFloat64 ? sizeof(double) : sizeof(float));
-  const int64_t staged = grid.groups == 1 && size_of(types.x) == 2
-                             ? Staging::bytes(staged_words_of(args, types), grid.threads())
-                             : 0;
+  const int64_t size = types.x == Storage::kFloat64 ? sizeof(double) : sizeof(float);
+  const int64_t sums = sums_bytes(grid, args.vectors, size);
+  const int64_t staged = Staging::bytes(staged_words(args, types), grid.threads(),
+                                        stages_of(size_of(types.x), grid.groups));
   return sums + staged <= most_shared() ? 0 : grid.blocks * sums;
 }
 
@@ -164,7 +165,7 @@ void launch_norm_forward(const NormForwardArgs& given, const NormTypes& types, S
 
 void launch_norm_backward(const NormBackwardArgs& given, const NormTypes& types, Stream stream) {
   NormBackwardArgs args = given;
-  args.staged_words = staged_words_of(args, types);
+  args.staged_words = staged_words(args, types);
   with_type(types.x, [&](auto element) {
     using T = decltype(element);
     if constexpr (kIsHalf<T>) {

@@ -119,6 +119,8 @@ int64_t partial_rows(const Layout& layout);
 inline int64_t copies_in(const Layout& layout) {
   return partial_rows(layout) * (layout.period / (layout.channels * layout.inner));
 }
+// Whether there is one partial sum for each channel, which is then the total.
+inline bool are_totals(const Layout& layout) { return layout.inner == 1 && copies_in(layout) == 1; }
 
 // Adds the partial sums up, in fixed order, into vectors of `channels` numbers.
 void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage storage, Stream stream);

@@ -103,35 +103,16 @@ struct Single {
   }
 };
 
-// The first `count` elements of a group, as they lie in memory; with kVector it is all of them or
-// none. Loaded and widened apart, as Packed.
-template <class S, bool kVector>
-struct Loaded {
-  typename Arithmetic<S>::Scalar values[kGroup];
-
-  FD_HD void load(const S* source, int count) { Single<S>::load(source, count, values); }
-  template <class C>
-  FD_HD void widen_to(C (&wide)[kGroup]) const {
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) wide[k] = values[k];
-  }
-};
-template <class S>
-struct Loaded<S, true> {
-  Packed<S> packed;
-
-  FD_HD void load(const S* source, int count) {
-    packed = {};
-    if (count > 0) packed.load(source);
-  }
-  FD_HD void widen_to(float (&values)[kGroup]) const { packed.widen_to(values); }
-};
-
+// The first `count` elements of a group; with kVector it is all of them or none.
 template <bool kVector, class S, class C>
 FD_HD void load_group(const S* source, int count, C (&values)[kGroup]) {
-  Loaded<S, kVector> loaded;
-  loaded.load(source, count);
-  loaded.widen_to(values);
+  if constexpr (kVector) {
+    Packed<S> packed{};
+    if (count > 0) packed.load(source);
+    packed.widen_to(values);
+  } else {
+    Single<S>::load(source, count, values);
+  }
 }
 template <bool kVector, class S, class C>
 FD_HD void store_group(S* target, int count, const C (&values)[kGroup]) {

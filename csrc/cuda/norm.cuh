@@ -18,7 +18,6 @@ namespace fused_dropout::cuda {
 // for a group, the identity among them.
 template <class T, class H, bool kIdentity, bool kVector, int kGroups>
 struct RowOfGroups {
-  static constexpr bool kAhead = kCopiesAhead<T, kVector, kGroups>;
   using C = typename Arithmetic<T>::Scalar;
   using P = typename PrecisionOf<T>::Type;
   // The random bits of several groups would take too many registers.
@@ -26,8 +25,8 @@ struct RowOfGroups {
 
   const NormArgs& args;
   PhiloxState state;
-  RowTensor<T, kVector, kGroups, kAhead> x;
-  RowTensor<H, kVector, kGroups, kAhead> stream;
+  RowTensor<T, kVector, kGroups> x;
+  RowTensor<H, kVector, kGroups> stream;
   Mask masks[kGroups];
 
   // `a_stream`: the residual, or h where that was stored.
@@ -149,14 +148,15 @@ struct RowOfGroups {
   }
 };
 
-// The kernels that hold one group of 16 bits have 32 warps on a processor: 64 registers each.
-template <class T, int kGroups>
-constexpr int kRowBlocks = kGroups == 1 && sizeof(T) == 2 ? 2 : 1;
+// Kernels that hold one group have 32 warps on a processor: 64 registers for each thread.
+template <bool kVector, int kGroups>
+constexpr int kRowBlocks = kVector && kGroups == 1 ? 2 : 1;
 
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
-__global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
+__global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
     norm_forward_kernel(const NormForwardArgs args, const RowGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
+  constexpr int kDepth = kStages<T, kVector, kGroups>;
   FD_DYNAMIC_SHARED(shared);
   Team team(grid, threadIdx.x);
   TeamSums<C, 1> team_sums(team);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
   write_down(args.branch.random, row.state);
   const C width = static_cast<C>(args.width);
 
-  for_each_row<row.kAhead>(
+  for_each_row<kDepth>(
       grid, args.rows, args.width, team, staging, [&](const RowPart& part) { row.fetch(part); },
       [&](const RowPart& part) {
         C weight[kGroup], norm_bias[kGroup];
@@ -177,6 +177,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
         // On their way while the sums are made. More than one group would take too many registers.
         if constexpr (kGroups == 1) load_weights(0);
         row.draw_masks(part);
+        wait_for_row<kDepth>();
         C values[kGroups][kGroup], sum[1] = {C(0)};
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) row.sum_with_residual(part, g, values[g]);
@@ -227,9 +228,10 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
 }
 
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
-__global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
+__global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
     norm_backward_kernel(const NormBackwardArgs args, const RowGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
+  constexpr int kDepth = kStages<T, kVector, kGroups>;
   FD_DYNAMIC_SHARED(shared);
   const int threads = grid.threads();
   const int64_t numbers = ColumnTotals<C, kGroups>::numbers(args.vectors, threads);
@@ -244,9 +246,9 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
   Staging staging(static_cast<C*>(shared) + (args.scratch ? 0 : numbers), args.staged_words,
                   threads, threadIdx.x);
   RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
-  RowTensor<Y, kVector, kGroups, row.kAhead> dy(args.dy, staging);
-  RowTensor<H, kVector, kGroups, row.kAhead> dh(args.dh, staging);
-  for_each_row<row.kAhead>(
+  RowTensor<Y, kVector, kGroups> dy(args.dy, staging);
+  RowTensor<H, kVector, kGroups> dh(args.dh, staging);
+  for_each_row<kDepth>(
       grid, args.rows, args.width, team, staging,
       [&](const RowPart& part) {
         dy.fetch(part);
@@ -260,6 +262,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
           rstd = static_cast<const C*>(args.rstd)[part.row];
         }
         row.draw_masks(part);
+        wait_for_row<kDepth>();
         // The normalised values, the gradients by them, and the two sums that the statistics pass
         // on.
         C normal[kGroups][kGroup], gradients[kGroups][kGroup], sums[2] = {C(0), C(0)};
@@ -340,11 +343,11 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<T, kGroups>)
   }
 }
 
-// Whether a block has the memory to copy rows ahead, where it would.
+// Whether a block has the memory that rows are copied to.
 template <class T>
-bool can_copy_ahead(const NormArgs& args, const RowGrid& grid) {
-  return !kCopiesAhead<T, true, 1> || grid.groups > 1 ||
-         Staging::bytes(args.staged_words, grid.threads()) <= most_shared();
+bool can_be_staged(const NormArgs& args, const RowGrid& grid) {
+  const int stages = stages_of(sizeof(T), grid.groups);
+  return Staging::bytes(args.staged_words, grid.threads(), stages) <= most_shared();
 }
 
 // Whether groups are whole and aligned in all tensors, in the vectors and in the mask.
@@ -358,10 +361,10 @@ bool rows_are_vectorisable(const NormArgs& args, Pointers... pointers) {
 
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
 void norm_forward_in_groups(NormForwardArgs args, const RowGrid& grid, Stream stream) {
-  if constexpr (!kCopiesAhead<T, kVector, kGroups>) args.staged_words = 0;
+  constexpr int kDepth = kStages<T, kVector, kGroups>;
   FD_LAUNCH_SHARED((norm_forward_kernel<T, H, Y, kIdentity, kVector, kGroups>), grid.blocks,
-                   grid.threads(), Staging::bytes(args.staged_words, grid.threads()), stream, args,
-                   grid);
+                   grid.threads(), Staging::bytes(args.staged_words, grid.threads(), kDepth),
+                   stream, args, grid);
 }
 
 template <class T, class H, class Y, bool kIdentity, bool kVector>
@@ -373,10 +376,10 @@ void norm_forward_with(const NormForwardArgs& args, const RowGrid& grid, Stream 
 
 template <class T, class H, class Y, bool kIdentity, bool kVector, int kGroups>
 void norm_backward_in_groups(NormBackwardArgs args, const RowGrid& grid, Stream stream) {
-  if constexpr (!kCopiesAhead<T, kVector, kGroups>) args.staged_words = 0;
+  constexpr int kDepth = kStages<T, kVector, kGroups>;
   const int64_t bytes =
       (args.scratch ? 0 : sums_bytes(grid, args.vectors, sizeof(typename Arithmetic<T>::Scalar))) +
-      Staging::bytes(args.staged_words, grid.threads());
+      Staging::bytes(args.staged_words, grid.threads(), kDepth);
   FD_LAUNCH_SHARED((norm_backward_kernel<T, H, Y, kIdentity, kVector, kGroups>), grid.blocks,
                    grid.threads(), bytes, stream, args, grid);
 }
@@ -393,7 +396,7 @@ void norm_forward_of(const NormForwardArgs& args, Stream stream) {
   const RowGrid grid = norm_grid(args.rows, args.width, /*sums=*/false);
   if constexpr (kHasVectors<T>) {
     if (rows_are_vectorisable(args, args.norm_bias.values, args.y, args.h) &&
-        can_copy_ahead<T>(args, grid)) {
+        can_be_staged<T>(args, grid)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_forward_with<T, H, Y, true, true>(args, grid, stream)
                          : norm_forward_with<T, H, Y, false, true>(args, grid, stream);
@@ -407,7 +410,7 @@ void norm_backward_of(const NormBackwardArgs& args, Stream stream) {
   const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
   if constexpr (kHasVectors<T>) {
     if (rows_are_vectorisable(args, args.dy, args.dh, args.h, args.dx, args.dresidual) &&
-        can_copy_ahead<T>(args, grid)) {
+        can_be_staged<T>(args, grid)) {
       const bool is_identity = args.branch.activation == static_cast<int>(Activation::kIdentity);
       return is_identity ? norm_backward_with<T, H, Y, true, true>(args, grid, stream)
                          : norm_backward_with<T, H, Y, false, true>(args, grid, stream);

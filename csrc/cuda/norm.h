@@ -27,8 +27,8 @@ struct NormArgs {
   bool centered;  // LayerNorm, else RMSNorm
   Vector weight;
   const void* residual;  // null for none
-  // 16-byte words of a row that each thread of a kernel that copies ahead has in shared memory. Set
-  // by the launch functions.
+  // 16-byte words of a row for which a thread of a kernel with 16-byte accesses has a place in
+  // shared memory. Set by the launch functions.
   int staged_words = 0;
 };
 

@@ -135,14 +135,16 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   args.parameter = call.parameter;
   args.partials = nullptr;
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
+  const bool is_total = need_dbias && are_totals(args.layout) && dbias.scalar_type() == arithmetic;
   if (need_dbias) {
-    partials = at::empty({partial_rows(args.layout), args.layout.period},
-                         tensor_options.dtype(arithmetic));
+    partials = is_total ? dbias
+                        : at::empty({partial_rows(args.layout), args.layout.period},
+                                    tensor_options.dtype(arithmetic));
     args.partials = partials.mutable_data_ptr();
   }
   launch_pointwise_backward(args, storage_of(gradient.dtype), wide, call.activation, stream_of(dy));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  if (need_dbias) {
+  if (need_dbias && !is_total) {
     const ColumnSums sums{
         args.partials, args.layout, copies_in(args.layout), 1, {dbias.mutable_data_ptr()}};
     launch_column_sums(sums, arithmetic == at::kDouble, storage_of(*gradient.bias_dtype),

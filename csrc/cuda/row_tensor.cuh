@@ -36,14 +36,16 @@ __device__ void wait_for_copies() {
 #endif
 }
 
-// Whether a thread copies its part of the next row to shared memory while it works on one, so that
-// it has two rows on their way and no registers for the second. Threads that hold several groups,
-// or wider ones, have as many bytes on their way with one row.
+// How many rows a thread copies to shared memory before it uses the first of them; 0 where it loads
+// element by element. It takes no registers to have them on their way. A row of 16-bit numbers that
+// is one group is too little: the next one is copied meanwhile.
 template <class T, bool kVector, int kGroups>
-constexpr bool kCopiesAhead = kVector && kGroups == 1 && sizeof(T) == 2;
+constexpr int kStages = !kVector                         ? 0
+                        : kGroups == 1 && sizeof(T) == 2 ? 2
+                                                         : 1;
+inline int stages_of(int64_t size, int groups) { return groups == 1 && size == 2 ? 2 : 1; }
 
-// What the threads of a block copy ahead: each has `words` of its own of a row, of two rows in
-// turn.
+// What the threads of a block copy: each has so many `words` of a row of its own, in each stage.
 struct Staging {
   Words4* mine;
   int threads;
@@ -52,11 +54,14 @@ struct Staging {
 
   FD_HD Staging(void* memory, int words_of_a_row, int all_threads, int thread)
       : mine(static_cast<Words4*>(memory) + thread), threads(all_threads), words(words_of_a_row) {}
-  static int64_t bytes(int words, int threads) {
-    return int64_t{2} * words * threads * sizeof(Words4);
+  static int64_t bytes(int words, int threads, int stages) {
+    return int64_t{stages} * words * threads * sizeof(Words4);
   }
-  FD_HD Words4* of_turn(int turn) const { return mine + (turn & 1) * words * threads; }
-  // Where the next tensor has its words: so far from that of a turn.
+  template <int kStages>
+  FD_HD Words4* of_turn(int turn) const {
+    return kStages == 2 ? mine + (turn & 1) * words * threads : mine;
+  }
+  // Where the next tensor has its words: so far from the first of the row.
   FD_HD int take(int count) {
     const int place = taken * threads;
     taken += count;
@@ -94,51 +99,46 @@ struct RowPart {
   }
 };
 
-// A tensor of such rows, or none. fetch() starts to load a part; widen_to() is for one that has
-// been fetched.
-template <class S, bool kVector, int kGroups, bool kAhead>
+// A tensor of such rows, or none. fetch() starts to copy a part; widen_to() is for one that has
+// been waited for.
+template <class S, bool kVector, int kGroups>
 class RowTensor {
  public:
   FD_HD RowTensor(const void* tensor, Staging&) : tensor_(static_cast<const S*>(tensor)) {}
 
-  FD_HD void fetch(const RowPart& part) {
-    if (!tensor_) return;
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      groups_[g].load(part.of(tensor_, g), part.count<kVector>(g));
-    }
-  }
+  FD_HD void fetch(const RowPart&) const {}
   template <class C>
-  FD_HD void widen_to(const RowPart&, int group, C (&values)[kGroup]) const {
-    groups_[group].widen_to(values);
+  FD_HD void widen_to(const RowPart& part, int group, C (&values)[kGroup]) const {
+    Single<S>::load(part.of(tensor_, group), part.count<false>(group), values);
   }
 
  private:
   const S* tensor_;
-  Loaded<S, kVector> groups_[kGroups];
 };
 
-template <class S>
-class RowTensor<S, true, 1, true> {
+template <class S, int kGroups>
+class RowTensor<S, true, kGroups> {
  public:
   FD_HD RowTensor(const void* tensor, Staging& staging)
       : tensor_(static_cast<const S*>(tensor)),
         threads_(staging.threads),
-        place_(staging.take(tensor ? kWords : 0)) {}
+        place_(staging.take(tensor ? kGroups * kWords : 0)) {}
 
-  __device__ void fetch(const RowPart& part) {
+  __device__ void fetch(const RowPart& part) const {
     if (!tensor_) return;
-    const S* source = part.of(tensor_, 0);  // not read where there is no such element
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      copy_ahead(part.staged + place_ + i * threads_, source + i * (kGroup / kWords),
-                 part.count<true>(0) > 0);
+    for (int g = 0; g < kGroups; ++g) {
+      const S* source = part.of(tensor_, g);  // not read where there is no such element
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        copy_ahead(word(part, g, i), source + i * (kGroup / kWords), part.count<true>(g) > 0);
+      }
     }
   }
-  FD_HD void widen_to(const RowPart& part, int, float (&values)[kGroup]) const {
+  FD_HD void widen_to(const RowPart& part, int group, float (&values)[kGroup]) const {
     Words4 words[kWords];
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = part.staged[place_ + i * threads_];
+    for (int i = 0; i < kWords; ++i) words[i] = *word(part, group, i);
     Packed<S> packed;
     memcpy(&packed, words, sizeof(packed));
     packed.widen_to(values);
@@ -147,39 +147,47 @@ class RowTensor<S, true, 1, true> {
  private:
   static constexpr int kWords = sizeof(S) * kGroup / sizeof(Words4);
 
+  FD_HD Words4* word(const RowPart& part, int group, int i) const {
+    return part.staged + place_ + (group * kWords + i) * threads_;
+  }
+
   const S* tensor_;
   int threads_, place_;
 };
 
 // The rows that a thread's team takes, one after the other: calls fetch(part) for what is to be
-// loaded, and visit(part).
-template <bool kAhead, class Fetch, class Visit>
+// copied, and visit(part), which has to wait for it by wait_for_row.
+template <int kStages, class Fetch, class Visit>
 __device__ void for_each_row(const RowGrid& grid, int64_t rows, int width, Team& team,
                              const Staging& staging, Fetch fetch, Visit visit) {
   const auto part_of = [&](int64_t row, int turn) {
-    return RowPart(team, rows, width, row, staging.of_turn(turn));
+    return RowPart(team, rows, width, row, staging.of_turn<kStages>(turn));
+  };
+  const auto copy = [&](const RowPart& part) {
+    fetch(part);
+    end_copies();
   };
   // The rows of a block lie together.
   int64_t first = static_cast<int64_t>(blockIdx.x) * grid.teams * grid.rows_per_team;
-  if constexpr (kAhead) {
-    fetch(part_of(first + team.number, 0));
-    end_copies();
-  }
+  if constexpr (kStages == 2) copy(part_of(first + team.number, 0));
 #pragma unroll 1
   for (int turn = 0; turn < grid.rows_per_team && first < rows; ++turn, first += grid.teams) {
     team.hide_lane();
     const int64_t row = first + team.number;
     const RowPart part = part_of(row, turn);
-    if constexpr (kAhead) {
-      fetch(part_of(turn + 1 < grid.rows_per_team ? row + grid.teams : rows, turn + 1));
-      end_copies();
-      wait_for_copies<1>();
-    } else {
-      fetch(part);
+    if constexpr (kStages == 1) copy(part);
+    if constexpr (kStages == 2) {
+      copy(part_of(turn + 1 < grid.rows_per_team ? row + grid.teams : rows, turn + 1));
     }
     visit(part);
   }
-  if constexpr (kAhead) wait_for_copies<0>();
+  if constexpr (kStages == 2) wait_for_copies<0>();
+}
+
+// Until a thread has the row that it visits.
+template <int kStages>
+__device__ void wait_for_row() {
+  if constexpr (kStages > 0) wait_for_copies<kStages - 1>();
 }
 
 }  // namespace fused_dropout::cuda

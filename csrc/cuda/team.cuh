@@ -23,12 +23,15 @@ struct RowGrid {
 };
 constexpr int kManyGroups = 4;
 
+// How many groups of a row a thread holds.
+inline int row_groups(int width) { return divide_up(width, kGroup) <= kMostTeam ? 1 : kManyGroups; }
+
 // For rows of one width, of which a team takes `rows_per_team`; with so many threads to a block,
 // unless a row needs more.
 inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team, int threads) {
   const int64_t groups = divide_up(width, kGroup);
   RowGrid grid;
-  grid.groups = groups <= kMostTeam ? 1 : kManyGroups;
+  grid.groups = row_groups(width);
   const int needed = static_cast<int>(divide_up(groups, grid.groups));
   grid.team = 1;
   while (grid.team < needed && grid.team < kWarp) grid.team *= 2;

@@ -41,14 +41,14 @@ def chain(query, key, value, mask, p, scale, generator=None, rng_state=None):
 def is_torchs(query, p, generator=None, rng_state=None):
     """Whether torch's own function is called, with masks of its own where something is dropped.
 
-    Its CUDA kernels write neither scores nor probabilities down, but take no generator, no state,
-    no tensor for p, and no p of 1.
+    Its kernels for GPUs write neither scores nor probabilities down, but take no generator, no
+    state, no tensor for p, and no p of 1.
     """
     if is_zero(p):
         return True
     is_asked_for = generator is not None or rng_state is not None
     return (
-        query.device.type == "cuda"
+        query.device.type != "cpu"
         and not is_asked_for
         and not isinstance(p, torch.Tensor)
         and p < 1

@@ -27,7 +27,7 @@ void barrier();
 void exchange(void* value, int size, unsigned from);
 
 // What a block may share, which a test can change, and what the running one shares.
-inline int64_t most_shared = 64 * 1024;
+inline int64_t most_shared = 226 * 1024;
 inline void* shared_memory = nullptr;
 
 using Body = void (*)(void*);

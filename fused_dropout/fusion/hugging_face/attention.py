@@ -117,6 +117,6 @@ add_pattern(
     "transformers",
     FusedAttention,
     lambda cls: _table_of(cls) is not None,
-    "the dropout of its probabilities, except on CUDA",
+    "the dropout of its probabilities, on the CPU",
     _class_obstacle,
 )
