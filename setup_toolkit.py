@@ -84,7 +84,7 @@ def installed(environ, system):
         homes += [Path(nvcc).parent.parent, Path(nvcc).resolve().parent.parent]
     homes.append(Path(system))
     homes = [home for home in dict.fromkeys(homes) if Path(home, "bin", "nvcc").exists()]
-    return [home for home in homes if headers_version(home)] or homes[:1]
+    return [home for home in homes if headers_version(home)] or homes
 
 
 def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):

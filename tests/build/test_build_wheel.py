@@ -144,12 +144,14 @@ def test_a_refused_build(fake):
     assert error(fake, "--arch", "9.0") == refusal
 
 
-def test_a_failed_build_shows_its_log(fake):
+def test_a_failed_build_shows_its_log_and_leaves_no_older_wheel(fake):
+    run(fake)
     (fake / "fails").touch()
     (fake / "said").write_text(f"{FOR_CUDA}error: it does not compile\n")
     with pytest.raises(SystemExit) as raised:
         run(fake)
     assert "error: it does not compile\n" in raised.value.code
+    assert not list(fake.glob("dist/*/*"))
 
 
 @pytest.mark.parametrize(("architectures", "allowed"), [("9.0", 50), ("8.0;9.0+PTX", 100)])
