@@ -43,15 +43,15 @@ def shown(numbers):
     return ".".join(map(str, numbers))
 
 
-def install_command(cuda):
-    """Brings the toolkit of the version that torch was built for; None where there is no such.
+def requirement(cuda):
+    """What pip installs for a toolkit of torch's CUDA version; None where there are no packages.
 
-    The packages of CUDA 12 have no nvcc. Without a version pip would take the newest nvcc beside
-    torch's headers of an older one.
+    Those of CUDA 12 have no nvcc. Without a version pip could take the newest nvcc beside torch's
+    headers of an older one.
     """
     if int(cuda.split(".")[0]) < 13:
         return None
-    return f'pip install "cuda-toolkit[{",".join(PARTS)}]=={cuda}.*"'
+    return f"cuda-toolkit[{','.join(PARTS)}]=={cuda}.*"
 
 
 def problem(home, cuda, packages=False):
@@ -72,11 +72,12 @@ def problem(home, cuda, packages=False):
     return None
 
 
+def named(environ):
+    return environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+
+
 def installed(environ, system):
-    """Folders of toolkits that are not packages, best first; one where the user has said which."""
-    explicit = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
-    if explicit:
-        return [explicit]
+    """Folders of toolkits that are neither named nor packages, best first."""
     homes = []
     nvcc = shutil.which("nvcc", path=environ.get("PATH", ""))
     if nvcc is not None:
@@ -94,10 +95,13 @@ def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):
     one that nvcc on the PATH belongs to, the one in `system`, and the packages in the folders of
     `path`. The folder is None where none fits.
     """
-    homes = [(home, False) for home in installed(environ, system)]
-    if not (environ.get("CUDA_HOME") or environ.get("CUDA_PATH")):
+    explicit = named(environ)
+    if explicit:
+        homes = [(explicit, False)]
+    else:
         major = cuda.split(".")[0]
         packages = [Path(folder, "nvidia", f"cu{major}") for folder in path]
+        homes = [(home, False) for home in installed(environ, system)]
         homes += [(home, True) for home in packages if Path(home, PARTS["nvcc"]).exists()]
     problems = []
     for home, is_packages in homes:
@@ -106,8 +110,9 @@ def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):
             return str(home), f"toolkit {shown(version(home))} in {home}"
         problems.append(wrong)
     reason = "; ".join(problems) or "no CUDA toolkit was found"
-    command = install_command(cuda)
-    return None, f"{reason} (set CUDA_HOME{f', or {command}' if command else ''})"
+    packages = None if explicit else requirement(cuda)
+    remedy = f'set CUDA_HOME, or pip install "{packages}"' if packages else "set CUDA_HOME"
+    return None, f"{reason} ({remedy})"
 
 
 def linkable(home, folder):

@@ -12,7 +12,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Prints what brings a CUDA toolkit for the torch of an environment, where the machine has none.
+MISSING_TOOLKIT = """
+import os, setup_toolkit, torch
+cuda = torch.version.cuda
+missing = cuda and not setup_toolkit.named(os.environ) and not setup_toolkit.find(cuda)[0]
+print(missing and setup_toolkit.requirement(cuda) or "")
+"""
 REQUIREMENTS = ROOT / "requirements-wheel.txt"
+PIP_INSTALL = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 MEBIBYTES = 50  # for each architecture
 
 
@@ -71,13 +79,14 @@ class Environment:
         ready = self.folder / "ready"
         if ready.exists() and ready.read_text() == wanted:
             return
-        print(f"environment for Python {self.version} and torch {self.torch}: installing")
+        print(
+            f"environment for Python {self.version} and torch {self.torch}: installing", flush=True
+        )
         shutil.rmtree(self.folder / "venv", ignore_errors=True)
         ready.unlink(missing_ok=True)
         subprocess.run([self.base, "-m", "venv", self.folder / "venv"], check=True)
         done = self.run(
-            *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *(f"torch=={self.torch}", "-r", REQUIREMENTS),
+            *(*PIP_INSTALL, f"torch=={self.torch}", "-r", REQUIREMENTS),
             capture_output=True,
             text=True,
         )
@@ -86,6 +95,16 @@ class Environment:
             reason = errors[-1].removeprefix("ERROR: ") if errors else done.stderr
             sys.exit(f"torch {self.torch} cannot be installed for Python {self.version}: {reason}")
         ready.write_text(wanted)
+
+    def bring_toolkit(self):
+        """Installs the CUDA packages where the machine has no toolkit for this torch."""
+        asked = self.run(
+            "-c", MISSING_TOOLKIT, cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        requirement = asked.stdout.strip()
+        if requirement:
+            print(f"no CUDA toolkit for this torch: installing {requirement}")
+            self.run(*PIP_INSTALL, requirement, check=True)
 
     def wheel(self):
         """The path of the wheel; ends the program where none was built."""
@@ -104,10 +123,12 @@ def build(environment, architectures):
     config.write_text(f"[build]\nbuild_base = {base}\nbuild_lib = {base / 'lib'}\n")
     environ = {"DIST_EXTRA_CONFIG": str(config)}
     if architectures:
+        environment.bring_toolkit()
         environ |= {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architectures}
     shutil.rmtree(environment.wheels, ignore_errors=True)
     command = ("-m", "build", "--wheel", "--no-isolation", "--outdir", environment.wheels, ROOT)
     log = environment.folder / "log"
+    print(f"building, which takes minutes; its log is {log.relative_to(ROOT)}", flush=True)
     with open(log, "w") as file:
         done = environment.run(*command, stdout=file, stderr=file, environ=environ)
     lines = log.read_text().splitlines()
@@ -136,18 +157,22 @@ def report(wheel, said):
 def test(environment, arguments):
     wheel = environment.wheel()
     environment.prepare()
-    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    environment.run(*install, "--no-deps", "--force-reinstall", wheel, check=True)
+    environment.run(*PIP_INSTALL, "--no-deps", "--force-reinstall", wheel, check=True)
     # From a folder where nothing lies that could be imported in place of what is installed.
     empty = environment.folder / "empty"
     empty.mkdir(exist_ok=True)
-    command = ("-m", "pytest", "-p", "no:cacheprovider", "--deselect", "tests/test_mutations.py")
-    done = environment.run(*command, *(arguments or [ROOT / "tests"]), cwd=empty)
+    command = ["-m", "pytest", "-p", "no:cacheprovider"]
+    # They need a build of their own.
+    command.append(f"--ignore={ROOT / 'tests' / 'test_mutations.py'}")
+    for argument in arguments or ["tests"]:
+        path = ROOT / argument.split("::")[0]
+        command.append(f"{ROOT}/{argument}" if path.exists() else argument)
+    done = environment.run(*command, cwd=empty)
     sys.exit(done.returncode)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=["build", "test"])
     parser.add_argument("--python", default="python3", help="name or path of an interpreter")
     parser.add_argument("--torch", help="its version; without it the one of requirements-dev.txt")

@@ -109,9 +109,17 @@ def test_a_named_folder_decides(machine, tmp_path, name):
 def test_a_named_folder_decides_even_where_others_would_fit(machine, tmp_path):
     make_toolkit(machine.system)
     make_toolkit(machine.packages)
-    home, reason = machine.find(CUDA_HOME=tmp_path / "missing")
+    other = make_toolkit(tmp_path / "other", "12.4")
+    home, reason = machine.find(CUDA_HOME=other)
     assert home is None
-    assert f"nvcc in {tmp_path / 'missing'} cannot be run" in reason
+    assert reason == (
+        f"the toolkit in {other} is 12.4: the major versions have to be the same (set CUDA_HOME)"
+    )
+
+
+def test_a_named_folder_that_does_not_exist(machine, tmp_path):
+    said = f"nvcc in {tmp_path / 'missing'} cannot be run (set CUDA_HOME)"
+    assert machine.find(CUDA_HOME=tmp_path / "missing") == (None, said)
 
 
 def test_none(machine):

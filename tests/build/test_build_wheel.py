@@ -22,6 +22,7 @@ build)
     [ ! -e "$FAKE/fails" ] || exit 1
     mkdir -p "$6" && head -c "$(cat "$FAKE/size")" /dev/zero > "$6/x-cp312-linux_x86_64.whl" ;;
 pytest) pwd > "$FAKE/folder" ;;
+*setup_toolkit*) cat "$FAKE/missing" ;;
 *) echo "$FAKE_PYTHON" ;;
 esac
 """
@@ -46,6 +47,7 @@ def fake(tmp_path, monkeypatch):
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "said").write_text(FOR_CUDA)
     (tmp_path / "size").write_text("1000")
+    (tmp_path / "missing").write_text("\n")
     return tmp_path
 
 
@@ -111,6 +113,15 @@ def test_objects_of_each_torch_have_a_folder(fake):
     assert len(folders) == 2
 
 
+def test_a_toolkit_from_packages(fake):
+    """Where CUDA is asked for, and the machine has none."""
+    (fake / "missing").write_text("cuda-toolkit[nvcc]==13.0.*\n")
+    run(fake)
+    assert len(calls(fake, "pip")) == 1
+    run(fake, "--arch", "9.0")
+    assert calls(fake, "pip")[1].endswith(" cuda-toolkit[nvcc]==13.0.*")
+
+
 def test_an_interpreter_that_does_not_exist(fake):
     assert error(fake, python="python0.9").startswith("PYTHON=python0.9 cannot be run: ")
 
@@ -166,10 +177,15 @@ def test_size(fake, architectures, allowed):
 def test_tests_run_outside_the_source_folder(fake):
     assert "run `make wheel`" in error(fake, what="test")
     run(fake)
+    (fake / "tests").mkdir()
+    (fake / "tests" / "test_a.py").touch()
     with pytest.raises(SystemExit) as raised:
         run(fake, what="test")
     assert raised.value.code == 0
     assert "--force-reinstall" in calls(fake, "pip")[-1]
     folder = Path((fake / "folder").read_text().strip())
     assert not list(folder.iterdir())
-    assert str(fake / "tests") in calls(fake, "pytest")[0]
+    assert calls(fake, "pytest")[0].endswith(f" {fake}/tests")
+    with pytest.raises(SystemExit):
+        run(fake, "-x", "tests/test_a.py::test_b", what="test")
+    assert calls(fake, "pytest")[1].endswith(f" -x {fake}/tests/test_a.py::test_b")
