@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-SOURCES := setup.py pyproject.toml MANIFEST.in \
+SOURCES := setup.py setup_toolkit.py pyproject.toml MANIFEST.in \
     $(shell find csrc -type f) $(shell find fused_dropout -name '*.py')
 
 # The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
@@ -13,7 +13,7 @@ CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
     bench bench-quick bench-step bench-fusion lint format build archive clean \
-    cuda-check cuda-sanitize cuda-extension cuda-build gpu-report
+    cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
@@ -32,6 +32,8 @@ help:
 	@echo "make cuda-check     compile the CUDA kernels and hold the machine code to its budgets"
 	@echo "make cuda-sanitize  run the CUDA kernels on the CPU under AddressSanitizer"
 	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
+	@echo "make wheel      for another machine (PYTHON=python3.12 TORCH=2.11.0 ARCH=9.0), into dist/"
+	@echo "make wheel-test the CPU tests against that wheel, beside its torch"
 	@echo "make gpu-report     on a machine with a GPU: tests, sanitizers, benchmarks"
 	@echo "make clean      remove everything that was made, the environment included"
 
@@ -134,6 +136,18 @@ cuda-build: cuda-extension
 	    print(info); assert info['cuda'] and info['cuda_architectures']"
 	cd build/cuda && $(CUDA_RUN) -m pytest -p no:cacheprovider \
 	    $(addprefix $(CURDIR)/tests/,$(CUDA_SMOKE))
+
+# For PYTHON and TORCH, each in an environment of its own; ARCH asks for CUDA, and for which GPUs.
+TORCH ?=
+ARCH ?=
+WHEEL := python3 tools/wheel.py
+WHEEL_FOR = --python "$(PYTHON)" $(if $(TORCH),--torch "$(TORCH)") $(if $(ARCH),--arch "$(ARCH)")
+
+wheel:
+	@$(WHEEL) build $(WHEEL_FOR)
+
+wheel-test:
+	@$(WHEEL) test $(WHEEL_FOR) $(TESTS)
 
 # The packages whose models can be fused import beside a torch for CUDA; no GPU is needed. The
 # extension is the one in build/cuda, which comes before this folder's.

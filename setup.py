@@ -10,30 +10,18 @@ Environment:
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 from glob import glob
+from pathlib import Path
 
 from setuptools import setup
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # a build frontend does not put it there
+import setup_toolkit  # noqa: E402
 
-def find_toolkit():
-    """Sets CUDA_HOME where torch would take the folder above a link to nvcc for the toolkit."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
-        return
-    behind_link = os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
-    for home in (os.path.dirname(os.path.dirname(nvcc)), behind_link, "/usr/local/cuda"):
-        if os.path.exists(os.path.join(home, "include", "cuda.h")):
-            os.environ["CUDA_HOME"] = home
-            return
-
-
-find_toolkit()
 try:
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 except ModuleNotFoundError as error:
     sys.exit(
         f"fused_dropout is built against the torch that it will run with, but: {error}.\n"
@@ -47,51 +35,21 @@ def flag(name):
     return os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off")
 
 
-def toolkit_version():
-    """Of nvcc, as (major, minor); None where it cannot be run."""
-    try:
-        nvcc = os.path.join(CUDA_HOME, "bin", "nvcc")
-        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    found = re.search(r"release (\d+)\.(\d+)", done.stdout)
-    return found and (int(found[1]), int(found[2]))
-
-
 def decide_cuda():
-    """Returns whether to build CUDA kernels, and the reason in words."""
+    """Returns the folder of the toolkit to build CUDA kernels with, or None, and why in words."""
     built_for = torch.version.cuda
-    toolkit = toolkit_version() if CUDA_HOME else None
     where = f"torch {torch.__version__} ({os.path.dirname(torch.__file__)})"
+    home = None
     if flag("FUSED_DROPOUT_CPU_ONLY"):
-        decision = False, "FUSED_DROPOUT_CPU_ONLY is set"
+        reason = "FUSED_DROPOUT_CPU_ONLY is set"
     elif built_for is None:
-        decision = False, f"{where} was built without CUDA"
-    elif CUDA_HOME is None:
-        decision = (
-            False,
-            f"{where} was built for CUDA {built_for}, but no CUDA toolkit was found "
-            "(set CUDA_HOME)",
-        )
-    elif toolkit is None:
-        decision = False, f"nvcc in {CUDA_HOME} cannot be run"
-    elif not os.path.exists(os.path.join(CUDA_HOME, "include", "cuda.h")):
-        decision = False, f"the CUDA toolkit in {CUDA_HOME} has no headers (set CUDA_HOME)"
-    elif toolkit[0] != int(built_for.split(".")[0]):
-        decision = (
-            False,
-            f"{where} was built for CUDA {built_for}, but the toolkit in {CUDA_HOME} is "
-            f"{toolkit[0]}.{toolkit[1]}: the major versions have to be the same",
-        )
+        reason = f"{where} was built without CUDA"
     else:
-        decision = (
-            True,
-            f"{where} was built for CUDA {built_for}; toolkit {toolkit[0]}.{toolkit[1]} "
-            f"in {CUDA_HOME}",
-        )
-    if flag("FORCE_CUDA") and not decision[0]:
-        sys.exit(f"FORCE_CUDA is set, but {decision[1]}")
-    return decision
+        home, found = setup_toolkit.find(built_for)
+        reason = f"{where} was built for CUDA {built_for}{'; ' if home else ', but '}{found}"
+    if flag("FORCE_CUDA") and home is None:
+        sys.exit(f"fused_dropout: FORCE_CUDA is set, but {reason}")
+    return home, reason
 
 
 def choose_architectures():
@@ -124,9 +82,14 @@ def bound_jobs():
     os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, int(gigabytes / 2))))
 
 
-def extension():
-    cuda, reason = decide_cuda()
-    print(f"fused_dropout: building {'with CUDA' if cuda else 'for the CPU only'}: {reason}")
+def arguments_of_setup():
+    """The extension, and the command that builds it."""
+    toolkit, reason = decide_cuda()
+    print(f"fused_dropout: building {'with CUDA' if toolkit else 'for the CPU only'}: {reason}")
+    if toolkit:
+        os.environ["CUDA_HOME"] = toolkit  # torch's helper reads it when it is imported
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
     sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
     # Neither -std= (torch's helper picks what torch's headers need) nor -march= (the kernels choose
     # their instruction set at run time) nor fast-math (it breaks NaN and the exactness of masks).
@@ -148,7 +111,8 @@ def extension():
         cxx.append("-DFUSED_DROPOUT_MUTATIONS")
     bound_jobs()
     kind, arguments = CppExtension, {"cxx": cxx}
-    if cuda:
+    library_dirs = []
+    if toolkit:
         kind = CUDAExtension
         architectures = choose_architectures()
         print(f"fused_dropout: CUDA architectures: {architectures}")
@@ -157,13 +121,16 @@ def extension():
         cxx += ["-DFUSED_DROPOUT_CUDA", f"-DFUSED_DROPOUT_CUDA_ARCHITECTURES={names}"]
         # No --use_fast_math: the formulas name the approximations that they can bear.
         arguments["nvcc"] = ["-O3", "-DFUSED_DROPOUT_CUDA"]
-    return kind(
+        library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
+    module = kind(
         name="fused_dropout._C",
         sources=sorted(sources),
         depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)),
         extra_compile_args=arguments,
         extra_link_args=link,
+        library_dirs=library_dirs,
     )
+    return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExtension})
+setup(**arguments_of_setup())

@@ -15,7 +15,8 @@ import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout import _C
 
-ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(fd.__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
 
 
 # ---------------------------------------------------------------- threads
@@ -155,7 +156,7 @@ def start_process(variables):
         for name, value in os.environ.items()
         if name not in ("ATEN_CPU_CAPABILITY", "FUSED_DROPOUT_CPU_CAPABILITY")
     }
-    path = [str(ROOT), str(ROOT / "tests"), environment.get("PYTHONPATH", "")]
+    path = [str(PACKAGE), str(TESTS), environment.get("PYTHONPATH", "")]
     environment |= variables | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT]
     pipe = subprocess.PIPE

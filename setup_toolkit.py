@@ -1,0 +1,133 @@
+"""Which CUDA toolkit setup.py builds with. Needs neither torch nor setuptools."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# What the packages of a toolkit bring beside those that torch depends on, by the names that
+# `cuda-toolkit` has for them. Each file is one that the compilation asks for.
+PARTS = {
+    "nvcc": "bin/nvcc",
+    "nvvm": "nvvm/bin/cicc",
+    "crt": "include/crt/host_config.h",
+    "cccl": "include/cccl/nv/target",
+    "cudart": "include/cuda_runtime_api.h",
+}
+
+
+def version(home):
+    """Of nvcc, as (major, minor); None where it cannot be run."""
+    try:
+        nvcc = Path(home, "bin", "nvcc")
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    found = re.search(r"release (\d+)\.(\d+)", done.stdout)
+    return found and (int(found[1]), int(found[2]))
+
+
+def headers_version(home):
+    """Of the headers of the runtime, as (major, minor); None where they are missing."""
+    try:
+        text = Path(home, "include", "cuda_runtime_api.h").read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
+    return found and (int(found[1]) // 1000, int(found[1]) % 1000 // 10)
+
+
+def shown(numbers):
+    return ".".join(map(str, numbers))
+
+
+def requirement(cuda):
+    """What pip installs for a toolkit of torch's CUDA version; None where there are no packages.
+
+    Those of CUDA 12 have no nvcc. Without a version pip could take the newest nvcc beside torch's
+    headers of an older one.
+    """
+    if int(cuda.split(".")[0]) < 13:
+        return None
+    return f"cuda-toolkit[{','.join(PARTS)}]=={cuda}.*"
+
+
+def problem(home, cuda, packages=False):
+    """Why the toolkit in `home` cannot build for the CUDA version of torch; None where it can."""
+    if packages:
+        missing = [part for part, file in PARTS.items() if not Path(home, file).exists()]
+        if missing:
+            return f"the CUDA packages in {home} lack {', '.join(missing)}"
+    found, headers = version(home), headers_version(home)
+    if found is None:
+        return f"nvcc in {home} cannot be run"
+    if headers is None:
+        return f"the CUDA toolkit in {home} has no headers"
+    if headers != found:
+        return f"nvcc in {home} is {shown(found)}, but the headers there are {shown(headers)}"
+    if found[0] != int(cuda.split(".")[0]):
+        return f"the toolkit in {home} is {shown(found)}: the major versions have to be the same"
+    return None
+
+
+def named(environ):
+    return environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+
+
+def installed(environ, system):
+    """Folders of toolkits that are neither named nor packages, best first."""
+    homes = []
+    nvcc = shutil.which("nvcc", path=environ.get("PATH", ""))
+    if nvcc is not None:
+        # It may be a link, or a script that calls the real one.
+        homes += [Path(nvcc).parent.parent, Path(nvcc).resolve().parent.parent]
+    homes.append(Path(system))
+    homes = [home for home in dict.fromkeys(homes) if Path(home, "bin", "nvcc").exists()]
+    return [home for home in homes if headers_version(home)] or homes
+
+
+def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):
+    """Returns the folder of a toolkit for the CUDA version of torch, and the reason in words.
+
+    CUDA_HOME or CUDA_PATH decides where it is set. Otherwise the first that fits is taken of the
+    one that nvcc on the PATH belongs to, the one in `system`, and the packages in the folders of
+    `path`. The folder is None where none fits.
+    """
+    explicit = named(environ)
+    if explicit:
+        homes = [(explicit, False)]
+    else:
+        major = cuda.split(".")[0]
+        packages = [Path(folder, "nvidia", f"cu{major}") for folder in path]
+        homes = [(home, False) for home in installed(environ, system)]
+        homes += [(home, True) for home in packages if Path(home, PARTS["nvcc"]).exists()]
+    problems = []
+    for home, is_packages in homes:
+        wrong = problem(home, cuda, is_packages)
+        if wrong is None:
+            return str(home), f"toolkit {shown(version(home))} in {home}"
+        problems.append(wrong)
+    reason = "; ".join(problems) or "no CUDA toolkit was found"
+    packages = None if explicit else requirement(cuda)
+    remedy = f'set CUDA_HOME, or pip install "{packages}"' if packages else "set CUDA_HOME"
+    return None, f"{reason} ({remedy})"
+
+
+def linkable(home, folder):
+    """Folders to link with beside the toolkit's own: `folder`, where that has no libcudart.so.
+
+    Packages bring libcudart.so.13 alone, and the linker looks for the name without a number.
+    """
+    libraries = [Path(home, name) for name in ("lib64", "lib")]
+    if any((library / "libcudart.so").exists() for library in libraries):
+        return []
+    numbered = [file for library in libraries for file in sorted(library.glob("libcudart.so.*"))]
+    if not numbered:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "libcudart.so"
+    link.unlink(missing_ok=True)
+    link.symlink_to(numbered[0].resolve())
+    return [str(folder)]
