@@ -47,22 +47,27 @@ inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team, int thre
 // so do the bits of the sums.
 inline RowGrid norm_grid(int64_t rows, int width, bool sums) {
   constexpr int kFewThreads = 128;
-  constexpr int64_t kEnough = 1024, kPlenty = 4 * kEnough;
-  constexpr int64_t kMostPartials = 512, kFewPartials = 128, kFewTurns = 8;
-  int threads = kFewThreads;
-  RowGrid single = row_grid(rows, width, 1, threads);
-  int64_t turns = kFewTurns;
-  if (sums) {
-    if (single.blocks > kMostPartials) {
-      threads = kMostTeam;
-      single = row_grid(rows, width, 1, threads);
-    }
-    const int64_t few = std::min(single.blocks / kFewPartials, kFewTurns);
-    turns = std::max(divide_up(single.blocks, kMostPartials), few);
-  } else {
-    while (turns > 1 && divide_up(single.blocks, turns) < (turns > 4 ? kPlenty : kEnough))
+  constexpr int64_t kManyTurns = 8, kFewTurns = 4;
+  if (!sums) {
+    constexpr int64_t kEnough = 1024, kPlenty = 4 * kEnough;
+    const int64_t blocks = row_grid(rows, width, 1, kFewThreads).blocks;
+    int64_t turns = kManyTurns;
+    while (turns > 1 && divide_up(blocks, turns) < (turns > kFewTurns ? kPlenty : kEnough)) {
       turns /= 2;
+    }
+    return row_grid(rows, width, turns, kFewThreads);
   }
+  constexpr int64_t kMostPartials = 512;
+  int threads = kFewThreads;
+  int64_t few = 128;
+  int64_t blocks = row_grid(rows, width, 1, threads).blocks;
+  if (blocks > kMostPartials) {
+    threads = kMostTeam;
+    few = 264;  // two such blocks on each processor of an H100
+    blocks = row_grid(rows, width, 1, threads).blocks;
+  }
+  const int64_t turns =
+      std::max(divide_up(blocks, kMostPartials), std::min(blocks / few, kManyTurns));
   return row_grid(rows, width, turns, threads);
 }
 

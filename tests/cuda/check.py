@@ -61,7 +61,7 @@ class Loop:
     file: str = ""  # the family's unless given
     counters: int | None = None  # drawn from in one turn; one for each group unless given
     dtype: str = "bfloat16"
-    vectors: int = 0  # biases, loaded before the loop of kernels with an activation
+    vectors: int = 0  # loads before the loop: of biases, or of a first row
     spread: int = WALKED
 
     def activation_of(self, kernel):
@@ -73,7 +73,7 @@ class Loop:
         return found[1] if found.groups() else "Identity"
 
     def vectors_of(self, activation):
-        """The biases of a typical call: plain dropout has none."""
+        """Those of a typical call: plain dropout has no bias."""
         plain = self.family == "pointwise" and activation == "Identity"
         return 0 if plain else self.vectors
 
@@ -113,12 +113,12 @@ LOOPS = [
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
     ),
     Loop(
-        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, spread=ROWS_FORWARD,
-        instructions={"Identity": 58}, alu=24, special=2,
+        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, vectors=2,
+        spread=ROWS_FORWARD, instructions={"Identity": 60}, alu=24, special=2,
     ),
     Loop(
-        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, spread=ROWS_BACKWARD,
-        instructions={"Identity": 64}, alu=26, special=2,
+        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, vectors=3,
+        spread=ROWS_BACKWARD, instructions={"Identity": 68}, alu=26, special=2,
     ),
     # A word for each element, and so two counters for eight.
     Loop(

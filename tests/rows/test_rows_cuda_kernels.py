@@ -198,7 +198,7 @@ def test_sums_in_global_memory(name, dtype):
         found = call.backward(*upstream)
         assert not call.in_shared
     finally:
-        set_shared(64 * 1024)
+        set_shared(226 * 1024)
     for key, value in shared.items():
         assert torch.equal(value, found[key]), key
 
@@ -217,7 +217,7 @@ def test_too_little_memory_to_copy_ahead(name, dtype):
         assert all(map(torch.equal, call.forward(), results))
         found = call.backward(*upstream)
     finally:
-        set_shared(64 * 1024)
+        set_shared(226 * 1024)
     assert all(torch.equal(gradients[key], found[key]) for key in gradients)
 
 
