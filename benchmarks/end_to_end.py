@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 
 import torch
-from tqdm import tqdm
 
 import fused_dropout as fd
 
@@ -19,6 +18,7 @@ from . import steps
 from .cases import P
 from .devices import DEVICES
 from .models import KINDS
+from .progress import Progress
 
 MODULE = "benchmarks.end_to_end"
 WAYS = {  # (fused, compiled)
@@ -108,11 +108,12 @@ def main() -> None:
     ways = [way for way, (_, compiled) in WAYS.items() if not (compiled and eager)]
     device = DEVICES[args.device]()
     results, blocks = [], []
-    with tqdm(total=len(args.models) * (samples + 1), unit="round") as bar:
+    with Progress(total=len(args.models) * (samples + 1), unit="round") as bar:
         for kind in args.models:
             bar.set_postfix_str(kind)
             rows, report = measure(kind, ways, device, samples, args.quick, bar.update)
             results += rows
+            steps.append(args, rows)
             text = steps.table(f"{kind}: {KINDS[kind].text}", rows)
             blocks.append(f"{text}\n{_QUICK if args.quick else verdict(rows)}\n{report}")
     for name in KINDS:

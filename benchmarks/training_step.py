@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import fused_dropout as fd
 from examples.transformer import Block, FusedBlock
@@ -17,16 +16,20 @@ from examples.transformer import Block, FusedBlock
 from . import steps
 from .cases import P
 from .devices import DEVICES
+from .progress import Progress
 
 MODULE = "benchmarks.training_step"
-WIDTH, HEADS = 512, 8
+WIDTHS = {"cpu": 512, "cuda": 2048}  # narrower, and a GPU waits for the launches
+HEAD_WIDTH = 64
+DTYPES = ("float32", "bfloat16")
 PLACES = ("attention", "hidden", "residual")
 
 
-def encoder_layer(p: dict[str, float], fused: bool) -> nn.Module:
+def encoder_layer(p: dict[str, float], fused: bool, width: int) -> nn.Module:
     """``p`` by place."""
+    heads = width // HEAD_WIDTH
     layer = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True
+        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True
     )
     layer.self_attn.dropout, layer.dropout.p = p["attention"], p["hidden"]
     layer.dropout1.p = layer.dropout2.p = p["residual"]
@@ -35,9 +38,9 @@ def encoder_layer(p: dict[str, float], fused: bool) -> nn.Module:
     return layer
 
 
-def gpt_block(p: dict[str, float], fused: bool) -> nn.Module:
+def gpt_block(p: dict[str, float], fused: bool, width: int) -> nn.Module:
     """``p`` by place."""
-    block = (FusedBlock if fused else Block)(WIDTH, HEADS, 0.0)
+    block = (FusedBlock if fused else Block)(width, width // HEAD_WIDTH, 0.0)
     block.attention_p, block.hidden_p, block.residual_p = (p[place] for place in PLACES)
     return block
 
@@ -61,7 +64,7 @@ def make_step(model: str, provider: str, x: torch.Tensor, device) -> steps.Step:
     """With gradients of x too, as within a network."""
     torch.manual_seed(0)
     p, fused, compiled = PROVIDERS[provider]
-    layer = MODELS[model](p, fused).to(x.device, x.dtype).train()
+    layer = MODELS[model](p, fused, x.shape[-1]).to(x.device, x.dtype).train()
     call = torch.compile(layer) if compiled else layer
     dy = torch.ones_like(x) / x.numel()
     return steps.Step(layer, lambda: call(x).backward(dy), device, inputs=(x,))
@@ -70,17 +73,19 @@ def make_step(model: str, provider: str, x: torch.Tensor, device) -> steps.Step:
 def measure(plan: dict):
     """Yields a row per model, batch and provider."""
     device = DEVICES[plan["device"]]()
-    bar = tqdm(total=len(plan["models"]) * len(plan["batches"]) * (plan["samples"] + 1))
+    bar = Progress(total=len(plan["models"]) * len(plan["batches"]) * (plan["samples"] + 1))
     for model in plan["models"]:
         for batch, length in plan["batches"]:
             bar.set_postfix_str(f"{model} {batch}x{length}", refresh=False)
             torch.compiler.reset()
             generator = torch.Generator(device.name).manual_seed(0)
-            size = (batch, length, WIDTH)
-            x = torch.randn(size, device=device.name, generator=generator).requires_grad_()
+            size, dtype = (batch, length, plan["width"]), getattr(torch, plan["dtype"])
+            x = torch.randn(size, dtype=dtype, device=device.name, generator=generator)
+            x.requires_grad_()
             providers = {name: make_step(model, name, x, device) for name in plan["providers"]}
             for row in steps.measure(providers, plan["samples"], bar.update):
-                yield {"model": model, "batch": f"{batch}x{length}", **row}
+                head = {"model": model, "batch": f"{batch}x{length}"}
+                yield {**head, "width": plan["width"], "dtype": plan["dtype"], **row}
     bar.close()
 
 
@@ -89,7 +94,10 @@ def table(rows: list[dict]) -> str:
     blocks = []
     for model, batch in dict.fromkeys((row["model"], row["batch"]) for row in rows):
         block = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]
-        blocks.append(steps.table(f"{model}, batch {batch}, width {WIDTH}, {HEADS} heads", block))
+        width, dtype = block[0]["width"], block[0]["dtype"]
+        heads = width // HEAD_WIDTH
+        head = f"{model}, batch {batch}, width {width}, {heads} heads, {dtype}"
+        blocks.append(steps.table(head, block))
     return "\n\n".join(blocks)
 
 
@@ -105,13 +113,22 @@ def main() -> None:
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))
     add("--batches", nargs="+", type=_size, metavar="BxT", default=[(16, 128), (4, 512)])
     add("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS), metavar="NAME")
+    add("--width", type=int, help="a multiple of 64; default: 512, on a GPU 2048")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of parameters and input")
     args = steps.parse(parser, MODULE)
-    plan = {name: getattr(args, name) for name in ("device", "models", "batches", "samples")}
-    plan["providers"] = args.providers
+    if args.width is None:
+        args.width = WIDTHS[args.device]
+    if args.width < HEAD_WIDTH or args.width % HEAD_WIDTH:
+        parser.error(f"--width: expected a multiple of {HEAD_WIDTH}, got {args.width}")
+    names = ("device", "models", "batches", "samples", "providers", "width", "dtype")
+    plan = {name: getattr(args, name) for name in names}
     if args.quick:
         plan |= {"batches": [(2, 64)], "samples": 3}
         plan["providers"] = [name for name in args.providers if not name.startswith("compiled")]
-    rows = list(measure(plan))
+    rows = []
+    for row in measure(plan):
+        rows.append(row)
+        steps.append(args, [row])
     print(table(rows))
     steps.write(args, MODULE, rows)
 
