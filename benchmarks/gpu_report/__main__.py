@@ -26,6 +26,7 @@ _SHOWN = 12  # last lines of a step that failed
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 1 if a step failed, 2 if none could begin."""
+    begun = time.monotonic()
     options = parse(arguments)
     # Ends like an exception, so that the running step is ended and the archive written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-report: ended by SIGTERM"))
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"gpu-report: {problem}", file=sys.stderr)
             return 2
         settings = settings_of(machine, options)
-        return Report(settings, machine, place, environment).run(options.only, options.minutes)
+        seconds = 60 * options.minutes - (time.monotonic() - begun)
+        return Report(settings, machine, place, environment).run(options.only, seconds)
 
 
 def probe(place: Path, environment: dict[str, str]) -> dict:
@@ -103,13 +105,13 @@ class Report:
         self.rows_file = Path(settings.rows)
         self.report = {"machine": machine, "rehearsal": settings.device == "cpu", "steps": []}
 
-    def run(self, only: list[str], minutes: float) -> int:
+    def run(self, only: list[str], seconds: float) -> int:
         """Returns 1 if a step failed."""
         if self.rows_file.exists():
             os.replace(self.rows_file, self.settings.folder / "earlier_results.jsonl")
         chosen = [step for step in steps(self.settings) if not only or step.name in only]
         start = time.monotonic()
-        ends = limits.deadlines([step.limit_s for step in chosen], 60 * minutes)
+        ends = limits.deadlines([step.limit_s for step in chosen], seconds)
         stopped = ""
         try:
             for i, (step, end) in enumerate(zip(chosen, ends, strict=True), 1):

@@ -17,8 +17,9 @@ def run(
 ) -> int | None:
     """The exit status, or None if the command took longer than ``limit_s`` seconds.
 
-    Its output goes to ``log``. When this function returns, or is left by an exception, no process
-    that the command has started is left, whether it ended by itself or not.
+    Its output goes to ``log``. When this function returns, or is left by an exception, nothing of
+    the process group is left, whether the command ended by itself or not; and if it did not, none
+    of its descendants.
     """
     process = subprocess.Popen(
         command,
@@ -29,18 +30,19 @@ def run(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    # What has started a session of its own is found as a descendant, while there is a chain to it.
-    groups = {process.pid}
     try:
         return process.wait(max(limit_s, 0))
     except subprocess.TimeoutExpired:
-        groups |= _groups_below(process.pid)
         return None
     finally:
-        _end(process, groups)
+        _end(process)
 
 
-def _end(process: subprocess.Popen, groups: set[int]) -> None:
+def _end(process: subprocess.Popen) -> None:
+    groups = {process.pid}
+    if process.poll() is None:
+        # What has started a session of its own is a descendant, as long as there is a chain to it.
+        groups |= _groups_below(process.pid)
     _signal(groups, signal.SIGTERM)
     end = time.monotonic() + _GRACE_S
     while time.monotonic() < end and any(map(_has_living, groups)):

@@ -1,4 +1,4 @@
-"""Calls from Python for compute-sanitizer: whether what torch allocates for kernels is large enough.
+"""Calls from Python for compute-sanitizer: is what torch allocates for kernels large enough?
 
 The kernels themselves are for tests/cuda/sanitize.cpp. Without PYTORCH_NO_CUDA_MEMORY_CACHING=1 an
 overrun lands in memory that the allocator keeps, and is not seen.
