@@ -42,7 +42,7 @@ def _end(process: subprocess.Popen) -> None:
     groups = {process.pid}
     if process.poll() is None:
         # What has started a session of its own is a descendant, as long as there is a chain to it.
-        groups |= _groups_below(process.pid)
+        groups |= _groups_below(process.pid) - {os.getpgrp()}
     _signal(groups, signal.SIGTERM)
     end = time.monotonic() + _GRACE_S
     while time.monotonic() < end and any(map(_has_living, groups)):

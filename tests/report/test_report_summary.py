@@ -59,6 +59,11 @@ def test_it_is_short(cases, names):
             assert any(line == f"  … and {count - shown} more in results.jsonl" for line in lines)
 
 
+@pytest.mark.parametrize("most", [1, 8, 10])
+def test_it_is_as_short_as_it_has_to_be(most):
+    assert len(table(REPORT, rows_of(40) + failed(40), most).splitlines()) <= most
+
+
 def test_long_names_do_not_make_long_lines():
     rows = [{"failed": "t" * 5000, "why": "w" * 5000}]
     assert max(map(len, table(REPORT, rows).splitlines())) == 150
