@@ -77,7 +77,8 @@ def measure(plan: dict):
     for model in plan["models"]:
         for batch, length in plan["batches"]:
             bar.set_postfix_str(f"{model} {batch}x{length}", refresh=False)
-            torch.compiler.reset()
+            if any(PROVIDERS[name][2] for name in plan["providers"]):  # else nothing is compiled
+                torch.compiler.reset()
             generator = torch.Generator(device.name).manual_seed(0)
             size, dtype = (batch, length, plan["width"]), getattr(torch, plan["dtype"])
             x = torch.randn(size, dtype=dtype, device=device.name, generator=generator)

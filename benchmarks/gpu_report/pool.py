@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import results
 
-_OPTIONS = ("-p", "no:cacheprovider", "--maxfail=30", "--tb=line", "-q")
+_OPTIONS = ("-p", "no:cacheprovider", "--maxfail=30", "--tb=line")
 _FINE = (0, 5)  # pytest: all passed, nothing was collected
 
 

@@ -1,8 +1,9 @@
 """Runs the program of tests/cuda/sanitize.cpp under the tools of compute-sanitizer.
 
-The program is taken as it is, or compiled here where there is nvcc. ``--emulated`` runs it on the
-CPU instead, with the emulation of tests/cuda and without a tool. ``--script`` runs a Python script
-under memcheck, in a process whose allocator keeps nothing, so that every overrun is seen.
+The program is taken as it is, or compiled here where there is nvcc. ``--script`` runs a Python
+script under memcheck instead, in a process whose allocator keeps nothing, so that every overrun is
+seen. With ``--emulated`` both run on the CPU, without a tool, the program with the emulation of
+tests/cuda.
 """
 
 from __future__ import annotations
@@ -47,12 +48,11 @@ def under(sanitizer: str, tool: str) -> list[str]:
     return [sanitizer, "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no"]
 
 
-def run_script(sanitizer: str, script: Path) -> int:
-    """The exit status of the script under memcheck."""
+def run_script(watched: list[str], script: Path) -> int:
+    """The exit status of a script that imports the package; ``watched`` is what it runs under."""
     path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
-    command = [*under(sanitizer, "memcheck"), sys.executable, str(script)]
-    return subprocess.run(command, env=environment).returncode
+    return subprocess.run([*watched, sys.executable, str(script)], env=environment).returncode
 
 
 def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, list[dict]]:
@@ -99,13 +99,13 @@ def main() -> int:
     parser.add_argument("--emulated", action="store_true")
     options = parser.parse_args()
     if options.emulated:
-        return emulated()
+        return run_script([], options.script) if options.script else emulated()
     sanitizer = find()
     if sanitizer is None:
         print("compute-sanitizer was not found")
         return NOT_RUN
     if options.script:
-        return run_script(sanitizer, options.script)
+        return run_script(under(sanitizer, "memcheck"), options.script)
     program = compiled(options.program, options.arch)
     if program is None:
         print(f"there is no {options.program}: make gpu-sanitize-program where there is nvcc")

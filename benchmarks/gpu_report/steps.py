@@ -33,7 +33,9 @@ TRITON = ("triton", "triton4")
 LONG_TESTS = ("graphs", "fusion", "large")
 LAST_TESTS = ("curand",)
 # Of these the rehearsal sees whether they can be imported and collected.
-_ONLY_ON_A_GPU = ("graphs", "large", "curand")
+_ONLY_ON_A_GPU = ("graphs", "large")
+
+_PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
 PLAIN_EFFORT = {"budget_s": 0.4, "min_samples": 7, "max_samples": 31, "sample_ms": 2.0}
 QUICK_EFFORT = {"budget_s": 0.05, "min_samples": 3, "max_samples": 7, "sample_ms": 0.5}
@@ -137,7 +139,7 @@ def _few(settings: Settings, every: int) -> tuple[str, ...]:
 
 def _tests(settings: Settings) -> Step:
     names = [name for name in _gpu_tests() if name not in (*LONG_TESTS, *LAST_TESTS)]
-    command = _pool(settings, names, "-k", "not inductor", *_few(settings, 40))
+    command = _pool(settings, names, "-k", "not inductor", *_few(settings, 100))
     return _test_step(settings, "tests", 75, command)
 
 
@@ -149,9 +151,10 @@ def _long_tests(settings: Settings) -> Step:
         ]
     else:
         names = [name for name in LONG_TESTS if name not in _ONLY_ON_A_GPU]
+        others = [_gpu_tests()[name] for name in (*_ONLY_ON_A_GPU, "random")]
         commands = [
             _pool(settings, names, *_few(settings, 40)),
-            _pool(settings, [*_ONLY_ON_A_GPU, "random"], "--collect-only"),
+            [*_PYTEST, "--collect-only", *others],
         ]
     return _test_step(settings, "long_tests", 50, *commands)
 
@@ -219,7 +222,7 @@ def _sanitizers(settings: Settings) -> Step:
 def _training(settings: Settings) -> Step:
     command = [sys.executable, "-m", "benchmarks.training_step", "--device", settings.device]
     if settings.device == "cpu":
-        command += ["--quick", "--width", "128"]
+        command += ["--quick", "--width", "128", "--models", "encoder_layer"]
     else:
         command += ["--batches", "16x512", "--dtype", "bfloat16", "--samples", "11"]
     providers = [f"{kind}, p = {p}" for p in ("0", "0.1") for kind in ("unfused", "fused")]
@@ -231,14 +234,16 @@ def _rest(settings: Settings) -> Step:
     python, folder = sys.executable, settings.folder
     picture = ["--load", settings.rows, "--plot", str(folder / "results.png")]
     commands = [[python, "-m", "benchmarks", *picture]]
-    cpu_tests = [python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/test_mask.py"]
+    cpu_tests = [*_PYTEST, "tests/test_mask.py"]
+    sanitized = _own("sanitize", "--script", "tests/gpu/sanitized.py")
     if settings.device == "cpu":
         kinds = _units(KINDS[:1], ("float32",), (TINY,))
         commands += [_measure(settings, "kinds", ("fused", "eager", "copy"), kinds)]
-        commands += [[*cpu_tests, "--collect-only"], [python, "tests/gpu/sanitized.py"]]
+        last = [_gpu_tests()[name] for name in LAST_TESTS]
+        commands += [[*cpu_tests, *last, "--collect-only"], [*sanitized, "--emulated"]]
     else:
         kinds = _units(KINDS, ("bfloat16", "float32"), (LARGE,))
         commands += [_pool(settings, list(LAST_TESTS))]
         commands += [_measure(settings, "kinds", ("fused", "eager", "copy"), kinds), cpu_tests]
-        commands += [_own("sanitize", "--script", "tests/gpu/sanitized.py")]
+        commands += [sanitized]
     return _test_step(settings, "rest", 30, *commands)

@@ -58,6 +58,7 @@ def test_what_the_package_itself_says_is_understood(monkeypatch, extension, said
     if extension:
         package._C = types.SimpleNamespace(TORCH_VERSION=extension)
     monkeypatch.setitem(sys.modules, "fused_dropout", package)
+    monkeypatch.delitem(sys.modules, "fused_dropout._C", raising=False)
     torch = types.SimpleNamespace(__version__=MACHINE["torch"])
     monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(ImportError) as error:
