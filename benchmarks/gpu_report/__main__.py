@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Ends like an exception, so that the running step is ended and the archive written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-report: ended by SIGTERM"))
     environment = workspace.environment(options.installed)
+    if options.rehearse:  # threads that wait for each other on a busy machine take long
+        environment.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.ExitStack() as stack:
         place = ROOT
         if options.installed:
