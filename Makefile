@@ -13,7 +13,8 @@ CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
     bench bench-quick bench-step bench-fusion lint format build archive clean \
-    cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report
+    cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
+    gpu-sanitize-program
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
@@ -34,7 +35,9 @@ help:
 	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
 	@echo "make wheel      for another machine (PYTHON=python3.12 TORCH=2.11.0 ARCH=9.0), into dist/"
 	@echo "make wheel-test the CPU tests against that wheel, beside its torch"
-	@echo "make gpu-report     on a machine with a GPU: tests, sanitizers, benchmarks"
+	@echo "make gpu-report     on a machine with a GPU: tests, benchmarks, profile, sanitizers"
+	@echo "                    (REHEARSE=1: the same steps without one; INSTALLED=1: of a wheel)"
+	@echo "make gpu-sanitize-program  the kernels as a program for compute-sanitizer, without torch"
 	@echo "make clean      remove everything that was made, the environment included"
 
 $(VENV)/ready: requirements-dev.txt
@@ -167,9 +170,25 @@ bench-fusion: cuda-extension $(CUDA_VENV)/fusion-ready
 example-finetune: cuda-extension $(CUDA_VENV)/fusion-ready
 	$(FUSION) -m examples.finetune --out $(CURDIR)/demo_output $(FINETUNE)
 
-# Uses the torch of the machine, whatever it is: PYTHON=... chooses another.
+# Uses the torch of the machine, whatever it is: PYTHON=... chooses another. OUT is where the report
+# goes, MINUTES what it may take, ONLY="facts tests" some of its steps, SANITIZE_PROGRAM a program
+# that the next target has made.
+REPORT_OPTIONS := $(if $(OUT),--out $(OUT)) $(if $(MINUTES),--minutes $(MINUTES)) \
+    $(if $(ONLY),--only $(ONLY)) $(if $(INSTALLED),--installed) $(if $(REHEARSE),--rehearse) \
+    $(if $(SANITIZE_PROGRAM),--sanitize-program $(SANITIZE_PROGRAM))
+
+ifdef REHEARSE
+gpu-report: build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m benchmarks.gpu_report $(REPORT_OPTIONS)
+else
 gpu-report:
-	$(PYTHON) -m benchmarks.gpu_report
+	$(PYTHON) -m benchmarks.gpu_report $(REPORT_OPTIONS)
+endif
+
+# For one architecture. OBJECTS=... links the object files of a build instead of compiling.
+ARCH ?= 9.0
+gpu-sanitize-program:
+	$(PYTHON) tests/cuda/sanitize_program.py --arch $(ARCH) $(if $(OBJECTS),--objects $(OBJECTS))
 
 clean:
 	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info fused_dropout/*.so demo_output

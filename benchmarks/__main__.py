@@ -32,7 +32,7 @@ _QUICK_COMPILE_S = 25  # after this no compilation is begun; a first one can tak
 def main() -> int:
     """Returns 1 if a provider failed, else 0; not having had the time to compile is no failure."""
     args = _parse()
-    result = json.loads(Path(args.load).read_text()) if args.load else _collect(args)
+    result = _load(Path(args.load)) if args.load else _collect(args)
     print(report.table(result["rows"]))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
@@ -56,8 +56,9 @@ def _parse() -> argparse.Namespace:
     add("--memory", nargs="+", help="default: recycled,default (on cuda: default)")
     add("--quick", action="store_true", help="small, one memory mode, within a minute: for CI")
     add("--json", metavar="FILE", help="write the result here")
+    add("--rows", metavar="FILE.jsonl", help="append every row here as soon as it is known")
     add("--plot", metavar="FILE.png", help="draw the result here")
-    add("--load", metavar="FILE", help="measure nothing: print and plot this earlier result")
+    add("--load", metavar="FILE", help="measure nothing: print and plot an earlier result or rows")
     args = parser.parse_args()
     if args.device == "cuda" and not (args.load or torch.cuda.is_available()):
         parser.error("--device cuda: torch finds no CUDA device")
@@ -92,20 +93,36 @@ def _shape(text: str) -> tuple[int, int]:
     return int(sizes[0]), int(sizes[1])
 
 
+def _load(file: Path) -> dict:
+    """An earlier result; of a file of rows those that are of cases."""
+    if file.suffix != ".jsonl":
+        return json.loads(file.read_text())
+    rows = map(json.loads, file.read_text().splitlines())
+    return {"rows": [row for row in rows if "case" in row]}
+
+
 def _collect(args: argparse.Namespace) -> dict:
     """Runs a child per memory mode and merges what they found."""
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     result = {"meta": environment.describe(command, args.device), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
-        plan_file, rows_file = Path(folder, "plan.json"), Path(folder, "rows.jsonl")
+        plan_file = Path(folder, "plan.json")
+        rows_file = Path(args.rows or Path(folder, "rows.jsonl"))
         for mode in args.memory:
             plan_file.write_text(json.dumps(_plan(args, mode)))
-            rows_file.write_text("")
+            before = rows_file.stat().st_size if rows_file.exists() else 0
             status = allocator.run_child(mode, "benchmarks.child", str(plan_file), str(rows_file))
-            result["rows"] += map(json.loads, rows_file.read_text().splitlines())
+            result["rows"] += _rows_after(rows_file, before)
             if status:
                 result["rows"].append(_failed_child(mode, status))
     return result
+
+
+def _rows_after(file: Path, place: int) -> list[dict]:
+    """What was appended after this many bytes."""
+    if not file.exists():  # the child did not come as far as opening it
+        return []
+    return [json.loads(line) for line in file.read_bytes()[place:].splitlines()]
 
 
 def _plan(args: argparse.Namespace, mode: str) -> dict:

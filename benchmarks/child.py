@@ -1,7 +1,7 @@
 """The process that measures: ``python -m benchmarks.child PLAN.json ROWS.jsonl``.
 
-Started by ``allocator.run_child``. A row is written as soon as it is known, so that what was
-measured before a crash is not lost.
+Started by ``allocator.run_child``. A row is appended to the file as soon as it is known, so that
+what was measured before a crash is not lost.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import sys
 
-from tqdm import tqdm
-
 from .allocator import fill_heap
 from .devices import DEVICES
+from .progress import Progress
 from .runner import Runner, Unit
 from .timing import Effort
 
@@ -20,7 +19,7 @@ _HEAP_TENSORS = 12  # of the largest size, at eight bytes per element
 
 
 def main(plan_file: str, rows_file: str) -> None:
-    """Measures the units of the plan."""
+    """Measures the units of the plan. Each row has the entries of its "head", if any, too."""
     with open(plan_file) as file:
         plan = json.load(file)
     memory = plan["memory"]
@@ -34,14 +33,15 @@ def main(plan_file: str, rows_file: str) -> None:
         plan["compile_s"],
     )
     tty = sys.stderr.isatty()  # redraw at every note only where a line can be drawn over
-    with open(rows_file, "w") as out, tqdm(plan["units"], desc=f"{memory} memory") as bar:
+    head = plan.get("head", {})
+    with open(rows_file, "a") as out, Progress(plan["units"], desc=f"{memory} memory") as bar:
         for unit in (Unit(**fields) for fields in bar):
 
             def note(text, unit=unit):
                 bar.set_postfix_str(f"{unit.case} {unit.shape} {unit.dtype}: {text}", tty)
 
             for row in runner.run(unit, note):
-                print(json.dumps(row), file=out, flush=True)
+                print(json.dumps({**head, **row}), file=out, flush=True)
 
 
 if __name__ == "__main__":

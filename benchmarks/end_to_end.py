@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 
 import torch
-from tqdm import tqdm
 
 import fused_dropout as fd
 
@@ -19,6 +18,7 @@ from . import steps
 from .cases import P
 from .devices import DEVICES
 from .models import KINDS
+from .progress import Progress
 from .sizes import QUICK, SIZES, Sizes
 
 MODULE = "benchmarks.end_to_end"
@@ -117,11 +117,12 @@ def main() -> None:
     device = DEVICES[args.device]()
     sizes = QUICK if args.quick else SIZES[args.device]
     results, blocks = [], []
-    with tqdm(total=len(args.models) * (samples + 1), unit="round") as bar:
+    with Progress(total=len(args.models) * (samples + 1), unit="round") as bar:
         for kind in args.models:
             bar.set_postfix_str(kind)
             rows, report = measure(kind, ways, device, sizes, args.precision, samples, bar.update)
             results += rows
+            steps.append(args, rows)
             head = f"{kind}: {KINDS[kind].describe(sizes)}, {args.precision}"
             text = steps.table(head, rows)
             blocks.append(f"{text}\n{_QUICK if args.quick else verdict(rows)}\n{report}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import groupby
 
+from .text import align
 from .timing import DIRECTIONS
 
 _OTHERS = ("eager", "compile", "triton", "triton4")
@@ -100,16 +101,3 @@ def _filled(lines: list) -> list:
     """Without the columns that have nothing but a name, such as a provider's that did not run."""
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     return list(zip(*columns, strict=True))
-
-
-def align(lines, words: int) -> str:
-    """Columns of equal width; the first ``words`` are flush left, the numbers flush right."""
-    lines = list(lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

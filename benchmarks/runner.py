@@ -49,7 +49,8 @@ class Runner:
 
         ``note(text)`` is told what is being done.
         """
-        torch.compiler.reset()
+        if "compile" in self.providers:  # else the compiler need not even be loaded
+            torch.compiler.reset()
         case, dtype = CASES[unit.case], getattr(torch, unit.dtype)
         tensors, dy = make_inputs(case, (unit.rows, unit.cols), dtype, self.device.name)
         head = {"case": unit.case, "dtype": unit.dtype, "shape": unit.shape, "memory": self.memory}

@@ -15,8 +15,8 @@ from torch import nn
 
 from . import allocator, environment
 from .devices import DEVICES
-from .report import align
 from .sizes import PRECISION, PRECISIONS
+from .text import align
 from .timing import summary, take_turns
 
 
@@ -135,6 +135,7 @@ def parser_of(module: str, description: str) -> argparse.ArgumentParser:
     add("--samples", type=int, default=15, help="steps of each provider, at least 2")
     add("--quick", action="store_true", help="small, few samples, nothing compiled: does it run")
     add("--json", metavar="FILE", help="write the result here")
+    add("--rows", metavar="FILE.jsonl", help="append every row here as soon as it is known")
     add("--child", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -150,8 +151,16 @@ def parse(parser: argparse.ArgumentParser, module: str) -> argparse.Namespace:
     if args.device == "cpu":
         if not args.child:
             sys.exit(allocator.run_child("recycled", module, *sys.argv[1:], "--child"))
-        allocator.fill_heap(3 << 30)
+        if not args.quick:
+            allocator.fill_heap(3 << 30)
     return args
+
+
+def append(args: argparse.Namespace, rows: list[dict]) -> None:
+    """Appends rows where the user wants them, so that they outlive what comes after."""
+    if args.rows:
+        with open(args.rows, "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write(args: argparse.Namespace, module: str, rows: list[dict]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import fused_dropout as fd
 from examples.transformer import Block, FusedBlock
@@ -17,6 +16,7 @@ from examples.transformer import Block, FusedBlock
 from . import steps
 from .cases import P
 from .devices import DEVICES
+from .progress import Progress
 from .sizes import QUICK, SIZES
 
 MODULE = "benchmarks.training_step"
@@ -76,11 +76,12 @@ def make_step(plan: dict, model: str, provider: str, x: torch.Tensor, device) ->
 def measure(plan: dict):
     """Yields a row per model, batch and provider."""
     device = DEVICES[plan["device"]]()
-    bar = tqdm(total=len(plan["models"]) * len(plan["batches"]) * (plan["samples"] + 1))
+    bar = Progress(total=len(plan["models"]) * len(plan["batches"]) * (plan["samples"] + 1))
     for model in plan["models"]:
         for batch, length in plan["batches"]:
             bar.set_postfix_str(f"{model} {batch}x{length}", refresh=False)
-            torch.compiler.reset()
+            if any(PROVIDERS[name][2] for name in plan["providers"]):  # else nothing is compiled
+                torch.compiler.reset()
             generator = torch.Generator(device.name).manual_seed(0)
             size = (batch, length, plan["width"])
             x = torch.randn(size, device=device.name, generator=generator).requires_grad_()
@@ -128,7 +129,10 @@ def main() -> None:
     if args.quick:
         plan["samples"] = 3
         plan["providers"] = [name for name in args.providers if not name.startswith("compiled")]
-    rows = list(measure(plan))
+    rows = []
+    for row in measure(plan):
+        rows.append(row)
+        steps.append(args, [row])
     print(table(plan, rows))
     steps.write(args, MODULE, rows)
 

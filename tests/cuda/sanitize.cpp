@@ -1,7 +1,14 @@
-// Runs the kernels under the shim on buffers of exactly the size they need, for AddressSanitizer.
+// Calls of every kind of kernel on buffers of exactly the size they need. Compiled with shim.h it
+// is for AddressSanitizer, by nvcc with csrc/cuda/*.cu (no torch) for compute-sanitizer.
+//
+//   --every N    of N calls one
+//   --seconds S  begin no call after this time; the calls come in mixed order
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <cstring>
+#include <functional>
+#include <numeric>
 #include <vector>
 
 #include "../../csrc/activations.h"
@@ -10,31 +17,12 @@
 #include "noise.h"
 #include "norm.h"
 #include "pointwise.h"
+#include "sanitize_memory.h"
 
 using namespace fused_dropout;
 using namespace fused_dropout::cuda;
 
 namespace {
-
-size_t size_of(Storage storage) {
-  return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : 2;
-}
-
-// Of no byte more than asked for, and `shift` elements past an aligned address.
-class Buffer {
- public:
-  Buffer(int64_t count, size_t size, int shift)
-      : bytes_(static_cast<char*>(std::malloc((count + shift) * size))) {
-    for (size_t i = 0; i < (count + shift) * size; ++i) bytes_[i] = static_cast<char>(i % 61);
-    data_ = bytes_ + shift * size;
-  }
-  ~Buffer() { std::free(bytes_); }
-  void* data() const { return data_; }
-
- private:
-  char* bytes_;
-  char* data_;
-};
 
 struct Shape {
   int64_t outer, channels, inner;
@@ -44,9 +32,9 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   const int64_t numel = shape.outer * shape.channels * shape.inner;
   const size_t size = size_of(storage);
   const size_t wide_size = wide ? 4 : size;
-  const Buffer x(numel, size, shift), y(numel, wide_size, shift), residual(numel, wide_size, shift);
-  const Buffer dy(numel, wide_size, shift), dx(numel, size, shift);
-  const Buffer bias(shape.channels, size, shift), dbias(shape.channels, size, 0);
+  const Input x(numel, size, shift), residual(numel, wide_size, shift), dy(numel, wide_size, shift);
+  const Input bias(shape.channels, size, shift);
+  const Output y(numel, wide_size, shift), dx(numel, size, shift), dbias(shape.channels, size, 0);
 
   MaskRule mask;
   mask.kind = strided ? MaskKind::kStrided : MaskKind::kMemoryOrder;
@@ -65,7 +53,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   launch_pointwise_forward(forward, storage, wide, activation, nullptr);
 
   const int64_t sums = partial_rows(forward.layout) * forward.layout.period;
-  const Buffer partials(sums, storage == Storage::kFloat64 ? 8 : 4, 0);
+  const Output partials(sums, storage == Storage::kFloat64 ? 8 : 4, 0);
   PointwiseBackwardArgs backward{dy.data(), x.data(), dx.data(), partials.data(), {}, {}, {},
                                  {},        1.5,      0.01};
   backward.bias = forward.bias;
@@ -77,8 +65,8 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
       partials.data(), forward.layout, copies_in(forward.layout), 1, {dbias.data()}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 
-  const std::unique_ptr<bool[]> kept(new bool[numel]);
-  launch_mask(mask, random, numel, kept.get(), nullptr);
+  const Output kept(numel, sizeof(bool), 0);
+  launch_mask(mask, random, numel, static_cast<bool*>(kept.data()), nullptr);
 }
 
 MaskRule mask_for(int64_t rows, int64_t width, bool strided) {
@@ -94,9 +82,9 @@ void run_gated(int64_t rows, int64_t width, Storage storage, int activation, int
                bool strided) {
   const size_t size = size_of(storage);
   const int64_t numel = rows * width;
-  const Buffer x(2 * numel, size, shift), y(numel, size, shift), dx(2 * numel, size, shift);
-  const Buffer bias(2 * width, size, shift), dbias(2 * width, size, 0);
-  const auto half = [&](const Buffer& buffer) {
+  const Input x(2 * numel, size, shift), bias(2 * width, size, shift);
+  const Output y(numel, size, shift), dx(2 * numel, size, shift), dbias(2 * width, size, 0);
+  const auto half = [&](const Output& buffer) {
     return static_cast<char*>(buffer.data()) + width * size;
   };
 
@@ -113,7 +101,7 @@ void run_gated(int64_t rows, int64_t width, Storage storage, int activation, int
 
   const size_t wide_size = storage == Storage::kFloat64 ? 8 : 4;
   const int64_t sums = partial_rows(forward.layout) * forward.layout.period;
-  const Buffer partials(2 * sums, wide_size, 0);
+  const Output partials(2 * sums, wide_size, 0);
   GatedBackwardArgs backward;
   backward.dy = y.data();
   backward.gate = x.data();
@@ -138,10 +126,10 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   const size_t size = size_of(types.x), wide_size = types.x == Storage::kFloat64 ? 8 : 4;
   const size_t h_size = types.wide_h ? 4 : size, y_size = types.wide_y ? 4 : size;
   const int64_t numel = rows * width;
-  const Buffer x(numel, size, shift), residual(numel, h_size, shift), h(numel, h_size, shift);
-  const Buffer y(numel, y_size, shift), dx(numel, size, shift), dresidual(numel, h_size, shift);
-  const Buffer vector(width, size, shift), row_scale(rows, size, shift);
-  const Buffer mean(rows, wide_size, 0), rstd(rows, wide_size, 0);
+  const Input x(numel, size, shift), residual(numel, h_size, shift);
+  const Input vector(width, size, shift), row_scale(rows, size, shift);
+  const Output h(numel, h_size, shift), y(numel, y_size, shift), dx(numel, size, shift);
+  const Output dresidual(numel, h_size, shift), mean(rows, wide_size, 0), rstd(rows, wide_size, 0);
 
   NormArgs both{};
   both.branch.x = x.data();
@@ -167,10 +155,8 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
 
   const Storage arithmetic = types.x == Storage::kFloat64 ? types.x : Storage::kFloat32;
   const int vectors = kNormVectors;
-  const Buffer partials(vectors * norm_partial_rows(rows, both.width) * width, wide_size, 0);
-  const Buffer sums(vectors * width, wide_size, 0);
-  const int64_t bytes = norm_scratch(rows, both.width, vectors, arithmetic);
-  const Buffer scratch(bytes, 1, 0);
+  const Output partials(vectors * norm_partial_rows(rows, both.width) * width, wide_size, 0);
+  const Output sums(vectors * width, wide_size, 0);
   NormBackwardArgs backward{both};
   backward.dy = y.data();
   backward.dh = h.data();
@@ -181,6 +167,8 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   backward.dresidual = dresidual.data();
   backward.vectors = vectors;
   backward.partials = partials.data();
+  const int64_t bytes = norm_scratch(backward, types);
+  const Output scratch(bytes, 1, 0);
   backward.scratch = bytes > 0 ? scratch.data() : nullptr;
   ColumnSums totals{partials.data(),
                     layout_for(numel, width, 1),
@@ -210,24 +198,25 @@ void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner,
   args.rule.volume_stride = copies * args.rule.copy_stride;
   args.rule.keep_count = 65000;
   args.random.seed = 42;
-  const Buffer x(args.rule.numel(), size_of(storage), shift);
-  const Buffer y(args.rule.numel(), size_of(storage), shift);
-  int64_t kept = 0;
-  launch_block_count(args, &kept, nullptr);
+  const Input x(args.rule.numel(), size_of(storage), shift);
+  const Output y(args.rule.numel(), size_of(storage), shift);
+  const Counter kept(0);
+  launch_block_count(args, kept.number(), nullptr);
   args.x = x.data();
   args.y = y.data();
-  args.kept = &kept;
+  args.kept = kept.number();
   launch_block_apply(args, storage, nullptr);
 }
 
 void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
   const size_t size = size_of(storage), wide_size = storage == Storage::kFloat64 ? 8 : 4;
   const int64_t numel = rows * width;
-  const Buffer x(numel, size, shift), z(numel, size, shift), y(numel, size, shift);
-  const Buffer dy(numel, size, shift), dx(numel, size, shift), dz(numel, size, shift);
-  const Buffer logit(1, wide_size, 0), dlogit(1, wide_size, 0);
+  const Input x(numel, size, shift), z(numel, size, shift), dy(numel, size, shift);
+  const Input logit(1, wide_size, 0);
+  const Output y(numel, size, shift), dx(numel, size, shift), dz(numel, size, shift);
+  const Output dlogit(1, wide_size, 0);
   const Layout layout = flat_layout(numel);
-  const Buffer partials(partial_rows(layout) * layout.period, wide_size, 0);
+  const Output partials(partial_rows(layout) * layout.period, wide_size, 0);
   const MaskRule mask = mask_for(rows, width, strided);
 
   launch_gaussian({x.data(), y.data(), layout, {}, mask, 1.5}, storage, nullptr);
@@ -246,61 +235,110 @@ void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool str
                            storage, nullptr);
 }
 
-}  // namespace
+using Call = std::function<void()>;
 
-int main() {
+void add_pointwise(std::vector<Call>& calls) {
   const std::vector<Shape> shapes = {
       {1, 1, 1},  {3, 5, 1},  {2, 8, 1},    {7, 31, 1},  {33, 40, 1},  {3, 1001, 1}, {70, 64, 1},
       {2, 3, 49}, {3, 4, 64}, {1, 3, 1089}, {500, 3, 1}, {1, 4096, 1}, {17, 2048, 1}};
-  int runs = 0;
+  int count = 0;
   for (const Shape& shape : shapes) {
     for (int storage = 0; storage < 4; ++storage) {
       for (const int shift : {0, 1, 5}) {
         for (const bool strided : {false, true}) {
-          const bool half = storage >= 2;
-          const int activation = runs % kActivationCount;
-          run(shape, static_cast<Storage>(storage), false, activation, shift, strided);
-          if (half) run(shape, static_cast<Storage>(storage), true, activation, shift, strided);
-          ++runs;
+          const auto type = static_cast<Storage>(storage);
+          const int activation = count++ % kActivationCount;
+          for (const bool wide : {false, true}) {
+            if (wide && storage < 2) continue;  // beside 16 bits only
+            calls.push_back([=] { run(shape, type, wide, activation, shift, strided); });
+          }
         }
       }
     }
   }
-  const std::vector<Shape> rows = {{1, 1, 1},    {3, 5, 1},    {2, 8, 1},
-                                   {300, 40, 1}, {7, 31, 1},   {5, 257, 1},
-                                   {3, 1000, 1}, {2, 4104, 1}, {1, 5001, 1}};
-  for (const Shape& shape : rows) {
+}
+
+void add_rows(std::vector<Call>& calls) {
+  const std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {1, 1}, {3, 5}, {2, 8}, {300, 40}, {7, 31}, {5, 257}, {3, 1000}, {2, 4104}, {1, 5001}};
+  int count = 0;
+  for (const auto& [outer, channels] : shapes) {
+    const int64_t rows = outer, width = channels;
     for (int storage = 0; storage < 4; ++storage) {
       for (const int shift : {0, 3}) {
         for (const bool strided : {false, true}) {
           const auto type = static_cast<Storage>(storage);
-          const int activation = runs % kActivationCount;
-          run_gated(shape.outer, shape.channels, type, activation, shift, strided);
+          const int activation = count++ % kActivationCount;
           const bool wide = storage >= 2 && strided;
-          run_norm(shape.outer, shape.channels, {type, wide, wide && shift > 0}, activation, shift,
-                   strided);
-          run_noise(shape.outer, shape.channels, type, shift, strided);
-          runs += 3;
+          const NormTypes types{type, wide, wide && shift > 0};
+          calls.push_back([=] { run_gated(rows, width, type, activation, shift, strided); });
+          calls.push_back([=] { run_norm(rows, width, types, activation, shift, strided); });
+          calls.push_back([=] { run_noise(rows, width, type, shift, strided); });
         }
       }
     }
   }
+}
+
+void add_blocks(std::vector<Call>& calls) {
+  using Axes = std::vector<int64_t>;
   for (int storage = 0; storage < 4; ++storage) {
     for (const int shift : {0, 3}) {
       const auto type = static_cast<Storage>(storage);
-      const std::vector<std::vector<int64_t>> maps = {{5},      {40},    {7, 7},
-                                                      {28, 28}, {3, 70}, {4, 9, 10}};
-      for (const auto& axes : maps) {
-        run_block(3, axes, 1, 1, 1, type, shift);
-        run_block(2, axes, 40, 1, 1, type, shift);
-        run_block(2, axes, 1, 5, 1, type, shift);
-        run_block(1, axes, 3, 1, 2, type, shift);
-        runs += 4;
+      for (const Axes& axes : {Axes{5}, {40}, {7, 7}, {28, 28}, {3, 70}, {4, 9, 10}}) {
+        calls.push_back([=] { run_block(3, axes, 1, 1, 1, type, shift); });
+        calls.push_back([=] { run_block(2, axes, 40, 1, 1, type, shift); });
+        calls.push_back([=] { run_block(2, axes, 1, 5, 1, type, shift); });
+        calls.push_back([=] { run_block(1, axes, 3, 1, 2, type, shift); });
       }
     }
   }
-  run_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0);
-  run_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0);
-  run_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0);
-  std::printf("%d calls, nothing out of bounds\n", runs);
+  calls.push_back([] { run_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0); });
+}
+
+struct Options {
+  long every = 1;
+  double seconds = 1e9;
+};
+
+Options parse(int count, char** arguments) {
+  Options options;
+  for (int i = 1; i < count; i += 2) {
+    const double value = i + 1 < count ? std::atof(arguments[i + 1]) : 0;
+    if (value >= 1 && std::strcmp(arguments[i], "--every") == 0) {
+      options.every = static_cast<long>(value);
+    } else if (value > 0 && std::strcmp(arguments[i], "--seconds") == 0) {
+      options.seconds = value;
+    } else {
+      std::fprintf(stderr, "usage: %s [--every N] [--seconds S]\n", arguments[0]);
+      std::exit(2);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const Options options = parse(count, arguments);
+  std::vector<Call> calls;
+  add_pointwise(calls);
+  add_rows(calls);
+  add_blocks(calls);
+  // A part of the calls, whatever its size, has some of every kind.
+  const size_t all = calls.size();
+  const size_t step = std::gcd(all, size_t{7919}) == 1 ? 7919 : 1;
+  const auto start = std::chrono::steady_clock::now();
+  const auto elapsed = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  int runs = 0;
+  for (size_t i = 0; i < all && elapsed() < options.seconds; i += options.every) {
+    calls[i * step % all]();
+    memory::synchronize();
+    ++runs;
+  }
+  std::printf("%d of %zu calls\n", runs, all);
 }

@@ -1,4 +1,8 @@
-"""A small set of calls for compute-sanitizer: every kind of kernel, tails and odd places."""
+"""Calls from Python for compute-sanitizer: is what torch allocates for kernels large enough?
+
+The kernels themselves are for tests/cuda/sanitize.cpp. Without PYTORCH_NO_CUDA_MEMORY_CACHING=1 an
+overrun lands in memory that the allocator keeps, and is not seen.
+"""
 
 import itertools
 import os

@@ -1,0 +1,202 @@
+"""Command line: ``python -m benchmarks.gpu_report --help``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import archive, limits, process, results, summary, workspace
+from .fit import misfit
+from .options import parse
+from .outcome import ABSENT, FAILED, LATE, NOT_RUN, OK, outcome_of
+from .steps import Settings, Step, steps
+from .workspace import ROOT
+
+_PROBE_S = 120
+_SHOWN = 12  # last lines of a step that failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 1 if a step failed, 2 if none could begin."""
+    begun = time.monotonic()
+    options = parse(arguments)
+    # Ends like an exception, so that the running step is ended and the archive written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-report: ended by SIGTERM"))
+    environment = workspace.environment(options.installed)
+    if options.rehearse:  # threads that wait for each other on a busy machine take long
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    with contextlib.ExitStack() as stack:
+        place = ROOT
+        if options.installed:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_report_")))
+            workspace.fill(place)
+        machine = probe(place, environment)
+        problem = problem_of(machine, options)
+        if problem:
+            print(f"gpu-report: {problem}", file=sys.stderr)
+            return 2
+        settings = settings_of(machine, options)
+        seconds = 60 * options.minutes - (time.monotonic() - begun)
+        return Report(settings, machine, place, environment).run(options.only, seconds)
+
+
+def probe(place: Path, environment: dict[str, str]) -> dict:
+    """What the child of that name found; {"error"} if it ended without a word."""
+    command = [sys.executable, "-m", "benchmarks.gpu_report.probe"]
+    try:
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=_PROBE_S
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"error": f"torch did not start within {_PROBE_S} s"}
+    except (IndexError, ValueError):
+        last = (done.stderr.splitlines() or ["without a word"])[-1]
+        return {"error": f"Python cannot start torch: status {done.returncode}, {last}"}
+
+
+def problem_of(machine: dict, options) -> str | None:
+    """Why the report cannot begin, in one line."""
+    if "error" in machine:
+        return machine["error"]
+    if machine["torch"] is None:
+        return f"torch cannot be imported by {sys.executable}: {machine['torch_error']}"
+    if machine["gpu"] is None and not options.rehearse:
+        return f"torch {machine['torch']} sees no GPU (--rehearse tries the steps without one)"
+    return misfit(machine, needs_gpu=not options.rehearse) if options.installed else None
+
+
+def settings_of(machine: dict, options) -> Settings:
+    """Where the report goes, and on what it runs. Makes the folder."""
+    if options.out is not None:
+        folder = options.out.resolve()
+    elif options.rehearse:
+        folder = ROOT / "build" / "gpu_report_rehearsal"
+    else:
+        name = re.sub(r"\W+", "_", machine["gpu"]).strip("_").lower()
+        folder = ROOT / "benchmarks" / "results" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return Settings(
+        folder=folder,
+        device="cpu" if options.rehearse else "cuda",
+        installed=options.installed,
+        program=options.sanitize_program.resolve(),
+        architecture=".".join(map(str, machine.get("capability", (9, 0)))),
+        cores=machine["cores"],
+    )
+
+
+def _weight(status: int) -> int:
+    """The highest speaks for all: that of a failure, of what went well, of what is not there."""
+    return 0 if status == NOT_RUN else 1 if status == 0 else 2
+
+
+class Report:
+    """Runs the steps; after each the files in the folder are those of a report up to there."""
+
+    def __init__(self, settings: Settings, machine: dict, place: Path, environment: dict):
+        self.settings, self.place, self.environment = settings, place, environment
+        self.rows_file = Path(settings.rows)
+        self.report = {"machine": machine, "rehearsal": settings.device == "cpu", "steps": []}
+
+    def run(self, only: list[str], seconds: float) -> int:
+        """Returns 1 if a step failed."""
+        if self.rows_file.exists():
+            os.replace(self.rows_file, self.settings.folder / "earlier_results.jsonl")
+        chosen = [step for step in steps(self.settings) if not only or step.name in only]
+        start = time.monotonic()
+        ends = limits.deadlines([step.limit_s for step in chosen], seconds)
+        stopped = ""
+        try:
+            for i, (step, end) in enumerate(zip(chosen, ends, strict=True), 1):
+                left = end - (time.monotonic() - start)
+                if stopped or left <= 0:
+                    self.note(step.name, ABSENT, 0.0, stopped or "no time was left")
+                    continue
+                print(f"{i}/{len(chosen)} {step.name}, at most {left:.0f} s …", flush=True)
+                outcome = self.step(step, left)
+                if step.needed and outcome != OK:
+                    stopped = f"without {step.name} it says nothing"
+        finally:
+            self.save()
+            print(f"\n{self.settings.folder / archive.NAME}\n", flush=True)
+            print(self.table(), flush=True)
+        return int(any(step["outcome"] in (FAILED, LATE) for step in self.report["steps"]))
+
+    def step(self, step: Step, limit_s: float) -> str:
+        """Runs the commands one after the other; a failed one does not keep the next back."""
+        log = self.settings.folder / f"{step.name}.txt"
+        before = self.rows_file.stat().st_size if self.rows_file.exists() else 0
+        start, statuses = time.monotonic(), []
+        with open(log, "w") as out:
+            for command in step.commands:
+                left = limit_s - (time.monotonic() - start)
+                statuses.append(self.command(command, left, out, step.environment))
+        results.mend(self.rows_file)
+        rows = results.read(self.rows_file, before)
+        status = None if None in statuses else max(statuses, key=_weight)
+        outcome = outcome_of(status, len(results.failures(rows)))
+        note = self.reason(log, outcome, rows)
+        self.note(step.name, outcome, time.monotonic() - start, note)
+        return outcome
+
+    def command(self, command: list[str], limit_s: float, out, more: dict[str, str]) -> int | None:
+        """As ``process.run``."""
+        print("$", *command, file=out, flush=True)
+        if limit_s <= 0:
+            print("no time was left", file=out, flush=True)
+            return None
+        environment = {**self.environment, **more}
+        try:
+            return process.run(
+                command, limit_s=limit_s, log=out, cwd=self.place, environment=environment
+            )
+        except OSError as error:
+            print(error, file=out, flush=True)
+            return 127
+
+    def reason(self, log: Path, outcome: str, rows: list[dict]) -> str:
+        """A few words; shows the end of the log of a step that failed."""
+        if outcome == OK:
+            return ""
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 10_000))
+            lines = file.read().decode(errors="replace").splitlines()
+        if outcome in (FAILED, LATE):
+            print("\n".join(f"    {line[:300]}" for line in lines[-_SHOWN:]))
+        failed = len(results.failures(rows))
+        if failed:
+            return f"{failed} failures"
+        return (lines or [""])[-1].strip()[:90] if outcome != LATE else ""
+
+    def note(self, name: str, outcome: str, seconds: float, note: str) -> None:
+        """Writes everything down anew, with this step."""
+        entry = {"step": name, "outcome": outcome, "seconds": round(seconds, 1), "note": note}
+        self.report["steps"].append(entry)
+        print(f"  {name}: {outcome} after {seconds:.1f} s {note}".rstrip(), flush=True)
+        self.save()
+
+    def table(self) -> str:
+        return summary.table(self.report, results.read(self.rows_file))
+
+    def save(self) -> None:
+        """A full disk or the like does not end the report."""
+        folder = self.settings.folder
+        try:
+            (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
+            (folder / "summary.txt").write_text(self.table() + "\n")
+            archive.renew(folder)
+        except OSError as error:
+            print(f"gpu-report: the archive could not be written: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Runs the program of tests/cuda/sanitize.cpp under the tools of compute-sanitizer.
+
+The program is taken as it is, or compiled here where there is nvcc. ``--script`` runs a Python
+script under memcheck instead, in a process whose allocator keeps nothing, so that every overrun is
+seen. With ``--emulated`` both run on the CPU, without a tool, the program with the emulation of
+tests/cuda.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import results
+from .outcome import NOT_RUN
+
+HERE = Path("tests", "cuda")
+TOOLS = ("memcheck", "racecheck", "initcheck")
+_START_S = 8  # what a tool needs beyond the calls: its own start, and one call
+
+
+def find() -> str | None:
+    """The path of compute-sanitizer."""
+    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [
+        f"{place}/{sub}" for place in places if place for sub in ("bin", "compute-sanitizer")
+    ]
+    tool = "compute-sanitizer"
+    return shutil.which(tool) or shutil.which(tool, path=os.pathsep.join(folders))
+
+
+def compiled(program: Path, architecture: str) -> Path | None:
+    """The program, compiled if it is not there; None where that cannot be done."""
+    if program.exists():
+        return program
+    print(f"there is no {program}: compiling it", flush=True)
+    build = HERE / "sanitize_program.py"
+    command = [sys.executable, str(build), "--arch", architecture, "--output", str(program)]
+    return program if subprocess.run(command).returncode == 0 else None
+
+
+def under(sanitizer: str, tool: str) -> list[str]:
+    """What comes before a command that is to be watched."""
+    return [sanitizer, "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no"]
+
+
+def run_script(watched: list[str], script: Path) -> int:
+    """The exit status of a script that imports the package; ``watched`` is what it runs under."""
+    path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
+    return subprocess.run([*watched, sys.executable, str(script)], env=environment).returncode
+
+
+def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, list[dict]]:
+    """What was printed, and a row for a failure."""
+    command = [*under(sanitizer, tool), str(program), "--seconds", str(seconds)]
+    print(" ".join(command), flush=True)
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds + _START_S,
+        )
+        status, text = done.returncode, done.stdout.decode(errors="replace")
+    except subprocess.TimeoutExpired as error:
+        status, text = "none: out of time", (error.stdout or b"").decode(errors="replace")
+    if status == 0:
+        return text, []
+    lines = [line for line in text.splitlines() if "=========" in line and len(line) > 12]
+    # The first line is the name of the tool.
+    why = (lines[1:] or text.splitlines() or [""])[0].strip("= ")
+    return text, [{"failed": tool, "why": f"status {status}: {why}"[:300]}]
+
+
+def emulated() -> int:
+    """Runs a part of the calls on the CPU."""
+    sys.path.insert(0, str(HERE.resolve()))
+    import shim
+
+    # The object files are those of the tests' library.
+    program = shim.build("kernels.sanitize", "sanitize.cpp")
+    return subprocess.run([program, "--every", "20"]).returncode
+
+
+def main() -> int:
+    """Returns 1 if a tool found something."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.sanitize")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--program", type=Path)
+    what.add_argument("--script", type=Path)
+    parser.add_argument("--arch", default="9.0", help="what to compile it for, if it has to be")
+    parser.add_argument("--seconds", type=float, default=12, help="of calls, for each tool")
+    parser.add_argument("--rows", metavar="FILE.jsonl")
+    parser.add_argument("--emulated", action="store_true")
+    options = parser.parse_args()
+    if options.emulated:
+        return run_script([], options.script) if options.script else emulated()
+    sanitizer = find()
+    if sanitizer is None:
+        print("compute-sanitizer was not found")
+        return NOT_RUN
+    if options.script:
+        return run_script(under(sanitizer, "memcheck"), options.script)
+    program = compiled(options.program, options.arch)
+    if program is None:
+        print(f"there is no {options.program}: make gpu-sanitize-program where there is nvcc")
+        return NOT_RUN
+    failed = 0
+    for tool in TOOLS:
+        text, rows = run(tool, sanitizer, program, options.seconds)
+        print(text, flush=True)
+        results.append(options.rows, rows)
+        failed += len(rows)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
