@@ -34,8 +34,9 @@ def scaled_dot_product_attention(
       nor are they kept for backward; torch's own writes them down, and a mask.
     - Other devices: torch's own, whose CUDA kernels write nothing of that down either. Its masks
       are its own, drawn from the device's generator, and its limits hold, as for higher
-      derivatives. With ``rng_state``, ``generator``, or in compiled code a tensor for ``dropout_p``, it is the
-      chain above, with the masks of this package: scores and probabilities are written down.
+      derivatives. With ``rng_state``, ``generator``, or in compiled code a tensor for
+      ``dropout_p``, it is the chain above, with the masks of this package: scores and
+      probabilities are written down.
 
     On the CPU compiled code, autocast and ``torch.func`` take the chain too.
 
