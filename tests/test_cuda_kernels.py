@@ -149,11 +149,14 @@ def test_lanes_that_are_idle(channels):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("numel, channels", [(2**27, 1), (2**27, 4096), (2**27, 1000), (2**30, 64)])
 def test_threads_of_large_tensors_do_much(numel, channels, backward):
-    """What a thread does before its loop is spread over 16 groups; there are several waves."""
+    """What a thread does before its loop is spread over 16 groups; there are several waves.
+
+    Backward has fewer blocks, as each leaves partial sums.
+    """
     grid = Grid(numel, channels, backward=backward)
     count, _, _ = grid.visited(grid.column_blocks, 0)
     assert count >= 16
-    assert grid.column_blocks * grid.row_blocks >= 4096
+    assert grid.column_blocks * grid.row_blocks >= (2048 if backward else 4096)
 
 
 @pytest.mark.parametrize("mode", ["classic", "alpha"])
