@@ -42,9 +42,9 @@ class Instruction:
         certain = not self.predicate and "P" not in self.operands and ".DIV" not in self.opcode
         return self.name == "BRA" and certain
 
-    def is_wide(self, name):
-        """Whether it is this kind of access, to 16 bytes."""
-        return self.name == name and ".128" in self.opcode
+    def is_wide(self, *names):
+        """Whether it is one of these kinds of access, to 16 bytes."""
+        return self.name in names and ".128" in self.opcode
 
     @property
     def registers(self):
@@ -58,7 +58,8 @@ class Instruction:
     @property
     def is_wide_load(self):
         """Of 16 bytes, to registers or to shared memory."""
-        return self.is_wide("LDG") or self.is_wide("LDGSTS")
+        # LD is a load whose address the compiler cannot tell to be a global one.
+        return self.is_wide("LDG", "LD", "LDGSTS")
 
     @property
     def ends_path(self):
@@ -164,7 +165,7 @@ def loads_in_flight(code, first):
         target, *sources = one.registers
         if loaded.intersection(sources):
             break
-        if one.is_wide("LDG"):
+        if one.is_wide("LDG", "LD"):
             count += 1
             loaded.update(range(target, target + 4))
     return count
