@@ -186,9 +186,9 @@ gpu-report:
 endif
 
 # For one architecture. OBJECTS=... links the object files of a build instead of compiling.
-ARCH ?= 9.0
 gpu-sanitize-program:
-	$(PYTHON) tests/cuda/sanitize_program.py --arch $(ARCH) $(if $(OBJECTS),--objects $(OBJECTS))
+	$(PYTHON) tests/cuda/sanitize_program.py --arch $(or $(ARCH),9.0) \
+	    $(if $(OBJECTS),--objects $(OBJECTS))
 
 clean:
 	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info fused_dropout/*.so demo_output

@@ -32,7 +32,7 @@ def _import_problem(found: dict) -> str:
             f"{found['torch']} is running"
         )
     if "compiled extension does not load" in error:
-        reason = re.search(r"does not load beside torch \S+: (.*?)\.? It is missing", error)
+        reason = re.search(r"does not load beside torch \S+: (.*?)\.? It was built", error)
         return (
             f"the wheel is for another torch than {found['torch']}: "
             f"{(reason[1] if reason else error)[:300]}"

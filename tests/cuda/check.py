@@ -292,10 +292,14 @@ def counts_of(tools, file, loop, architecture):
     found = {}
     for name, code in disassembled(tools.cuobjdump, file, architecture).items():
         activation = loop.activation_of(name)
-        if activation is not None:
+        if activation is None:
+            continue
+        try:
             count = sass.main_loop(code, loop.unroll, loop.stores, loop.counters)
             before = sass.prologue(code, count.first, loop.vectors_of(activation))
-            found[activation] = count, len(before) / loop.spread
+        except ValueError as error:
+            sys.exit(f"sm_{architecture} {name}: {error}")
+        found[activation] = count, len(before) / loop.spread
     return dict(sorted(found.items()))
 
 
