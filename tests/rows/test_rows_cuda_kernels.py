@@ -77,6 +77,16 @@ def test_values(name, shape, dtype):
     check_all(name, tensors_of(name, shape, dtype))
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", ["layer_norm_prenorm_full", "rms_norm"])
+def test_many_rows(name, dtype):
+    """Of many teams to a block, which take several rows one after the other."""
+    shape = (4200, 264)
+    grid = RowGrid(*shape, sums=True)
+    assert grid.threads == 512 and grid.teams == 8 and grid.rows_per_team == 2
+    check_all(name, tensors_of(name, shape, dtype))
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @every_norm
 def test_wide_stream(name, dtype):
