@@ -36,14 +36,13 @@ __device__ void wait_for_copies() {
 #endif
 }
 
-// How many rows a thread copies to shared memory before it uses the first of them; 0 where it loads
-// element by element. It takes no registers to have them on their way. A row of 16-bit numbers that
-// is one group is too little: the next one is copied meanwhile.
+// How many rows a thread copies to shared memory before it uses the first of them. It takes no
+// registers to have them on their way. A row of 16-bit numbers of which a thread has one group is
+// too little: the next one is copied meanwhile.
+constexpr int stages_of(int64_t size, int groups) { return groups == 1 && size == 2 ? 2 : 1; }
+// Kernels without 16-byte accesses copy nothing.
 template <class T, bool kVector, int kGroups>
-constexpr int kStages = !kVector                         ? 0
-                        : kGroups == 1 && sizeof(T) == 2 ? 2
-                                                         : 1;
-inline int stages_of(int64_t size, int groups) { return groups == 1 && size == 2 ? 2 : 1; }
+constexpr int kStages = kVector ? stages_of(sizeof(T), kGroups) : 0;
 
 // What the threads of a block copy: each has so many `words` of a row of its own, in each stage.
 struct Staging {
