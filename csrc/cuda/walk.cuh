@@ -9,10 +9,12 @@
 namespace fused_dropout::cuda {
 
 constexpr int kThreads = 128;
-// Thread blocks that fit on a processor together: six leave a thread 80 registers. Functions in
-// fp64 need more than that.
+// Thread blocks that fit on a processor together: six leave a thread 80 registers, five 96, which
+// fp32 needs to have its twice as many bytes on their way. Functions in fp64 need more than that.
 template <class T>
-constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 6;
+constexpr int kBlocks = std::is_same_v<T, double>  ? 1
+                        : std::is_same_v<T, float> ? 5
+                                                   : 6;
 
 // Which groups a thread block works on. Its threads stand in rows of 2^log_width, 32 or more; block
 // b has the columns b % column_blocks and the rows b / column_blocks of the grid, `rows_per_block`

@@ -26,10 +26,10 @@ BUILD = ROOT / "build" / "cuda_check"
 ARCHITECTURES = (80, 90, 100)
 OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
 THREADS = 128  # of a block
-# Rows of more than 4,096 fp64 numbers: a thread has 32 of them, and of their gradients. All other
-# kernels use no local memory.
-WIDE_ROWS = re.compile(r"norm_\w+_kernelIdddLb\dELb\dELi4")
-WIDEST = 320  # bytes
+# Kernels without 16-byte accesses, for rows of more than 4,096 numbers: a thread has 32 of them,
+# and of their gradients, of fp64 too. All other kernels use no local memory.
+WIDE_ROWS = re.compile(r"norm_\w+_kernelI\w+Lb\dELb0ELi4")
+WIDEST = 416  # bytes
 
 LIGHT = ("Identity", "Relu")
 HEAVY = ("Gelu", "GeluTanh", "QuickGelu", "Silu", "Sigmoid", "Tanh")
@@ -77,6 +77,11 @@ class Loop:
         plain = self.family == "pointwise" and activation == "Identity"
         return 0 if plain else self.vectors
 
+    def loads_of(self, activation):
+        """The derivative of the identity reads no input."""
+        both = self.family == "pointwise" and self.direction == "backward"
+        return 2 * self.loads if both and activation != "Identity" else self.loads
+
     @property
     def object(self):
         return f"{self.file or self.family}_{self.dtype}.o"
@@ -113,11 +118,11 @@ LOOPS = [
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
     ),
     Loop(
-        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, vectors=2,
+        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=2, stores=2, vectors=2,
         spread=ROWS_FORWARD, instructions={"Identity": 60}, alu=24, special=2,
     ),
     Loop(
-        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=1, stores=2, vectors=3,
+        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=3, stores=2, vectors=3,
         spread=ROWS_BACKWARD, instructions={"Identity": 68}, alu=26, special=2,
     ),
     # A word for each element, and so two counters for eight.
@@ -295,7 +300,8 @@ def counts_of(tools, file, loop, architecture):
         if activation is None:
             continue
         try:
-            count = sass.main_loop(code, loop.unroll, loop.stores, loop.counters)
+            loads = loop.loads_of(activation)
+            count = sass.main_loop(code, loop.unroll, loads, loop.stores, loop.counters)
             before = sass.prologue(code, count.first, loop.vectors_of(activation))
         except ValueError as error:
             sys.exit(f"sm_{architecture} {name}: {error}")
@@ -323,11 +329,6 @@ def check_loop(loop, architecture, counts, registers):
             wrong.append(f"{what}: {count.alu:.2f} ALU instructions")
         if limit and count.special > loop.special:
             wrong.append(f"{what}: {count.special:.2f} special functions")
-        # The derivative of the identity reads no input.
-        pointwise_gradient = loop.family == "pointwise" and loop.direction == "backward"
-        tensors = 2 if pointwise_gradient and activation != "Identity" else 1
-        if count.wide_loads < tensors * loop.loads:
-            wrong.append(f"{what}: loads of less than 16 bytes in the vector loop")
     missing = [
         f"sm_{architecture} {where}: no kernel of {activation} was found"
         for activation in loop.instructions

@@ -1,5 +1,6 @@
 """Reads SASS, the machine code in a cubin, and counts what the main loop of a kernel executes."""
 
+import operator
 import re
 import subprocess
 from collections import Counter
@@ -94,7 +95,8 @@ def loops(code):
 def shortest_path(code, first, last, marks, goal):
     """Indices of the shortest way from one instruction to another that passes `goal` marks.
 
-    ``marks(instruction)`` is a tuple of 0 and 1; along the way they have to add up to ``goal``.
+    ``marks(instruction)`` is a tuple of 0 and 1; along the way they have to add up to ``goal``, the
+    last of them to that or more.
     There are side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
     wanted. Marks of what a plain call does, such as stores of all its results, tell its way from
     them.
@@ -108,10 +110,11 @@ def shortest_path(code, first, last, marks, goal):
         instruction = code[i]
         for state in reached.get(i, ()):
             length = best[state][0] + 1
-            now = tuple(a + b for a, b in zip(state[1], marks(instruction), strict=True))
+            now = tuple(map(operator.add, state[1], marks(instruction)))
+            now = (*now[:-1], min(now[-1], goal[-1]))
             if i == last and now == goal:
                 end = state
-            if any(a > b for a, b in zip(now, goal, strict=True)):
+            if any(map(operator.gt, now, goal)):
                 continue
             followers = []
             if not instruction.always_jumps and not instruction.ends_path:
@@ -133,21 +136,18 @@ def shortest_path(code, first, last, marks, goal):
 
 
 def loop_marks(instruction):
-    """A round of Philox, a wide store."""
+    """A round of Philox, a wide store, a wide load."""
     operands = instruction.operands.lower()
-    return any(m in operands for m in PHILOX_MULTIPLIERS), instruction.is_wide("STG")
+    is_round = any(multiplier in operands for multiplier in PHILOX_MULTIPLIERS)
+    return is_round, instruction.is_wide("STG"), instruction.is_wide_load
 
 
-def prologue(code, first, vectors):
-    """Indices of what is executed before the loop at `first`, where so many vectors are loaded.
-
-    A vector of 16 bits may be fp32 too, which takes two more loads that are not executed here.
-    """
-    for loads in range(vectors, 3 * vectors + 1):
-        path = shortest_path(code, 0, first, lambda one: (one.is_wide_load,), (loads,))
-        if path:
-            return path[:-1]
-    raise ValueError(f"no way to the loop with {vectors} loads of 16 bytes was found")
+def prologue(code, first, loads):
+    """Indices of what is executed before the loop at `first`, with so many wide loads or more."""
+    path = shortest_path(code, 0, first, lambda one: (one.is_wide_load,), (loads,))
+    if not path:
+        raise ValueError(f"no way to the loop with {loads} loads of 16 bytes")
+    return path[:-1]
 
 
 def loads_in_flight(code, first):
@@ -184,27 +184,26 @@ class Count:
     instructions: float  # executed per element
     alu: float
     special: float
-    wide_loads: int
     first: int  # the indices of the loop's first and last instruction
     last: int
 
 
-def main_loop(code, unroll, stores, counters=None, group=8):
-    """What one turn of a loop, of `unroll` groups and so many stores, executes per element.
+def main_loop(code, unroll, loads, stores, counters=None, group=8):
+    """What one turn of a loop, of `unroll` groups, executes per element.
 
-    It draws the bits of so many counters, one for each group unless given. Loops within it count as
-    one turn.
+    It has at least so many loads and exactly so many stores of 16 bytes, and draws the bits of so
+    many counters, one for each group unless given. Loops within it count as one turn.
     """
     counters = unroll if counters is None else counters
     candidates = []
     for first, last in loops(code):
         # The first of the ten rounds may have left the loop: it starts from what never changes.
         for rounds in range(9 * counters, 10 * counters + 1):
-            path = shortest_path(code, first, last, loop_marks, (rounds, stores))
-            if any(code[i].is_wide_load for i in path):
+            path = shortest_path(code, first, last, loop_marks, (rounds, stores, loads))
+            if path:
                 candidates.append(path)
     if not candidates:
-        raise ValueError("no loop with 16-byte loads and stores and Philox was found")
+        raise ValueError(f"no loop with Philox, {loads} loads and {stores} stores of 16 bytes")
     path = min(candidates, key=len)
     mix = Counter(code[i].name for i in path)
     elements = group * unroll
@@ -212,7 +211,6 @@ def main_loop(code, unroll, stores, counters=None, group=8):
         len(path) / elements,
         sum(mix[name] for name in ALU) / elements,
         sum(mix[name] for name in SPECIAL) / elements,
-        sum(code[i].is_wide_load for i in path),
         path[0],
         path[-1],
     )
