@@ -100,8 +100,11 @@ constexpr int64_t kManyBlocks = 1024, kPlentyOfBlocks = 4 * kManyBlocks;
 // Rows of memory to a thread while there are no more blocks than a wave.
 constexpr int64_t kFewRows = 4;
 
-// `most_rows` of memory to a thread where there is enough work. Depends on the shape alone.
-inline Grid grid_for(const Layout& layout, int64_t most_rows) {
+// What takes a thread long before its loop is spread over so many groups.
+constexpr int64_t kMostRows = 16;
+
+// `kMostRows` of memory to a thread where there is enough work. Depends on the shape alone.
+inline Grid grid_for(const Layout& layout) {
   Grid grid;
   grid.groups = layout.numel / kGroup;
   grid.columns = divide_up(layout.period, kGroup);
@@ -114,7 +117,7 @@ inline Grid grid_for(const Layout& layout, int64_t most_rows) {
   }
   grid.column_blocks = static_cast<uint32_t>(divide_up(grid.columns, grid.width()));
   const int64_t threads_deep = kThreads / grid.width();
-  grid.rows_per_block = threads_deep * most_rows;
+  grid.rows_per_block = threads_deep * kMostRows;
   const auto too_few = [&] {
     const int64_t blocks = divide_up(rows, grid.rows_per_block) * grid.column_blocks;
     return blocks < (grid.rows_per_block > threads_deep * kFewRows ? kPlentyOfBlocks : kManyBlocks);
@@ -129,9 +132,6 @@ inline int64_t row_blocks(const Layout& layout, const Grid& grid) {
   return divide_up(layout.rows(), grid.rows_per_block);
 }
 
-// What takes a thread long before its loop is spread over so many groups.
-constexpr int64_t kMostRows = 16;
-
 inline Grid completed(Grid grid) {
   grid.groups_per_block = grid.rows_per_block * grid.columns;
   grid.columns_or_most = bounded(grid.columns, kMostPlaces);
@@ -140,11 +140,11 @@ inline Grid completed(Grid grid) {
   return grid;
 }
 
-inline Grid forward_grid(const Layout& layout) { return completed(grid_for(layout, kMostRows)); }
+inline Grid forward_grid(const Layout& layout) { return completed(grid_for(layout)); }
 
 inline Grid backward_grid(const Layout& layout) {
   constexpr int64_t kMostPartials = 512;  // unless there were too few blocks
-  Grid grid = grid_for(layout, kMostRows);
+  Grid grid = grid_for(layout);
   while (row_blocks(layout, grid) > kMostPartials &&
          row_blocks(layout, grid) * grid.column_blocks > kPlentyOfBlocks &&
          2 * grid.rows_per_block * grid.columns <= kMostPlaces) {
