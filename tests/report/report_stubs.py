@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed
+# `benchmarks` is not installed; what is installed is not the source folder's.
+sys.path.append(str(ROOT))
 
 from benchmarks.gpu_report.steps import Settings  # noqa: E402
 

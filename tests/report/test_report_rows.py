@@ -1,13 +1,14 @@
 """Rows reach the file as they come, and whatever a tool prints becomes rows."""
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from report_stubs import ROOT, settings
 
+import fused_dropout
 from benchmarks.gpu_report import __main__ as report
 from benchmarks.gpu_report import ncu, outcome, pool, results, sanitize
 from benchmarks.gpu_report.steps import Step
@@ -32,12 +33,14 @@ def test_the_benchmarks_append_to_a_file_of_rows(tmp_path):
     for name in ("tqdm", "matplotlib"):
         code = f"raise ModuleNotFoundError('No module named {name}')\n"
         (tmp_path / f"{name}.py").write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    # From a folder with the package under test, which need not be the source folder's.
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (tmp_path / "fused_dropout").symlink_to(Path(fused_dropout.__file__).parent)
     file = tmp_path / "rows.jsonl"
     file.write_text('{"facts": {}}\n')
     command = [sys.executable, "-m", "benchmarks", "--quick", "--cases", "dropout"]
     command += ["--shapes", "16x64", "--providers", "fused,copy", "--rows", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 of 1 items" in done.stderr  # progress without tqdm
     rows = results.read(file)

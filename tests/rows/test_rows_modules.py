@@ -198,7 +198,7 @@ def test_repr():
         "BiasGLUDropout(4, p=0.5, activation='silu', gate_first=True)"
     )
     assert repr(fd.DropoutAddLayerNorm(4, 0.1, prenorm=True)) == (
-        "DropoutAddLayerNorm((4,), eps=1e-05, elementwise_affine=True, bias=True, p=0.1, "
+        f"DropoutAddLayerNorm({torch.nn.LayerNorm(4).extra_repr()}, p=0.1, "
         "activation='identity', prenorm=True)"
     )
     text = repr(fd.DropoutAddRMSNorm(4, branch_bias=True, layer_scale_init=0.5))
