@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-SOURCES := setup.py setup_toolkit.py pyproject.toml MANIFEST.in \
-    $(shell find csrc -type f) $(shell find fused_dropout -name '*.py')
 
 # The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
 CUDA_VENV ?= .venv-cuda
@@ -12,7 +10,7 @@ CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
-    bench bench-quick bench-step bench-fusion lint format build archive clean \
+    bench bench-quick bench-step bench-fusion lint format build mutants clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
     gpu-sanitize-program
 
@@ -29,7 +27,7 @@ help:
 	@echo "make bench-fusion  whole training steps of a BERT and a ViT, as they are and fused"
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
-	@echo "make archive    build the source archive, and from it the package for the mutation tests"
+	@echo "make mutants    build the package for the mutation tests"
 	@echo "make cuda-check     compile the CUDA kernels and hold the machine code to its budgets"
 	@echo "make cuda-sanitize  run the CUDA kernels on the CPU under AddressSanitizer"
 	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
@@ -52,17 +50,11 @@ build: $(VENV)/ready
 	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
 	@grep '^fused_dropout:' build/log
 
-# The package, built as a user builds it from the source archive, with deliberate mistakes that
-# tests/test_mutations.py turns on one by one.
-build/mutants/ready: $(VENV)/ready $(SOURCES)
-	rm -rf build/archive build/mutants
-	$(RUN) -m build --sdist --no-isolation --outdir build/archive . > /dev/null
-	FUSED_DROPOUT_MUTATIONS=1 $(RUN) -m pip install --quiet --disable-pip-version-check \
-	    --no-build-isolation --no-deps --target build/mutants build/archive/*.tar.gz
-	cd build/mutants && $(CURDIR)/$(RUN) -c "import fused_dropout as fd; print(fd.build_info())"
-	touch $@
-
-archive: build/mutants/ready
+# The package with deliberate mistakes, which tests/test_mutations.py turns on one by one. Only the
+# CPU kernels make them: what else is linked comes from the plain build.
+mutants: build
+	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
+	    --build-lib build/mutants > build/mutants.log 2>&1 || (cat build/mutants.log; exit 1)
 
 demo: build
 	$(RUN) -m examples.digits --out demo_output
@@ -80,10 +72,10 @@ SWEEP ?= --data digits
 sweep: build
 	$(RUN) -m fused_dropout.sweep --out demo_output $(SWEEP)
 
-test: build archive
+test: build mutants
 	$(RUN) -m pytest
 
-test-full: build archive
+test-full: build mutants
 	$(RUN) -m pytest --full
 	for capability in $$($(RUN) -c "import fused_dropout as fd; \
 	        print(*fd.build_info()['cpu_capabilities'])"); do \
@@ -114,7 +106,7 @@ $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt
 	touch $@
 
-# OBJECTS=... reads the object files of a build instead of compiling.
+# OBJECTS=... reads the object files of a build, and compiles for what they lack.
 cuda-check: $(VENV)/cuda-ready
 	$(RUN) tests/cuda/check.py $(if $(OBJECTS),--objects $(OBJECTS))
 

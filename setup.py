@@ -5,12 +5,14 @@ Environment:
     FORCE_CUDA=1               build CUDA or fail
     TORCH_CUDA_ARCH_LIST       CUDA architectures, as in torch
     MAX_JOBS                   parallel compilations
-    FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/test_mutations.py
+    FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/test_mutations.py, after a build
+                               without them, whose other objects are linked
 """
 
 import os
 import re
 import sys
+import sysconfig
 from glob import glob
 from pathlib import Path
 
@@ -122,9 +124,15 @@ def arguments_of_setup():
         # No --use_fast_math: the formulas name the approximations that they can bear.
         arguments["nvcc"] = ["-O3", "-DFUSED_DROPOUT_CUDA"]
         library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
+    objects = []
+    if flag("FUSED_DROPOUT_MUTATIONS"):
+        plain = Path("build", f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
+        objects = [str((plain / source).with_suffix(".o")) for source in glob("csrc/*.cpp")]
+        sources = glob("csrc/cpu/*.cpp")
     module = kind(
         name="fused_dropout._C",
         sources=sorted(sources),
+        extra_objects=objects,
         depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)),
         extra_compile_args=arguments,
         extra_link_args=link,

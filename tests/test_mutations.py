@@ -37,7 +37,7 @@ NOTICED_BY = {
 def mutants():
     """The folder of the build with mutations."""
     if not list(BUILD.glob("fused_dropout/_C*.so")):
-        pytest.fail("there is no build with mutations: run `make archive`")
+        pytest.fail("there is no build with mutations: run `make mutants`")
     return BUILD
 
 

@@ -2,10 +2,10 @@
 
 Every .cu file is compiled by nvcc, without torch, for each architecture below that the toolkit
 knows and for PTX; what the machine code needs and how many instructions it has is held to budgets,
-and a table of the counts is printed. With `--objects` the object files of a build for all of these
-architectures are read instead. nvcc, cuobjdump and nvdisasm are looked for in CUDA_HOME, on the
-PATH, and among the packages of requirements-cuda.txt. The exit status is 0 only if everything was
-checked.
+and a table of the counts is printed. With `--objects` the object files of a build are read for the
+architectures that they have, and only the others are compiled for. nvcc, cuobjdump and nvdisasm are
+looked for in CUDA_HOME, on the PATH, and among the packages of requirements-cuda.txt. The exit
+status is 0 only if everything was checked.
 """
 
 import argparse
@@ -249,6 +249,7 @@ def compile_one(tools, source, architectures, target=None):
 
 
 def compile_all(tools, sources, architectures, jobs):
+    print(f"{tools.nvcc}: sm_{', sm_'.join(map(str, architectures))} and PTX")
     BUILD.mkdir(parents=True, exist_ok=True)
     if OLDEST in tools.known():
         compile_one(tools, sources[0].with_name("pointwise_bfloat16.cu"), [OLDEST], "oldest.o")
@@ -375,19 +376,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--objects", type=Path, metavar="FOLDER", help="compile nothing: read these"
+        "--objects", type=Path, metavar="FOLDER", help="of a build for some of the architectures"
     )
     options = parser.parse_args()
     tools = Tools.found()
     architectures = tools.architectures()
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    used, folders = [], {}  # by architecture
     if options.objects:
-        files = [options.objects / f"{source.stem}.o" for source in sources]
-    else:
-        print(f"{tools.nvcc}: sm_{', sm_'.join(map(str, architectures))} and PTX")
-        files = compile_all(tools, sources, architectures, options.jobs)
-    used = [entry for file in files for entry in resources(tools, file)]
-    print(f"{len(files)} files, {len(used)} kernels")
+        for source in sources:
+            used += resources(tools, options.objects / f"{source.stem}.o")
+        folders = dict.fromkeys((entry.architecture for entry in used), options.objects)
+    if missing := [number for number in architectures if number not in folders]:
+        for file in compile_all(tools, sources, missing, options.jobs):
+            used += resources(tools, file)
+        folders |= dict.fromkeys(missing, BUILD)
+    print(f"{len(sources)} files, {len(used)} kernels")
 
     wrong = [
         f"sm_{entry.architecture} {entry.kernel}: {entry.local} bytes of local memory"
@@ -404,14 +408,14 @@ def main():
                 for entry in used
                 if entry.architecture == architecture
             }
-            file = files[0].with_name(loop.object)
+            file = folders[architecture] / loop.object
             counts = counts_of(tools, file, loop, architecture)
             wrong += check_loop(loop, architecture, counts, registers)
         print(
             f"\n{'loads of a thread before one is used':46}{'sums':>9}{'registers':>11}{'warps':>7}"
         )
         for loop in ROW_LOOPS:
-            file = files[0].with_name(f"norm_{loop.dtype}.o")
+            file = folders[architecture] / f"norm_{loop.dtype}.o"
             wrong += check_rows(tools, loop, file, architecture, used)
     print()
     sys.exit("\n".join(wrong) if wrong else 0)

@@ -13,8 +13,10 @@ import pytest
 import torch
 from on_device import DEVICE
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 sys.path.append(str(Path(__file__).parents[2]))
+
+import triton
 
 from benchmarks.triton_dropout import FUNCTIONS
 
