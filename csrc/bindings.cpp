@@ -3,7 +3,8 @@
 #include <ATen/MemoryOverlap.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
 
 #if defined(FUSED_DROPOUT_CUDA)
 #include <cuda.h>
