@@ -169,13 +169,17 @@ REPORT_OPTIONS := $(if $(OUT),--out $(OUT)) $(if $(MINUTES),--minutes $(MINUTES)
     $(if $(ONLY),--only $(ONLY)) $(if $(INSTALLED),--installed) $(if $(REHEARSE),--rehearse) \
     $(if $(SANITIZE_PROGRAM),--sanitize-program $(SANITIZE_PROGRAM))
 
-ifdef REHEARSE
+REPORT_PYTHON = $(PYTHON)
+# Without a wheel, what is rehearsed is built here.
+ifneq ($(REHEARSE),)
+ifeq ($(INSTALLED),)
 gpu-report: build
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m benchmarks.gpu_report $(REPORT_OPTIONS)
-else
-gpu-report:
-	$(PYTHON) -m benchmarks.gpu_report $(REPORT_OPTIONS)
+REPORT_PYTHON = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN)
 endif
+endif
+
+gpu-report:
+	$(REPORT_PYTHON) -m benchmarks.gpu_report $(REPORT_OPTIONS)
 
 # For one architecture. OBJECTS=... links the object files of a build instead of compiling.
 gpu-sanitize-program:
