@@ -126,9 +126,11 @@ def arguments_of_setup():
         library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
     objects = []
     if flag("FUSED_DROPOUT_MUTATIONS"):
+        mutated = glob("csrc/cpu/*.cpp")
         plain = Path("build", f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
-        objects = [str((plain / source).with_suffix(".o")) for source in glob("csrc/*.cpp")]
-        sources = glob("csrc/cpu/*.cpp")
+        others = sorted(set(sources) - set(mutated))
+        objects = [str((plain / source).with_suffix(".o")) for source in others]
+        sources = mutated
     module = kind(
         name="fused_dropout._C",
         sources=sorted(sources),

@@ -22,21 +22,22 @@ from benchmarks.triton_dropout import FUNCTIONS
 
 P = 0.3
 INTERPRETED = triton.knobs.runtime.interpret
-runs_here = pytest.mark.skipif(
-    DEVICE == "cpu" and not INTERPRETED, reason="the interpreter has a process of its own"
-)
 
 
 @pytest.mark.skipif(DEVICE != "cpu" or INTERPRETED, reason="the kernels are compiled")
 def test_interpreted():
     """In a process of its own: the setting holds for all of Triton from its import on."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "test_is_dropout"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 
 
-@runs_here
+@pytest.mark.skipif(
+    DEVICE == "cpu" and not INTERPRETED, reason="the interpreter has a process of its own"
+)
 @pytest.mark.parametrize("numel", [1, 1000, 4096, 100_003])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FUNCTIONS)
