@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -39,6 +40,7 @@ _OF_PACKAGES = {
     "torchvision": "fused_dropout.fusion.torchvision_blocks",
 }
 _LOADED = set()
+_LOADING = threading.Lock()  # nobody goes on without the patterns that another thread loads
 
 
 def add_pattern(group, mixin, matches, what, class_obstacle=None):
@@ -163,16 +165,17 @@ def chosen_patterns(patterns):
 
 
 def _load():
-    for package, module in _OF_PACKAGES.items():
-        if package not in sys.modules or package in _LOADED:
-            continue
-        _LOADED.add(package)
-        try:
-            importlib.import_module(module)
-        except (ImportError, AttributeError) as error:
-            version = getattr(sys.modules[package], "__version__", "")
-            warnings.warn(
-                f"fuse: {package} {version} has not what its patterns are made for, so that some "
-                f"are not known: {error}",
-                stacklevel=4,
-            )
+    with _LOADING:
+        for package, module in _OF_PACKAGES.items():
+            if package not in sys.modules or package in _LOADED:
+                continue
+            _LOADED.add(package)
+            try:
+                importlib.import_module(module)
+            except (ImportError, AttributeError) as error:
+                version = getattr(sys.modules[package], "__version__", "")
+                warnings.warn(
+                    f"fuse: {package} {version} has not what its patterns are made for, so that "
+                    f"some are not known: {error}",
+                    stacklevel=4,
+                )

@@ -1,9 +1,13 @@
 """A probability to drop that grows in the course of training."""
 
+import threading
+
 import torch
 from torch import nn
 
 from fused_dropout.functional._arguments import probability
+
+_STEPPING = threading.Lock()  # none of a ramp's own, which could not be copied or pickled
 
 
 class LinearRamp:
@@ -55,9 +59,14 @@ class LinearRamp:
         self._apply()
 
     def step(self):
-        """Goes one step further. Beyond the last one nothing changes."""
-        self.count = min(self.count + 1, self.steps)
-        self._apply()
+        """Goes one step further. Beyond the last one nothing changes.
+
+        Threads may call it at once: no step is lost. Calls of the modules meanwhile use either the
+        old or the new value.
+        """
+        with _STEPPING:
+            self.count = min(self.count + 1, self.steps)
+            self._apply()
 
     def state_dict(self):
         """Everything but the modules, in the order that they were given in."""

@@ -2,7 +2,8 @@
 
 import copyreg
 import functools
-import weakref
+import threading
+import warnings
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode, is_zero, probability
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._options import mode_repr
+from fused_dropout.modules._recurrent import FlatWeights, note_wrapped
+from fused_dropout.modules._views import Weights, forward_with
+from fused_dropout.modules._weights import check_name, check_names, weight_and_hooks
 
 
 class WeightDrop(nn.Module):
@@ -19,9 +23,8 @@ class WeightDrop(nn.Module):
     The result is a module of the wrapped one's class (``WeightDrop(nn.LSTM(...), ...)`` is an
     ``nn.LSTM``) which shares all of its state: parameters, buffers and submodules are the same
     objects under the same names, so that state dicts, optimisers and attributes are those of the
-    wrapped module, which itself stays as it was. Within a call the named parameters are replaced by
-    dropped copies of them, and gradients reach the parameters through the masks. In evaluation
-    nothing is replaced.
+    wrapped module, which itself stays as it was. Gradients reach the parameters through the masks.
+    In evaluation nothing is dropped.
 
     A parameter that is tied, known under several names, is dropped under those that are given, with
     one mask for all of them.
@@ -29,7 +32,9 @@ class WeightDrop(nn.Module):
     Args:
         module: any module, ``nn.LSTM`` and ``nn.GRU`` among them.
         weights: name of a parameter, or several, as in ``module.named_parameters()``: dotted in
-            submodules, such as ``"weight_hh_l0"`` or ``"decoder.weight"``.
+            submodules, such as ``"weight_hh_l0"`` or ``"decoder.weight"``. Also of a weight that
+            ``torch.nn.utils`` computes (``weight_norm``, ``spectral_norm``, ``prune``, and all
+            parametrisations): what is dropped then is the weight that was computed.
         p: probability to drop an element of a weight, in steps of 2^-16.
         mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
             evaluation instead.
@@ -38,7 +43,17 @@ class WeightDrop(nn.Module):
         weight_names, weight_p, weight_mode: the arguments; ``weight_p`` may be set later.
 
     Raises:
-        ValueError: for a name that is no parameter of the module, with those that are.
+        ValueError: for a name that is no parameter of the module, with those that are; for a
+            parameter from which a hook computes the weight that is used, or that has no shape yet.
+        TypeError: for a module, or a submodule on the way to a weight, that is compiled by
+            TorchScript or whose ``forward`` has been replaced.
+
+    A call works on a view of the module: an object of the wrapped class with the same attributes,
+    buffers and children, but with the dropped weights, so that nothing that threads share changes
+    and several may call one module. Submodules on the way to a weight are viewed as well; their
+    forward pre-hooks get the view, all other hooks the module itself. Attributes that a forward
+    sets are given to the modules at its end. The first call warns of a parameter that forward does
+    not read: dropping it has no effect.
 
     Equivalent: ``torch.func.functional_call(module, {name: F.dropout(weight, p, training)}, x)``.
     It regularises recurrent weights without a change of the recurrence itself, which dropout
@@ -49,6 +64,7 @@ class WeightDrop(nn.Module):
 
     is_dropout = True
     independent_rows = False  # whatever the wrapped module says
+    _watches_weights = True  # until the first call
 
     def __new__(cls, module=None, *args, **kwargs):
         return super().__new__(_dropping(module) if cls is WeightDrop else cls)
@@ -56,61 +72,62 @@ class WeightDrop(nn.Module):
     def __init__(self, module, weights, p=0.5, *, mode="inverted"):
         # All of the wrapped module is shared, the dictionaries of parameters and submodules too.
         self.__dict__.update(module.__dict__)
+        self.__dict__.pop("_compiled_call_impl", None)  # the call of the wrapped module
+        if isinstance(module, nn.RNNBase):
+            note_wrapped(self, module)
         self.weight_names = (weights,) if isinstance(weights, str) else tuple(weights)
         self.weight_p = check_p(p)
         self.weight_mode = check_mode(type(self).__name__, mode)
-        known = [name for name, _ in module.named_parameters(remove_duplicate=False)]
         for name in self.weight_names:
-            if name not in known:
-                raise ValueError(
-                    f"WeightDrop: {type(module).__name__} has no parameter {name!r}; it has "
-                    + (", ".join(known) or "none")
-                )
+            check_name(module, name)
         if not weights or len(set(self.weight_names)) != len(self.weight_names):
             raise ValueError(
                 f"WeightDrop: weights is {weights!r}, but expected at least one name, each once"
             )
+        check_names(self.weight_names)
 
     def forward(self, *args, **kwargs):
         p = probability(self.weight_p)
         drops = self.training or self.weight_mode == "classic"
         if is_zero(p) or not drops:
             return super().forward(*args, **kwargs)
-        replacements = self._replacements(p)
-        originals = [(place, key, place[key]) for place, key, _ in replacements]
-        try:
-            for place, key, value in replacements:
-                place[key] = value
-            return super().forward(*args, **kwargs)
-        finally:
-            for place, key, value in originals:
-                place[key] = value
+        weights = self._dropped(p)
+        if torch.compiler.is_compiling() or not self._watches_weights:
+            return forward_with(self, self.wrapped_class, weights, args, kwargs)
+        unread = []
+        result = forward_with(self, self.wrapped_class, weights, args, kwargs, unread)
+        self._watches_weights = False
+        if unread:
+            self._warn_of(unread)
+        return result
 
-    def _replacements(self, p):
-        """What to put where during a call: (dictionary, key, value)."""
-        pairs = []  # of a parameter and its dropped copy
-        owners = {}  # by path: a module and its dropped weights by name
+    def _dropped(self, p):
+        """:class:`Weights` by the id of the module that they are of."""
+        pairs = []  # of a weight and its dropped copy
+        dropped = {}
+        for name in self.weight_names:
+            owner, key, weight, hooks = weight_and_hooks(self, name)
+            known = [copy for other, copy in pairs if other is weight]
+            if not known:
+                known = [FF.dropout(weight, p, self.training, mode=self.weight_mode)]
+                pairs.append((weight, known[0]))
+            own = dropped.setdefault(id(owner), Weights({}, ()))
+            own.values[key] = known[0]
+            own.hooks += hooks
+        return dropped
+
+    def _warn_of(self, unread):
+        names = []
         for name in self.weight_names:
             path, _, key = name.rpartition(".")
-            if path not in owners:
-                owners[path] = (self.get_submodule(path), {})
-            owner, dropped = owners[path]
-            weight = getattr(owner, key)
-            known = [copy for other, copy in pairs if other is weight]
-            if known:
-                dropped[key] = known[0]
-            else:
-                dropped[key] = FF.dropout(weight, p, self.training, mode=self.weight_mode)
-                pairs.append((weight, dropped[key]))
-        result = []
-        for owner, dropped in owners.values():
-            if isinstance(owner, nn.RNNBase):
-                result += _recurrent_weights(owner, dropped)
-            for key, value in dropped.items():
-                # Replicas of DataParallel hold their weights as plain attributes.
-                place = owner._parameters if key in owner._parameters else owner.__dict__
-                result.append((place, key, value))
-        return result
+            if (id(self.get_submodule(path)), key) in unread:
+                names.append(repr(name))
+        warnings.warn(
+            f"WeightDrop: the forward of {self.wrapped_class.__name__} has not read "
+            f"{', '.join(names)}: where it computes with something else in its place, that is not "
+            "dropped",
+            stacklevel=2,
+        )
 
     def extra_repr(self):
         text = super().extra_repr()
@@ -126,11 +143,20 @@ class WeightDrop(nn.Module):
         return _new, (cls.wrapped_class,), *state
 
 
+_MAKING_CLASSES = threading.Lock()  # two threads could make two of one
+
+
 @functools.cache
-def _dropping_class(wrapped):
+def _make_class(wrapped):
     # Tools that know torch's own layers by their module, as torch.fx does, know this one.
     names = {"wrapped_class": wrapped, "__module__": wrapped.__module__}
-    return type(f"WeightDrop{wrapped.__name__}", (WeightDrop, wrapped), names)
+    bases = (WeightDrop, FlatWeights) if issubclass(wrapped, nn.RNNBase) else (WeightDrop,)
+    return type(f"WeightDrop{wrapped.__name__}", (*bases, wrapped), names)
+
+
+def _dropping_class(wrapped):
+    with _MAKING_CLASSES:
+        return _make_class(wrapped)
 
 
 def _dropping(module):
@@ -149,46 +175,3 @@ def _dropping(module):
 def _new(wrapped):
     cls = _dropping_class(wrapped)
     return cls.__new__(cls)
-
-
-def _recurrent_weights(rnn, dropped):
-    """The same for the list in which a recurrent layer of torch keeps its weights.
-
-    Adds to `dropped` what else has to be replaced.
-    """
-    names = rnn._flat_weights_names
-    raw = [getattr(rnn, name) for name in names]
-    weights = [dropped.get(name, weight) for name, weight in zip(names, raw, strict=True)]
-    if not torch.compiler.is_compiling():
-        weights = laid_out_like(raw, weights)
-        dropped.update(zip(names, weights, strict=True))
-    state = rnn.__dict__
-    # With references to what is there, the layer does not see a reason to flatten its weights,
-    # which would move the parameters themselves.
-    references = [weakref.ref(weight) for weight in weights]
-    return [(state, "_flat_weights", weights), (state, "_flat_weight_refs", references)]
-
-
-def laid_out_like(raw, weights):
-    """The weights at the places that the raw ones have in the one storage of all of them.
-
-    cuDNN reads weights from one piece of memory; it warns, and copies them at each call, if they
-    lie elsewhere. Weights that have not been flattened stay where they are.
-    """
-    storage = raw[0].untyped_storage()
-    whole = storage.nbytes() // raw[0].element_size()
-    pieces, places, end = [], {}, 0
-    for i in sorted(range(len(raw)), key=lambda i: raw[i].storage_offset()):
-        offset = raw[i].storage_offset()
-        elsewhere = raw[i].untyped_storage().data_ptr() != storage.data_ptr()
-        if elsewhere or offset < end or not raw[i].is_contiguous():
-            return weights
-        if offset > end:
-            pieces.append(raw[0].new_zeros(offset - end))
-        places[i] = len(pieces)
-        pieces.append(weights[i].reshape(-1))
-        end = offset + raw[i].numel()
-    if whole > end:
-        pieces.append(raw[0].new_zeros(whole - end))
-    parts = torch.cat(pieces).split([piece.numel() for piece in pieces])
-    return [parts[places[i]].view(raw[i].shape) for i in range(len(raw))]

@@ -1,12 +1,11 @@
 """Evaluation with dropout: which layers drop, and for how long."""
 
 import warnings
-from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from fused_dropout.modules._stochastic import is_dropout, never_drops
+from fused_dropout.monte_carlo._contexts import Dropping
 
 
 def mc_mode(model, only=None):
@@ -14,14 +13,23 @@ def mc_mode(model, only=None):
 
     Batch normalisation and everything else that tells training from evaluation stays in
     evaluation. On leaving, also by an exception, every module has the ``training`` flag that it
-    had; only flags are set, no ``train()`` or ``eval()`` that a module overrides is called.
+    had, whatever was done to it inside; only flags are set, no ``train()`` or ``eval()`` that a
+    module overrides is called.
+
+    Contexts may overlap, on one model or on several that share modules, nested or not, in one
+    thread or in many, and may end in any order. Of those that cover a module the one entered last
+    decides, and when the last of them has ended the module has the flag that it had before the
+    first. Flags belong to the model: other threads that call it meanwhile see them too.
+    :func:`mc_dropout` enters such a context for the time of its passes, so that several threads may
+    predict with one model at once. Threads that want different layers of one model to drop at one
+    time cannot be served: the second one gets a RuntimeError; give it a copy of the model.
 
     Dropout layers are ``torch.nn``'s and their subclasses, this package's modules, every module
     with a true attribute ``is_dropout`` (a class of your own that calls ``F.dropout(x, p,
     self.training)`` should have it), and those of ``torch.nn`` that drop inside:
     ``MultiheadAttention`` and recurrent layers with ``dropout > 0``. Dropout in evaluation is
-    skipped by torch's fast path of transformers, so that the fast path is switched off meanwhile,
-    for the whole process (``torch.backends.mha``).
+    skipped by torch's fast path of transformers, so that the fast path is switched off for the
+    whole process (``torch.backends.mha``) until the last context has ended.
 
     Args:
         model: a ``torch.nn.Module``.
@@ -33,7 +41,9 @@ def mc_mode(model, only=None):
         dict: the layers that drop, by name.
 
     Errors: ValueError if the model has no dropout layer or none is chosen, TypeError for anything
-    but a module or such an ``only``. Warns if every layer that is to drop has ``p = 0``.
+    but a module or such an ``only``; RuntimeError on entering while another thread is in a context
+    that wants another flag for a module of this model. Warns if every layer that is to drop has
+    ``p = 0``.
 
     Equivalent, for a model of ``nn.Dropout`` alone::
 
@@ -42,24 +52,7 @@ def mc_mode(model, only=None):
             if isinstance(module, nn.Dropout):
                 module.train()
     """
-    return dropping(model, choose_layers("mc_mode", model, only))
-
-
-@contextmanager
-def dropping(model, layers):
-    flags = [(module, module.training) for module in model.modules()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module, _ in flags:
-            module.training = False
-        for layer in layers.values():
-            layer.training = True
-        yield layers
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return Dropping("mc_mode", model, choose_layers("mc_mode", model, only))
 
 
 def choose_layers(function, model, only):

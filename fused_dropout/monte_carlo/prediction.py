@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from fused_dropout.modules._stochastic import has_independent_rows
-from fused_dropout.monte_carlo.mode import choose_layers, dropping
+from fused_dropout.monte_carlo._contexts import Dropping
+from fused_dropout.monte_carlo.mode import choose_layers
 
 OUTPUTS = ("logits", "probs", "regression")
 
@@ -101,7 +102,8 @@ def mc_dropout(
         rows = _rows(inputs)
 
     moments, entropies, kept = _Moments(), _Moments(), []
-    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), dropping(model, layers):
+    mode = Dropping("mc_dropout", model, layers)
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), mode:
         for start in range(0, samples, samples_per_pass):
             count = min(samples_per_pass, samples - start)
             y = model(*(_copies(value, count) for value in inputs))
