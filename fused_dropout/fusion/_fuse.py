@@ -1,5 +1,6 @@
 """``fuse``, ``unfuse`` and ``fused``."""
 
+import threading
 from contextlib import contextmanager
 
 from torch import nn
@@ -82,28 +83,42 @@ def unfuse(model):
     return model
 
 
+# Modules that contexts have fused: how many of those have not ended.
+_HELD = {}
+_HOLDING = threading.RLock()
+
+
 @contextmanager
 def fused(model, patterns="auto", strict=False):
     """A context in which a model is fused.
 
-    On leaving, also by an exception, those modules are unfused that were not fused before.
+    On leaving, also by an exception, those modules are unfused that were not fused before. Contexts
+    may overlap, in one thread or in several: a module is unfused when the last of them ends.
     Arguments and errors are those of :func:`fuse`.
 
     Yields:
         FusionReport: see :func:`fuse`.
     """
     _check_model("fused", model)
-    before = {module for module in model.modules() if is_fused(module)}
-    report = fuse(model, patterns, strict=strict)
-    inside = set(model.modules())
+    with _HOLDING:
+        before = {module for module in model.modules() if is_fused(module)} - _HELD.keys()
+        report = fuse(model, patterns, strict=strict)
+        inside = {module for module in model.modules() if is_fused(module)} - before
+        for module in inside:
+            _HELD[module] = _HELD.get(module, 0) + 1
     try:
         yield report
     finally:
-        # Modules can have been taken out of the model, and others put in.
-        for module in inside.union(model.modules()) - before:
-            cls = unfused_class(type(module))
-            if cls is not None:
-                module.__class__ = cls
+        with _HOLDING:
+            for module in inside:
+                _HELD[module] -= 1
+                if not _HELD[module]:
+                    del _HELD[module]
+            # Modules can have been taken out of the model, and others put in.
+            for module in inside.union(model.modules()) - before - _HELD.keys():
+                cls = unfused_class(type(module))
+                if cls is not None:
+                    module.__class__ = cls
 
 
 def _look_at(name, module, patterns):
