@@ -46,9 +46,6 @@ def forward_with(module, cls, weights, args, kwargs, unread=None):
         result = cls.forward(root, *args, **kwargs)
     finally:
         _carry_back(made)
-        for original, view, _, _ in made:
-            if parametrize._cache_enabled and "parametrizations" in original._modules:
-                _forget_cached(view)
     if unread is not None:
         for original, view, _, _ in made:
             if isinstance(view._parameters, _Watched):
@@ -90,12 +87,17 @@ def _view_of(module, cls, weights, views, made, watch):
     for kind in _OBSERVERS:
         if before[kind]:
             after[kind] = {key: _of_module(hook, module) for key, hook in before[kind].items()}
+    parametrised = ()
+    if "parametrizations" in module._modules:
+        parametrised = tuple(module._modules["parametrizations"]._modules)
+        if parametrize._cache_enabled:
+            cls = _without_cache(cls, parametrised)
     # Never `cls()` or `cls.__new__`, which a class can have changed.
     view = object.__new__(cls)
     view.__dict__.update(after)
-    if "parametrizations" in module._modules:
+    if parametrised:
         _give_parametrised(module, cls, view, values)
-        private.update(module._modules["parametrizations"]._modules)
+        private.update(parametrised)
     if isinstance(module, nn.RNNBase):
         _give_flat_weights(module, view, values)
         private |= {"_flat_weights", "_flat_weight_refs"}
@@ -168,10 +170,18 @@ def _give_parametrised(module, cls, view, values):
             state[name] = values[name] if name in values else getattr(module, name)
 
 
-def _forget_cached(view):
-    """What `parametrize.cached` has kept for a view, by the address of the view."""
-    for name in view._modules["parametrizations"]._modules:
-        parametrize._cache.pop((id(view), name), None)
+@functools.cache
+def _without_cache(cls, names):
+    """`cls`, but the properties keep nothing in the cache of `torch.nn.utils.parametrize`.
+
+    That is one for all: its keys are those of the module, not of the view.
+    """
+
+    def computed(name):
+        return property(lambda view: view.parametrizations[name]())
+
+    names = {name: computed(name) for name in names}
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, **names})
 
 
 # ---------------------------------------------------------------- recurrent layers

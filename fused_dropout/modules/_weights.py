@@ -32,6 +32,8 @@ def check_name(module, name):
     """Says why a weight cannot be dropped, where it cannot."""
     path, _, key = name.rpartition(".")
     owner = _owner(module, path)
+    if owner is not None:
+        _check_path(module, path)
     for hook in _computing(owner).values() if owner is not None else ():
         if key in _sources(hook):
             result = name.removesuffix(key) + _result(hook)
@@ -50,7 +52,6 @@ def check_name(module, name):
         raise ValueError(
             f"WeightDrop: {name!r} has no shape yet; call the {type(module).__name__} once before"
         )
-    _check_path(module, path)
 
 
 def check_names(names):

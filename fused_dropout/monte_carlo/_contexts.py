@@ -76,6 +76,8 @@ class _Entry:
 class Dropping(ContextDecorator):
     """The context that :func:`fused_dropout.mc_mode` describes; may be entered several times."""
 
+    entries = ()
+
     def __init__(self, function, model, layers):
         self.arguments = (function, model, layers)
         self.entries = []

@@ -187,7 +187,8 @@ def interrupted_at(count, body):
     lines = itertools.count()
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != _contexts.__file__:
+        # Python itself does not let an exception out of `__del__`.
+        if frame.f_code.co_filename != _contexts.__file__ or frame.f_code.co_name == "__del__":
             return None
         if event == "line" and next(lines) == count:
             sys.settrace(None)
