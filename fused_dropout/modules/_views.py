@@ -6,17 +6,15 @@ and all that is in place are the module's own.
 """
 
 import functools
-import types
 import weakref
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fused_dropout.modules._attributes import carry_back, redirect
 from fused_dropout.modules._recurrent import laid_out_like
 
-# Attributes of every module. Of these only the flag can be set by a forward.
-_PARTS = frozenset(nn.Module().__dict__) - {"training"}
 _OBSERVERS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -40,16 +38,16 @@ def forward_with(module, cls, weights, args, kwargs, unread=None):
     """
     views, made = {}, []
     root = _view_of(module, cls, weights, views, made, unread is not None)
-    for _, view, _, private in made:
-        _redirect(view.__dict__, private, views)
+    for one in made:
+        redirect(one.view.__dict__, one.private, views)
     try:
         result = cls.forward(root, *args, **kwargs)
     finally:
-        _carry_back(made)
+        carry_back(made)
     if unread is not None:
-        for original, view, _, _ in made:
-            if isinstance(view._parameters, _Watched):
-                unread += [(id(original), name) for name in view._parameters.unread]
+        for one in made:
+            names = one.view.__dict__["_parameters"].unread
+            unread += [(id(one.module), name) for name in names]
     return result
 
 
@@ -72,7 +70,7 @@ def _view_of(module, cls, weights, views, made, watch):
     before = dict(module.__dict__)
     after = dict(before)
     private = {*values, "_compiled_call_impl"}
-    parameters = {**before["_parameters"]}
+    parameters = dict(before["_parameters"].items())
     for name, value in values.items():
         (parameters if name in parameters else after)[name] = value
     if watch:
@@ -81,6 +79,10 @@ def _view_of(module, cls, weights, views, made, watch):
     after["_modules"] = {**before["_modules"], **children}
     if after.get("_compiled_call_impl") is not None:
         after["_compiled_call_impl"] = None  # it is compiled for the module itself
+    if torch.compiler.is_compiling() and before["_buffers"]:
+        # The compiler cannot follow how a module that it has seen made gets another buffer.
+        after.update(before["_buffers"])
+        after["_buffers"] = {}
     if own is not None and own.hooks:
         hooks = before["_forward_pre_hooks"].items()
         after["_forward_pre_hooks"] = {key: hook for key, hook in hooks if key not in own.hooks}
@@ -102,8 +104,24 @@ def _view_of(module, cls, weights, views, made, watch):
         _give_flat_weights(module, view, values)
         private |= {"_flat_weights", "_flat_weight_refs"}
     views[id(module)] = view
-    made.append((module, view, before, private))
+    made.append(_Made(module, view, before, private))
     return view
+
+
+class _Made:
+    """A view, and what was given to it: what differs afterwards a forward has set.
+
+    before: the attributes of the module.
+    private: names of those that the view has of its own.
+    """
+
+    def __init__(self, module, view, before, private):
+        self.module = module
+        self.view = view
+        self.before = before
+        self.private = private
+        self.parameters = dict(view.__dict__["_parameters"])
+        self.children = dict(view.__dict__["_modules"])
 
 
 class _Watched(dict):
@@ -203,55 +221,3 @@ def _give_flat_weights(rnn, view, values):
     # With references to what is there, the layer does not see a reason to flatten its weights,
     # which would move the parameters themselves.
     state["_flat_weight_refs"] = [None if w is None else weakref.ref(w) for w in weights]
-
-
-# ---------------------------------------------------------------- attributes
-
-
-def _redirect(state, private, views):
-    """Lets attributes that lead to viewed modules, past their parents, lead to the views."""
-    for key in state.keys() - _PARTS - private:
-        value = state[key]
-        new = _redirected(value, views)
-        if new is not value:
-            state[key] = new
-            private.add(key)
-        elif key == "forward":
-            raise TypeError("WeightDrop: the forward of a module inside has been replaced")
-
-
-def _redirected(value, views):
-    kind = type(value)
-    if kind is types.MethodType:
-        view = views.get(id(value.__self__))
-        return value if view is None else functools.partial(value.__func__, view)
-    if isinstance(value, nn.Module):
-        view = views.get(id(value))
-        return value if view is None else view
-    if kind not in (list, tuple, dict) or not value:
-        return value
-    # One look tells containers of modules from large ones of anything else.
-    items = list(value.values() if kind is dict else value)
-    if not isinstance(items[0], (nn.Module, types.MethodType)):
-        return value
-    new = [_redirected(one, views) for one in items]
-    if all(one is other for one, other in zip(new, items, strict=True)):
-        return value
-    return dict(zip(value, new, strict=True)) if kind is dict else kind(new)
-
-
-def _carry_back(made):
-    """Gives the modules the attributes that a forward has set, exchanged or deleted."""
-    originals = {id(view): module for module, view, _, _ in made}
-    for module, view, before, private in made:
-        state, after = module.__dict__, view.__dict__
-        for key in after.keys() - _PARTS - private:
-            value = after[key]
-            if key not in before or before[key] is not value:
-                state[key] = originals.get(id(value), value)
-        for key in before.keys() - after.keys() - private:
-            state.pop(key, None)
-        for kind in ("_parameters", "_modules"):
-            ours, given = state[kind], before[kind]
-            for key in after[kind].keys() - given.keys():
-                ours[key] = after[kind][key]

@@ -10,6 +10,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode, is_zero, probability
+from fused_dropout.modules._attributes import take_over
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._options import mode_repr
 from fused_dropout.modules._recurrent import FlatWeights, note_wrapped
@@ -71,7 +72,7 @@ class WeightDrop(nn.Module):
 
     def __init__(self, module, weights, p=0.5, *, mode="inverted"):
         # All of the wrapped module is shared, the dictionaries of parameters and submodules too.
-        self.__dict__.update(module.__dict__)
+        take_over(self, module)
         self.__dict__.pop("_compiled_call_impl", None)  # the call of the wrapped module
         if isinstance(module, nn.RNNBase):
             note_wrapped(self, module)

@@ -145,7 +145,9 @@ def test_what_a_hook_computes_from_is_refused(way, place):
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("path", ["", "0"])
-@pytest.mark.parametrize("way", ["weight_norm", "prune", "parametrised", "parametrised weight_norm"])
+@pytest.mark.parametrize(
+    "way", ["weight_norm", "prune", "parametrised", "parametrised weight_norm"]
+)
 def test_recurrent(kind, path, way):
     torch.manual_seed(0)
     layer, x = kind(6, 5), torch.randn(3, 2, 6)
