@@ -1,4 +1,4 @@
-"""Attributes of modules and of their views: what leads from one to the other, what is given back."""
+"""Attributes of modules and of their views: what leads from one to the other and back."""
 
 import functools
 import types

@@ -20,6 +20,8 @@ class EmbeddingDropout(nn.Embedding):
             evaluation instead.
         options: the other arguments of ``torch.nn.Embedding``, by name: ``padding_idx``,
             ``max_norm``, ``norm_type``, ``scale_grad_by_freq``, ``sparse``, ``device``, ``dtype``.
+            With ``max_norm`` each call changes the table in place, as in torch: threads must not
+            call such a module at once.
 
     Shape: indices (*) to (*, embedding_dim).
 
