@@ -3,7 +3,6 @@
 #include <ATen/MemoryOverlap.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
 #if defined(FUSED_DROPOUT_CUDA)
@@ -16,6 +15,7 @@
 #include "block.h"
 #include "cpu/capability.h"
 #include "gated.h"
+#include "named_arguments.h"
 #include "noise.h"
 #include "norm.h"
 #include "ops.h"
@@ -244,66 +244,118 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   using ReleaseGil = py::call_guard<py::gil_scoped_release>;
-  m.def("bias_act_dropout", &bias_act_dropout, ReleaseGil());
-  m.def("dropout_", &dropout_, ReleaseGil());
-  m.def("bias_glu_dropout", &bias_glu_dropout, ReleaseGil());
-  m.def("dropout_add_norm", &dropout_add_norm, ReleaseGil());
-  m.def("gaussian_dropout", &gaussian_dropout, ReleaseGil());
-  m.def("concrete_dropout", &concrete_dropout, ReleaseGil());
-  m.def("standout", &standout_call, ReleaseGil());
-  m.def("check", &check);
+  // Each function and its checks alone, for calls that reach the operator through torch.ops.
+  m.def("bias_act_dropout",
+        with_names(&bias_act_dropout,
+                   {"x", "bias", "residual", "p", "activation", "training", "bias_dim",
+                    "negative_slope", "alpha", "shared_dims", "mode", "generator", "rng_state"}),
+        ReleaseGil());
+  m.def("check",
+        with_names(&check, {"x", "bias", "residual", "p", "activation", "bias_dim",
+                            "negative_slope", "alpha", "shared_dims", "mode", "rng_state"}));
+  m.def("dropout_",
+        with_names(&dropout_,
+                   {"x", "p", "training", "shared_dims", "mode", "generator", "rng_state"}),
+        ReleaseGil());
+  m.def("check_", with_names(
+                      +[](const std::string& function, const Tensor& x, double p, bool training,
+                          const std::vector<int64_t>& shared_dims, std::string_view mode,
+                          const OptionalTensor& rng_state) {
+                        check_(function, x, inplace_options(p, training, shared_dims, mode),
+                               rng_state);
+                      },
+                      {"x", "p", "training", "shared_dims", "mode", "rng_state"}));
+  m.def("bias_glu_dropout",
+        with_names(&bias_glu_dropout,
+                   {"x", "bias", "gate_first", "p", "activation", "training", "negative_slope",
+                    "alpha", "shared_dims", "mode", "generator", "rng_state"}),
+        ReleaseGil());
   m.def("check_bias_glu_dropout",
-        [](const std::string& function, const Tensor& x, const OptionalTensor& bias, double p,
-           std::string_view activation, std::optional<double> negative_slope,
-           std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
-           std::string_view mode, const OptionalTensor& rng_state) {
-          gated::check(function.c_str(), x, bias, rng_state,
-                       row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
-        });
+        with_names(
+            +[](const std::string& function, const Tensor& x, const OptionalTensor& bias, double p,
+                std::string_view activation, std::optional<double> negative_slope,
+                std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
+                std::string_view mode, const OptionalTensor& rng_state) {
+              gated::check(
+                  function.c_str(), x, bias, rng_state,
+                  row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
+            },
+            {"x", "bias", "p", "activation", "negative_slope", "alpha", "shared_dims", "mode",
+             "rng_state"}));
+  m.def("dropout_add_norm",
+        with_names(&dropout_add_norm,
+                   {"x", "residual", "bias", "row_scale", "layer_scale", "weight", "norm_bias",
+                    "norm", "eps", "prenorm", "p", "activation", "training", "negative_slope",
+                    "alpha", "shared_dims", "mode", "generator", "rng_state"}),
+        ReleaseGil());
   m.def("check_dropout_add_norm",
-        [](const std::string& function, const Tensor& x, const OptionalTensor& residual,
-           const OptionalTensor& bias, const OptionalTensor& row_scale,
-           const OptionalTensor& layer_scale, const OptionalTensor& weight,
-           const OptionalTensor& norm_bias, std::string_view kind, double eps, bool prenorm,
-           double p, std::string_view activation, std::optional<double> negative_slope,
-           std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
-           std::string_view mode, const OptionalTensor& rng_state) {
-          norm::check(function.c_str(), x,
-                      {residual, bias, row_scale, layer_scale, weight, norm_bias}, rng_state,
-                      {kind, eps, prenorm},
-                      row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
-        });
+        with_names(
+            +[](const std::string& function, const Tensor& x, const OptionalTensor& residual,
+                const OptionalTensor& bias, const OptionalTensor& row_scale,
+                const OptionalTensor& layer_scale, const OptionalTensor& weight,
+                const OptionalTensor& norm_bias, std::string_view kind, double eps, bool prenorm,
+                double p, std::string_view activation, std::optional<double> negative_slope,
+                std::optional<double> alpha, const std::vector<int64_t>& shared_dims,
+                std::string_view mode, const OptionalTensor& rng_state) {
+              norm::check(
+                  function.c_str(), x, {residual, bias, row_scale, layer_scale, weight, norm_bias},
+                  rng_state, {kind, eps, prenorm},
+                  row_options(p, activation, true, negative_slope, alpha, shared_dims, mode));
+            },
+            {"x", "residual", "bias", "row_scale", "layer_scale", "weight", "norm_bias", "norm",
+             "eps", "prenorm", "p", "activation", "negative_slope", "alpha", "shared_dims", "mode",
+             "rng_state"}));
+  m.def("gaussian_dropout",
+        with_names(&gaussian_dropout, {"x", "p", "shared_dims", "generator", "rng_state"}),
+        ReleaseGil());
   m.def("check_gaussian_dropout",
-        [](const std::string& function, const Tensor& x, double p,
-           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
-          Options options = place_options(shared_dims, {}, 0);
-          options.p = p;
-          gaussian::check(function.c_str(), x, rng_state, options);
-        });
-  m.def("check_concrete_dropout",
-        [](const std::string& function, const Tensor& x, const Tensor& logit, double temperature,
-           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
-          concrete::check(function.c_str(), x, logit, rng_state, temperature,
-                          place_options(shared_dims, {}, 0));
-        });
+        with_names(
+            +[](const std::string& function, const Tensor& x, double p,
+                const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
+              Options options = place_options(shared_dims, {}, 0);
+              options.p = p;
+              gaussian::check(function.c_str(), x, rng_state, options);
+            },
+            {"x", "p", "shared_dims", "rng_state"}));
+  m.def("concrete_dropout",
+        with_names(&concrete_dropout,
+                   {"x", "logit", "temperature", "shared_dims", "generator", "rng_state"}),
+        ReleaseGil());
+  m.def(
+      "check_concrete_dropout",
+      with_names(
+          +[](const std::string& function, const Tensor& x, const Tensor& logit, double temperature,
+              const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
+            concrete::check(function.c_str(), x, logit, rng_state, temperature,
+                            place_options(shared_dims, {}, 0));
+          },
+          {"x", "logit", "temperature", "shared_dims", "rng_state"}));
+  m.def("standout",
+        with_names(&standout_call, {"x", "z", "alpha", "beta", "training", "shared_dims",
+                                    "generator", "rng_state"}),
+        ReleaseGil());
   m.def("check_standout",
-        [](const std::string& function, const Tensor& x, const Tensor& z, double alpha, double beta,
-           const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
-          standout::check(function.c_str(), x, z, rng_state, {alpha, beta, true},
-                          place_options(shared_dims, {}, 0));
-        });
-  m.def("check_", [](const std::string& function, const Tensor& x, double p, bool training,
-                     const std::vector<int64_t>& shared_dims, std::string_view mode,
-                     const OptionalTensor& rng_state) {
-    check_(function, x, inplace_options(p, training, shared_dims, mode), rng_state);
-  });
-  m.def("drop_block", &drop_block, ReleaseGil());
-  m.def("check_drop_block", [](const std::string& function, const Tensor& x, double p,
-                               int64_t block_size, bool shared_channels, std::string_view mode,
-                               bool training, const OptionalTensor& rng_state) {
-    block::check(function.c_str(), x, rng_state, {},
-                 block_options(p, block_size, shared_channels, mode, training));
-  });
+        with_names(
+            +[](const std::string& function, const Tensor& x, const Tensor& z, double alpha,
+                double beta, const std::vector<int64_t>& shared_dims,
+                const OptionalTensor& rng_state) {
+              standout::check(function.c_str(), x, z, rng_state, {alpha, beta, true},
+                              place_options(shared_dims, {}, 0));
+            },
+            {"x", "z", "alpha", "beta", "shared_dims", "rng_state"}));
+  m.def("drop_block",
+        with_names(&drop_block, {"x", "p", "block_size", "shared_channels", "mode", "training",
+                                 "generator", "rng_state"}),
+        ReleaseGil());
+  m.def("check_drop_block",
+        with_names(
+            +[](const std::string& function, const Tensor& x, double p, int64_t block_size,
+                bool shared_channels, std::string_view mode, bool training,
+                const OptionalTensor& rng_state) {
+              block::check(function.c_str(), x, rng_state, {},
+                           block_options(p, block_size, shared_channels, mode, training));
+            },
+            {"x", "p", "block_size", "shared_channels", "mode", "training", "rng_state"}));
   // `sizes`: of the spatial dimensions.
   m.def("drop_block_rate", [](const std::vector<int64_t>& sizes, double p, int64_t block_size) {
     std::vector<int64_t> all = {1, 1};

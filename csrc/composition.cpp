@@ -173,7 +173,8 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
                             at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset) {
   check_probability("dropout_mask", p);
   check_rng_state("dropout_mask", rng_state, rng_state.device());
-  check_mask_place("dropout_mask", mask_strides, mask_offset, size.size());
+  check_dense("dropout_mask", size, strides);
+  check_mask_place("dropout_mask", size, mask_strides, mask_offset);
   Resolved call;
   call.shared_dims = shared_dims.vec();
   if (mask_strides) call.mask_strides = mask_strides->vec();
@@ -207,6 +208,33 @@ Tensor draw_then_inplace(Tensor x, const OptionalGenerator& generator, const Opt
   return rng_state;
 }
 
+// torch's own way for views whose memory holds the opposite numbers knows only operators that
+// return what they have changed.
+void negated_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  const Tensor plain = x.resolve_neg();
+  call_inplace(plain, rng_state, options);
+  x.copy_(plain);
+}
+
+Tensor negated_draw_inplace(Tensor x, const OptionalGenerator& generator, const Options& options) {
+  const Tensor plain = x.resolve_neg();
+  Tensor rng_state = call_draw_inplace(plain, generator, options);
+  x.copy_(plain);
+  return rng_state;
+}
+
+// A functionalised program has no writes into tensors, but those that torch knows how to take back.
+void functional_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  x.copy_(call_forward(x, {}, {}, rng_state, options));
+}
+
+Tensor functional_draw_inplace(Tensor x, const OptionalGenerator& generator,
+                               const Options& options) {
+  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
+  functional_inplace(x, rng_state, options);
+  return rng_state;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
@@ -223,6 +251,16 @@ TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("bias_act_dropout", forward_entry<compose_forward>);
   m.impl("bias_act_dropout_backward", backward_entry<compose_backward>);
   m.impl("dropout_", inplace_entry<compose_inplace>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Functionalize, m) {
+  m.impl("dropout_", inplace_entry<functional_inplace>);
+  m.impl("draw_dropout_", draw_inplace_entry<functional_draw_inplace>);
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Negative, m) {
+  m.impl("dropout_", inplace_entry<negated_inplace>);
+  m.impl("draw_dropout_", draw_inplace_entry<negated_draw_inplace>);
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {

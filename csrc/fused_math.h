@@ -99,6 +99,16 @@ FD_HD V add_product(V sum, V a, V b) {
   return fmadd(a, b, sum);
 }
 
+// A mean that was rounded on the way is mended by the mean of the differences from it, and the
+// variance about it by the square of that. A row of equal values has nothing else to normalise.
+// Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
+template <class C, class D>
+FD_HD void correct_moments(D correction, C& mean, D& variance) {
+  mean = static_cast<C>(mean + correction);
+  const D rest = variance - correction * correction;
+  variance = rest > D(0) ? rest : D(0);
+}
+
 template <class V>
 FD_HD V normalised(V h, V mean, V rstd) {
   return (h - mean) * rstd;

@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "autograd.h"
+#include "draw_schema.h"
 #include "operator_handle.h"
 
 namespace fused_dropout::gated {
@@ -28,8 +29,13 @@ Resolved check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor&
   check_operand(kFunction, "dy", dy, x);
   TORCH_CHECK(dy.dim() == x.dim(), kFunction, ": dy has ", dy.dim(), " dimensions, but x has ",
               x.dim());
-  TORCH_SYM_CHECK((dy.sym_size(-1) * 2).sym_eq(x.sym_size(-1)), kFunction, ": dy has ",
-                  dy.sym_size(-1), " elements along dimension -1, but x has ", x.sym_size(-1));
+  const auto expected = sizes_of(x.sym_sizes());
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    TORCH_SYM_CHECK(dy.sym_size(dim).sym_eq(expected[dim]), kFunction, ": dy has shape ",
+                    dy.sym_sizes(), ", but expected ", at::SymIntArrayRef(expected));
+  }
+  TORCH_CHECK_TYPE(is_supported(gradient.bias_dtype), kFunction, ": bias_dtype is ",
+                   gradient.bias_dtype, ", but expected float32, float64, float16 or bfloat16");
   check_dense(kFunction, x.sym_sizes(), gradient.strides);
   return call;
 }
@@ -43,7 +49,8 @@ std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes) {
 std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides) {
   std::vector<c10::SymInt> strides = x_strides.vec();
   for (c10::SymInt& stride : strides) {
-    if (stride > x_strides.back()) stride = stride / 2;
+    // One that is not known yet is that of a dimension around the last, unless it is empty.
+    if (TORCH_GUARD_OR_TRUE(stride.sym_gt(x_strides.back()))) stride = stride / 2;
   }
   return strides;
 }
@@ -188,11 +195,9 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
-  m.def(c10::str("draw_bias_glu_dropout(Tensor x, Tensor? bias, Generator? generator, "
-                 "bool gate_first, ",
-                 kRowOptions, ") -> (Tensor, Tensor)")
-            .c_str(),
-        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  define_draw(m, c10::str("draw_bias_glu_dropout(Tensor x, Tensor? bias, Generator? generator, "
+                          "bool gate_first, ",
+                          kRowOptions, ") -> (Tensor, Tensor)"));
   m.def(c10::str("bias_glu_dropout_backward(Tensor dy, Tensor x, Tensor? bias, Tensor? rng_state, "
                  "bool gate_first, ",
                  kRowOptions,

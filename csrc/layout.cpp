@@ -95,7 +95,7 @@ Resolved mask_only(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntA
   constexpr auto kFunction = "dropout_mask";
   check_rng_state(kFunction, rng_state, rng_state.device());
   check_dense(kFunction, size, strides);
-  check_mask_place(kFunction, mask_strides, mask_offset, size.size());
+  check_mask_place(kFunction, size, mask_strides, mask_offset);
   Resolved call;
   call.shared_dims = shared_dims.vec();
   if (mask_strides) call.mask_strides = mask_strides->vec();

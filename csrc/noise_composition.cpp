@@ -70,7 +70,8 @@ namespace {
 ConcreteConstants<Value> constants_of(const Tensor& logit, double temperature,
                                       at::ScalarType arithmetic) {
   const Tensor number = logit.to(arithmetic).reshape({});
-  return {number, Value(1 / temperature), 1 + number.exp(), number.sigmoid()};
+  const double most = arithmetic == at::kDouble ? kMostLogit<double> : kMostLogit<float>;
+  return {number, Value(1 / temperature), 1 + number.clamp_max(most).exp(), number.sigmoid()};
 }
 
 }  // namespace
@@ -111,6 +112,8 @@ namespace {
 // Broadcasts to x's shape.
 Tensor is_dropped(const Resolved& call, const OptionalTensor& rng_state, const Tensor& z,
                   at::SymIntArrayRef strides, const Settings& settings) {
+  // Of nothing, nothing is dropped, and no state was drawn.
+  if (!rng_state && z.sym_numel() == 0) return at::zeros({}, z.options().dtype(at::kBool));
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
   const Tensor index = mask_index_for(call, *rng_state, z, strides);
   const Value threshold =

@@ -154,9 +154,13 @@ struct ConcreteConstants {
   T p;
 };
 
+// Beyond it the scale would be infinite; what it multiplies is about zero by then.
+template <class C>
+constexpr double kMostLogit = sizeof(C) == sizeof(double) ? 709.0 : 88.0;
+
 template <class C>
 FD_HD ConcreteConstants<C> concrete_constants(C logit, C inverse_temperature) {
-  const C scale = C(1.0) + exponential<Full>(logit);
+  const C scale = C(1.0) + exponential<Full>(minimum(logit, C(kMostLogit<C>)));
   C p, complement;
   sigmoid_pair<Full>(logit, p, complement);
   return {logit, inverse_temperature, scale, p};

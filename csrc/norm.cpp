@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "activations.h"
+#include "draw_schema.h"
 #include "operator_handle.h"
 
 namespace fused_dropout::norm {
@@ -36,11 +37,35 @@ void check_row_scale(const char* function, const OptionalTensor& row_scale, cons
   }
 }
 
-Tensor statistics_like(const Tensor& x, Kind kind) {
+c10::SymInt rows_of(const Tensor& x) {
   c10::SymInt rows = 1;
   for (int64_t dim = 0; dim + 1 < x.dim(); ++dim) rows = rows * x.sym_size(dim);
-  return at::empty_symint({kind == Kind::kLayer ? 2 : 1, rows},
+  return rows;
+}
+
+int64_t statistics_of(Kind kind) { return kind == Kind::kLayer ? 2 : 1; }
+
+Tensor statistics_like(const Tensor& x, Kind kind) {
+  return at::empty_symint({statistics_of(kind), rows_of(x)},
                           x.options().dtype(arithmetic_of(x.scalar_type())));
+}
+
+void check_statistics(const char* function, const Tensor& statistics, const Tensor& dy, Kind kind) {
+  check_operand(function, "statistics", statistics, dy);
+  TORCH_CHECK(statistics.dim() == 2, function, ": statistics has ", statistics.dim(),
+              " dimensions, but expected 2");
+  const c10::SymInt rows = rows_of(dy);
+  TORCH_SYM_CHECK(
+      statistics.sym_size(0).sym_eq(statistics_of(kind)) & statistics.sym_size(1).sym_eq(rows),
+      function, ": statistics has shape ", statistics.sym_sizes(), ", but expected (",
+      statistics_of(kind), ", ", rows, ")");
+}
+
+void check_gradient(const char* function, const Gradient& gradient) {
+  TORCH_CHECK_TYPE(is_supported(gradient.dtype) && is_supported(gradient.h_dtype) &&
+                       c10::promoteTypes(gradient.dtype, gradient.h_dtype) == gradient.h_dtype,
+                   function, ": dtype is ", gradient.dtype, " and h_dtype is ", gradient.h_dtype,
+                   ", but expected floating-point types of which the second holds the first");
 }
 
 Results forward_meta(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
@@ -99,12 +124,15 @@ ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Sa
                             const OptionalTensor& rng_state, const Settings& settings,
                             const Options& options, const Gradient& gradient) {
   constexpr auto kFunction = "dropout_add_norm_backward";
+  TORCH_CHECK(dy.dim() > 0, kFunction, ": dy has 0 dimensions, but expected at least 1");
   ResolvedNorm call{check_arguments(kFunction, dy, saved.bias, saved.h, rng_state, options)};
   check_like(kFunction, "dh", dh, dy);
   check_like(kFunction, "input", saved.x, dy);
   check_like(kFunction, "residual", saved.residual, dy);
   call.kind = resolve_kind(kFunction, settings.kind);
   check_eps(kFunction, settings.eps);
+  check_gradient(kFunction, gradient);
+  check_statistics(kFunction, saved.statistics, dy, call.kind);
   check_row_scale(kFunction, saved.row_scale, dy);
   check_row_vector(kFunction, "layer_scale", saved.layer_scale, dy);
   check_row_vector(kFunction, "weight", saved.weight, dy);
@@ -154,12 +182,11 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> (Tensor, Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
-  m.def(c10::str("draw_dropout_add_norm(Tensor x, Tensor? residual, Tensor? bias, "
-                 "Tensor? row_scale, Tensor? layer_scale, Tensor? weight, Tensor? norm_bias, "
-                 "Generator? generator, str norm, float eps, bool prenorm, ",
-                 kRowOptions, ") -> (Tensor, Tensor, Tensor, Tensor)")
-            .c_str(),
-        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  define_draw(m, c10::str("draw_dropout_add_norm(Tensor x, Tensor? residual, Tensor? bias, "
+                          "Tensor? row_scale, Tensor? layer_scale, Tensor? weight, "
+                          "Tensor? norm_bias, Generator? generator, str norm, float eps, "
+                          "bool prenorm, ",
+                          kRowOptions, ") -> (Tensor, Tensor, Tensor, Tensor)"));
   m.def(c10::str("dropout_add_norm_backward(Tensor dy, Tensor? dh, Tensor? h, Tensor? x, "
                  "Tensor? residual, Tensor? bias, Tensor? row_scale, Tensor? layer_scale, "
                  "Tensor? weight, Tensor statistics, Tensor? rng_state, str norm, float eps, ",

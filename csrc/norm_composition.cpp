@@ -19,7 +19,10 @@ Tensor scaled(Tensor branch, const OptionalTensor& layer_scale, const OptionalTe
 struct Statistics {
   Tensor mean, rstd;
   Statistics(const Tensor& h, Kind kind, double eps) {
-    if (kind == Kind::kLayer) mean = h.mean(-1, /*keepdim=*/true);
+    if (kind == Kind::kLayer) {
+      mean = h.mean(-1, /*keepdim=*/true);
+      mean = mean + (h - mean).mean(-1, /*keepdim=*/true);  // see correct_moments
+    }
     rstd = (centered(h).square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
   }
   Tensor centered(const Tensor& h) const { return mean.defined() ? h - mean : h; }

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "activations.h"
+#include "draw_schema.h"
 #include "operator_handle.h"
 
 namespace fused_dropout {
@@ -55,6 +56,30 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
   return dim < 0 ? dim + ndim : dim;
 }
 
+// The index of the last element, where it is known: what is traced is checked when it runs.
+bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef strides,
+                     const c10::SymInt& offset) {
+  const auto first = offset.maybe_as_int();
+  int64_t last = first.value_or(0);
+  if (!strides) {
+    if (last == 0) return true;
+    int64_t numel = 1;
+    for (const c10::SymInt& size : sizes) {
+      if (__builtin_mul_overflow(numel, size.maybe_as_int().value_or(1), &numel)) return false;
+    }
+    return !__builtin_add_overflow(last, numel, &last);
+  }
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    const int64_t steps = std::max<int64_t>(sizes[dim].maybe_as_int().value_or(1) - 1, 0);
+    int64_t distance;
+    if (__builtin_mul_overflow(steps, (*strides)[dim].maybe_as_int().value_or(0), &distance) ||
+        __builtin_add_overflow(last, distance, &last)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // Whether the CPU can read the tensor's values.
 bool has_values(const Tensor& tensor) { return tensor.device().is_cpu() && has_no_wrapper(tensor); }
 
@@ -67,6 +92,9 @@ bool is_supported(at::ScalarType dtype) {
 
 void check_operand(const char* function, const char* argument, const Tensor& operand,
                    const Tensor& x) {
+  TORCH_CHECK(operand.layout() == at::kStrided && !operand.is_nested(), function, ": ", argument,
+              " has layout ", operand.is_nested() ? "Nested" : c10::str(operand.layout()),
+              ", but expected a dense tensor (layout Strided)");
   TORCH_CHECK(is_supported(operand.scalar_type()), function, ": ", argument, " has dtype ",
               operand.scalar_type(), ", but expected float32, float64, float16 or bfloat16");
   TORCH_CHECK(operand.device() == x.device(), function, ": ", argument, " is on ", operand.device(),
@@ -100,7 +128,7 @@ bool has_no_wrapper(const Tensor& tensor) {
   using c10::DispatchKey;
   constexpr c10::DispatchKeySet kWrappers{DispatchKey::Python, DispatchKey::FuncTorchBatched,
                                           DispatchKey::FuncTorchGradWrapper,
-                                          DispatchKey::Functionalize};
+                                          DispatchKey::Functionalize, DispatchKey::Batched};
   return !tensor.key_set().has_any(kWrappers);
 }
 
@@ -135,20 +163,24 @@ void check_rng_state(const char* function, const Tensor& rng_state, at::Device d
   }
 }
 
-void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
-                      const c10::SymInt& offset, int64_t ndim) {
+void check_mask_place(const char* function, at::SymIntArrayRef sizes,
+                      at::OptionalSymIntArrayRef strides, const c10::SymInt& offset) {
   const auto is_negative = [](const c10::SymInt& number) {
     return number.maybe_as_int().value_or(0) < 0;
   };
   TORCH_CHECK_VALUE(!is_negative(offset), function, ": mask_offset is ", offset,
                     ", but a mask index is not negative");
-  if (!strides) return;
-  TORCH_CHECK_VALUE(static_cast<int64_t>(strides->size()) == ndim, function, ": mask_strides has ",
-                    strides->size(), " entries, but x has ", ndim, " dimensions");
-  for (const c10::SymInt& stride : *strides) {
-    TORCH_CHECK_VALUE(!is_negative(stride), function, ": mask_strides has ", stride,
-                      ", but a mask index is not negative");
+  if (strides) {
+    TORCH_CHECK_VALUE(strides->size() == sizes.size(), function, ": mask_strides has ",
+                      strides->size(), " entries, but x has ", sizes.size(), " dimensions");
+    for (const c10::SymInt& stride : *strides) {
+      TORCH_CHECK_VALUE(!is_negative(stride), function, ": mask_strides has ", stride,
+                        ", but a mask index is not negative");
+    }
   }
+  TORCH_CHECK_VALUE(last_index_fits(sizes, strides, offset), function, ": mask_offset is ", offset,
+                    strides ? c10::str(" and mask_strides is ", *strides) : "",
+                    ", but the last mask index has to be less than 2^63");
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {
@@ -168,8 +200,7 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
   } else {
     check_probability(function, call.p);
   }
-  TORCH_CHECK(is_supported(x.scalar_type()), function, ": x has dtype ", x.scalar_type(),
-              ", but expected float32, float64, float16 or bfloat16");
+  check_operand(function, "x", x, x);
   call.activation = resolve_activation(function, options.activation);
   call.parameter =
       resolve_parameter(function, call.activation, options.negative_slope, options.alpha);
@@ -199,7 +230,7 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
                       function, ": shared_dims has dimension ", dim, " twice");
     call.shared_dims.push_back(shared);
   }
-  check_mask_place(function, options.mask_strides, options.mask_offset, x.dim());
+  check_mask_place(function, x.sym_sizes(), options.mask_strides, options.mask_offset);
   if (options.mask_strides) call.mask_strides = options.mask_strides->vec();
   call.mask_offset = options.mask_offset;
   return call;
@@ -209,6 +240,13 @@ Resolved check_arguments(const char* function, const Tensor& x, const OptionalTe
 void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides) {
   TORCH_CHECK_VALUE(sizes.size() == strides.size(), function, ": strides has ", strides.size(),
                     " entries, but expected ", sizes.size());
+  // What is traced is checked when it runs: a comparison here would be a guard, or could not be
+  // decided.
+  const auto is_symbolic = [](const c10::SymInt& number) { return number.is_heap_allocated(); };
+  if (std::any_of(sizes.begin(), sizes.end(), is_symbolic) ||
+      std::any_of(strides.begin(), strides.end(), is_symbolic)) {
+    return;
+  }
   std::vector<size_t> order(sizes.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -217,12 +255,13 @@ void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArray
   for (const c10::SymInt& size : sizes) {
     if (size == 0) return;
   }
-  c10::SymInt expected = 1;
+  int64_t expected = 1;
+  bool fits = true;
   for (const size_t dim : order) {
     if (sizes[dim] == 1) continue;
-    TORCH_CHECK_VALUE(strides[dim] == expected, function, ": strides is ", strides,
+    TORCH_CHECK_VALUE(fits && strides[dim] == expected, function, ": strides is ", strides,
                       ", but expected those of a dense tensor of shape ", sizes);
-    expected *= sizes[dim];
+    fits = !__builtin_mul_overflow(expected, sizes[dim].as_int_unchecked(), &expected);
   }
 }
 
@@ -381,19 +420,16 @@ TORCH_LIBRARY(fused_dropout, m) {
   // Only these draw from a generator. `token` gives the device, and, under torch.compile, a fresh
   // one for each call keeps two calls from being merged into one. The two that draw and compute at
   // once are for eager calls; what is traced draws and computes apart.
-  m.def(
-      "draw_rng_state(Tensor token, Tensor? p_tensor=None, *, Generator? generator=None) -> Tensor",
-      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
-  m.def(c10::str("draw_bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, "
-                 "Generator? generator, ",
-                 kOptions, ") -> (Tensor, Tensor)")
-            .c_str(),
-        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
-  m.def(
-      "draw_dropout_(Tensor(a!) x, Generator? generator, float p, Tensor? p_tensor, "
-      "str dropout_mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
-      "SymInt mask_offset) -> Tensor",
-      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  define_draw(m,
+              "draw_rng_state(Tensor token, Tensor? p_tensor=None, *, Generator? generator=None) "
+              "-> Tensor");
+  define_draw(m, c10::str("draw_bias_act_dropout(Tensor x, Tensor? bias, Tensor? residual, "
+                          "Generator? generator, ",
+                          kOptions, ") -> (Tensor, Tensor)"));
+  define_draw(m,
+              "draw_dropout_(Tensor(a!) x, Generator? generator, float p, Tensor? p_tensor, "
+              "str dropout_mode, bool training, int[] shared_dims, SymInt[]? mask_strides, "
+              "SymInt mask_offset) -> Tensor");
 }
 
 }  // namespace fused_dropout

@@ -82,8 +82,9 @@ void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArray
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
 void check_probability_tensor(const char* function, const Tensor& p);
-void check_mask_place(const char* function, at::OptionalSymIntArrayRef strides,
-                      const c10::SymInt& offset, int64_t ndim);
+// `sizes`: of what the mask is for.
+void check_mask_place(const char* function, at::SymIntArrayRef sizes,
+                      at::OptionalSymIntArrayRef strides, const c10::SymInt& offset);
 
 // What a tensor of this dtype is computed in.
 inline at::ScalarType arithmetic_of(at::ScalarType dtype) {

@@ -6,8 +6,10 @@
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <numeric>
 
+#include "../noise_math.h"
 #include "capability.h"
 #include "large_memory.h"
 #include "rules.h"
@@ -60,8 +62,9 @@ Tensor gaussian_cpu(const Tensor& x_any, const Tensor& rng_state, const Options&
 ConcreteArgs concrete_arguments(const Tensor& x, const Tensor& logit, double temperature,
                                 const MaskLayout& mask, PhiloxState state) {
   const double number = logit.item<double>();
-  return {x.const_data_ptr(),   mask_rule(mask, kDrawsAlways, state), number, 1 / temperature,
-          1 + std::exp(number), 1 / (1 + std::exp(-number))};
+  const double most = x.scalar_type() == at::kDouble ? kMostLogit<double> : kMostLogit<float>;
+  return {x.const_data_ptr(), mask_rule(mask, kDrawsAlways, state), number,
+          1 / temperature,    1 + std::exp(std::min(number, most)), 1 / (1 + std::exp(-number))};
 }
 
 Tensor concrete_forward_cpu(const Tensor& x_any, const Tensor& logit, const Tensor& rng_state,

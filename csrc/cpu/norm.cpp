@@ -163,7 +163,7 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   const Tensor x = in_rows(x_any, layout, types.x);
   const Vectors vectors(layout, types.arithmetic(), is_empty ? std::nullopt : saved.bias,
                         saved.layer_scale, saved.weight, {}, saved.row_scale);
-  const Tensor statistics = saved.statistics.to(types.arithmetic());
+  const Tensor statistics = saved.statistics.to(types.arithmetic()).contiguous();
   NormBackwardArgs args;
   args.branch = vectors.branch(call, constants, state, layout, x);
   args.width = layout.width;

@@ -82,9 +82,9 @@ FD_HD C row_scale_of(const BranchArgs& args, int64_t row) {
   return args.row_scale ? static_cast<const C*>(args.row_scale)[row] : C(1);
 }
 
-// h of one row, and its sum. `values` may be where the branch is. Where h is a result, it is the
-// rounded one that is normalised: backward knows no other, and in rows whose values hardly differ
-// the rounding is much of what is normalised.
+// h of one row, and its mean up to rounding, in shares that cannot overflow. `values` may be where
+// the branch is. Where h is a result, it is the rounded one that is normalised: backward knows no
+// other, and in rows whose values hardly differ the rounding is much of what is normalised.
 template <class T, class H, class C>
 FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row, const C* branch,
                         C* values, void* h) {
@@ -94,6 +94,7 @@ FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row,
   const V row_scale(row_scale_of<C>(args.branch, row));
   const H* stream_in = static_cast<const H*>(residual) + (residual ? row * args.width : 0);
   H* stream_out = h ? static_cast<H*>(h) + row * args.width : nullptr;
+  const V share(C(1) / static_cast<C>(args.width));
   double total = 0;
   for_each_block_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
     V sum(C(0));
@@ -111,7 +112,7 @@ FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row,
         value = load_some(stream_out + i, some);
       }
       store(values + i, value);
-      sum = sum + value;
+      sum = add_product(sum, value, share);
     });
     total += sum_of_lanes(sum);
   });
@@ -137,18 +138,23 @@ void norm_forward_kernel(const NormForwardArgs& args, BranchKernel branch, int64
   for (int64_t row = first_row; row < last_row; ++row) {
     branch(args.branch, row, args.width, draws.at(row * args.width, args.width), values);
     const double sum = add_branch<T, H>(args, args.residual, row, values, values, args.h);
-    const C mean = args.centered ? static_cast<C>(sum / args.width) : C(0);
-    const V center(mean);
-    double squares = 0;
+    C mean = args.centered ? static_cast<C>(sum) : C(0);
+    const V about(mean);
+    double differences = 0, squares = 0;
     for_each_block_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
-      V block_sum(C(0));
+      V block_sum(C(0)), block_squares(C(0));
       for_each_register<kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
-        const V difference = only_some(load_register(values + i) - center, some);
-        block_sum = add_product(block_sum, difference, difference);
+        const V difference = only_some(load_register(values + i) - about, some);
+        block_sum = block_sum + difference;
+        block_squares = add_product(block_squares, difference, difference);
       });
-      squares += sum_of_lanes(block_sum);
+      differences += sum_of_lanes(block_sum);
+      squares += sum_of_lanes(block_squares);
     });
-    const C rstd = static_cast<C>(1.0 / std::sqrt(squares / args.width + args.eps));
+    double variance = squares / args.width;
+    if (args.centered) correct_moments(differences / args.width, mean, variance);
+    const V center(mean);
+    const C rstd = static_cast<C>(1.0 / std::sqrt(variance + args.eps));
     if (args.centered) static_cast<C*>(args.mean)[row] = mean;
     static_cast<C*>(args.rstd)[row] = rstd;
 

@@ -8,12 +8,16 @@ Stream stream_of(const Tensor& tensor) {
   return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
 }
 
+RandomState state_at(const Tensor& rng_state) {
+  return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
+}
+
 RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x) {
   if (!draws(constants) || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
-  return RandomState::at(rng_state->const_data_ptr<int64_t>());
+  return state_at(*rng_state);
 }
 
 MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {

@@ -14,6 +14,7 @@ inline bool draws(const DropConstants& constants) {
 }
 
 // The state is read on the device, when the kernel runs: a captured graph may have changed it.
+RandomState state_at(const Tensor& rng_state);
 RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);
 

@@ -26,7 +26,7 @@ Tensor kept_cuda(const Tensor& x, const Tensor& rng_state, const block::Options&
   const Tensor kept = at::zeros({}, counts);
   BlockArgs args;
   args.rule = *rule;
-  args.random = RandomState::at(rng_state.const_data_ptr<int64_t>());
+  args.random = state_at(rng_state);
   launch_block_count(args, kept.mutable_data_ptr<int64_t>(), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return kept;
@@ -53,7 +53,7 @@ Tensor apply_cuda(const Tensor& x_any, const OptionalTensor& rng_state, const Op
   const Tensor x = in_layout(x_any, strides, x_any.scalar_type());
   BlockArgs args;
   args.rule = *rule;
-  args.random = RandomState::at(rng_state->const_data_ptr<int64_t>());
+  args.random = state_at(*rng_state);
   if (call.scales()) args.kept = kept->const_data_ptr<int64_t>();
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();

@@ -28,11 +28,11 @@ struct RandomState {
   uint64_t added_offset = 0;      // to the number at offset_address
   int64_t* written_to = nullptr;  // gets seed and offset, for backward
 
-  static RandomState at(const int64_t* rng_state) {
+  static RandomState at(const int64_t* rng_state, int64_t stride) {
     RandomState state;
     state.indirect = true;
     state.seed_address = rng_state;
-    state.offset_address = rng_state + 1;
+    state.offset_address = rng_state + stride;
     return state;
   }
 };

@@ -16,10 +16,6 @@ namespace {
 // Any count that is neither none nor all: kernels look at the draws only.
 constexpr uint32_t kDrawsAlways = 1;
 
-RandomState state_at(const Tensor& rng_state) {
-  return RandomState::at(rng_state.const_data_ptr<int64_t>());
-}
-
 Tensor output_like(const Tensor& x, at::IntArrayRef strides, bool wanted = true) {
   return wanted ? at::empty_strided(x.sizes(), strides, x.options()) : at::empty({0}, x.options());
 }

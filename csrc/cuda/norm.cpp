@@ -173,7 +173,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
   const Tensor h = in_rows(saved.h, layout, types.h);
   const Operands operands(layout, types, saved.x, saved.h ? std::nullopt : saved.residual,
                           saved.bias, saved.layer_scale, saved.row_scale, saved.weight);
-  const Tensor statistics = saved.statistics.to(types.arithmetic());
+  const Tensor statistics = saved.statistics.to(types.arithmetic()).contiguous();
   operands.set(args, call, layout, random, types);
   args.dy = dy.const_data_ptr();
   args.dh = data_of(dh);

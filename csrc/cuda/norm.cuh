@@ -159,11 +159,12 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
   constexpr int kDepth = kStages<T, kVector, kGroups>;
   FD_DYNAMIC_SHARED(shared);
   Team team(grid, threadIdx.x);
-  TeamSums<C, 1> team_sums(team);
+  TeamSums<C, 1> team_mean(team);
+  TeamSums<C, 2> team_moments(team);
   Staging staging(shared, args.staged_words, grid.threads(), threadIdx.x);
   RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
   write_down(args.branch.random, row.state);
-  const C width = static_cast<C>(args.width);
+  const C share = C(1) / static_cast<C>(args.width);
 
   for_each_row<kDepth>(
       grid, args.rows, args.width, team, staging, [&](const RowPart& part) { row.fetch(part); },
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
         if constexpr (kGroups == 1) load_weights(0);
         row.draw_masks(part);
         wait_for_row<kDepth>();
-        C values[kGroups][kGroup], sum[1] = {C(0)};
+        C values[kGroups][kGroup], mean[1] = {C(0)};
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) row.sum_with_residual(part, g, values[g]);
 #pragma unroll
@@ -192,26 +193,29 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
           }
 #pragma unroll
           for (int k = 0; k < kGroup; ++k)
-            sum[0] += k < part.count<kVector>(g) ? values[g][k] : C(0);
+            if (k < part.count<kVector>(g)) mean[0] = add_product(mean[0], values[g][k], share);
         }
-        C mean = C(0);
         if (args.centered) {
-          team_sums.add_up(sum);
-          mean = sum[0] / width;
+          team_mean.add_up(mean);
+        } else {
+          mean[0] = C(0);
         }
-        sum[0] = C(0);
+        C moments[2] = {C(0), C(0)};
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
           for (int k = 0; k < kGroup; ++k) {
-            const C difference = k < part.count<kVector>(g) ? values[g][k] - mean : C(0);
-            sum[0] = add_product(sum[0], difference, difference);
+            const C difference = k < part.count<kVector>(g) ? values[g][k] - mean[0] : C(0);
+            moments[0] = moments[0] + difference;
+            moments[1] = add_product(moments[1], difference, difference);
           }
         }
-        team_sums.add_up(sum);
-        const C rstd = C(1) / std::sqrt(sum[0] / width + number<C>(args.eps));
+        team_moments.add_up(moments);
+        C variance = moments[1] * share;
+        if (args.centered) correct_moments(moments[0] * share, mean[0], variance);
+        const C rstd = C(1) / std::sqrt(variance + number<C>(args.eps));
         if (team.lane == 0 && part.is_row) {
-          if (args.centered) static_cast<C*>(args.mean)[part.row] = mean;
+          if (args.centered) static_cast<C*>(args.mean)[part.row] = mean[0];
           static_cast<C*>(args.rstd)[part.row] = rstd;
         }
 #pragma unroll
@@ -219,7 +223,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
           if constexpr (kGroups > 1) load_weights(g);
 #pragma unroll
           for (int k = 0; k < kGroup; ++k) {
-            values[g][k] = norm_element(values[g][k], mean, rstd, weight[k], norm_bias[k]);
+            values[g][k] = norm_element(values[g][k], mean[0], rstd, weight[k], norm_bias[k]);
           }
           store_group<kVector>(part.of(static_cast<Y*>(args.y), g), part.count<kVector>(g),
                                values[g]);

@@ -36,8 +36,7 @@ Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
   if (call.kept.numel() == 0) return call.kept;
   TORCH_CHECK(has_rule(call.layout), "dropout_mask: the mask has ", call.layout.sizes.size(),
               " dimensions that cannot be collapsed, but expected at most ", kMaxMaskDims);
-  launch_mask(mask_rule(call.layout, call.keep_count),
-              RandomState::at(rng_state.const_data_ptr<int64_t>()), call.kept.numel(),
+  launch_mask(mask_rule(call.layout, call.keep_count), state_at(rng_state), call.kept.numel(),
               call.kept.mutable_data_ptr<bool>(), stream_of(call.kept));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return call.kept;

@@ -1,5 +1,7 @@
 """What the functions of this package do with their arguments before they call an operator."""
 
+import operator
+
 import torch
 from torch.overrides import has_torch_function_variadic
 
@@ -21,6 +23,12 @@ def probability_arguments(p):
 
 
 def normalized_dims(function, dims, ndim):
+    try:
+        dims = [dim if isinstance(dim, int) else operator.index(dim) for dim in dims]
+    except TypeError:
+        raise TypeError(
+            f"{function}: shared_dims is {dims!r}, but expected a sequence of integers"
+        ) from None
     for dim in dims:
         if not -ndim <= dim < ndim:
             raise IndexError(f"{function}: shared_dims has {dim}, but x has {ndim} dimensions")
@@ -30,7 +38,23 @@ def normalized_dims(function, dims, ndim):
     return dims
 
 
-def probability(p):
+def check_tensor(function, argument, x):
+    """For functions that look at a tensor before an operator does."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"{function}: {argument} is of type {type(x).__name__}, but expected a Tensor"
+        )
+
+
+def check_generator(function, generator):
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{function}: generator is of type {type(generator).__name__}, but expected a "
+            "torch.Generator or None"
+        )
+
+
+def probability(p, function="dropout", argument="p"):
     """A number, or, under torch.compile, a tensor whose value is read when the graph runs."""
     if isinstance(p, torch.Tensor):
         if p.requires_grad:
@@ -44,7 +68,13 @@ def probability(p):
         if torch.compiler.is_compiling():
             return p.to(torch.float64)
         p = p.item()
-    if not 0 <= p <= 1:
+    try:
+        is_probability = 0 <= p <= 1
+    except TypeError:
+        raise TypeError(
+            f"{function}: {argument} is {p!r}, but expected a number or a 0-d tensor"
+        ) from None
+    if not is_probability:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     return p
 
@@ -89,6 +119,11 @@ def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None, shard=None
     """Of the two spellings the one that was used. `sizes`: of the mask, where not x's."""
     if noise_shape is None:
         return shared_dims
+    check_tensor(function, "x", x)
+    if not isinstance(noise_shape, (tuple, list)):
+        raise TypeError(
+            f"{function}: noise_shape is {noise_shape!r}, but expected a tuple of integers or None"
+        )
     if shard is not None:
         sizes = whole_sizes(function, x.dim(), shard)
     elif sizes is None:
@@ -141,7 +176,9 @@ def state_for(function, x, p, training, generator, rng_state, shard=None):
     if tensor_p is None and (p == 0 or p == 1):
         return None
     if rng_state is not None:
+        check_tensor(function, "rng_state", rng_state)
         return rng_state
+    check_generator(function, generator)
     if generator is not None and torch.compiler.is_compiling():
         raise TypeError(
             f"{function}: a generator cannot be an input of a compiled graph; draw a state outside "

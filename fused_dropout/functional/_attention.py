@@ -113,12 +113,14 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad):
         query, key, value, mask, state = ctx.saved_tensors
         p, scale, shape = ctx.options
-        if torch.is_grad_enabled():  # create_graph
+        create_graph = torch.is_grad_enabled()
+        if create_graph or _is_batched(grad):
             wanted = [x for x in (query, key, value) if x.requires_grad]
             if mask is not None:
                 mask = mask.expand(shape).reshape(-1, *shape[-2:])
-            result = chain(query, key, value, mask, p, scale, rng_state=state)
-            grads = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+            with torch.enable_grad():
+                result = chain(query, key, value, mask, p, scale, rng_state=state)
+            grads = iter(torch.autograd.grad(result, wanted, grad, create_graph=create_graph))
             grads = [next(grads) if x.requires_grad else None for x in (query, key, value)]
             return *grads, None, None, None, None, None
         of_query, of_key, of_value = (
@@ -143,26 +145,31 @@ class _Attention(torch.autograd.Function):
                 grad_input=kept,
             )
             if of_query is not None:
-                _product(of_scores, key[part], scale, of_query[part])
+                torch.bmm(of_scores, key[part], out=of_query[part]).mul_(scale)
             if of_key is not None:
-                _product(of_scores.transpose(1, 2), query[part], scale, of_key[part])
+                torch.bmm(of_scores.transpose(1, 2), group.query, out=of_key[part])
         return of_query, of_key, of_value, None, None, None, None, None
+
+
+def _is_batched(grad):
+    """Whether several gradients come at once, of which each operator takes one after the other."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 class _Group(NamedTuple):
     """Some of the matrices: ``part`` says which; the others are theirs, and two buffers."""
 
     part: slice
-    query: torch.Tensor
+    query: torch.Tensor  # scaled
     key: torch.Tensor
     mask: torch.Tensor | None
-    scale: float
     drop: Callable
     scores: torch.Tensor
     buffer: torch.Tensor
 
     def probabilities(self):
-        _product(self.query, self.key.transpose(1, 2), self.scale, self.scores)
+        torch.bmm(self.query, self.key.transpose(1, 2), out=self.scores)
         if self.mask is not None:
             self.scores.add_(self.mask)
         return torch.softmax(self.scores, -1, out=self.buffer)
@@ -176,23 +183,18 @@ def _groups(query, key, mask, state, p, scale, shape):
     if mask is not None:
         mask = torch.atleast_2d(mask)
         masks = mask.reshape(-1, *mask.shape[-2:])
-        mask_of = torch.arange(len(masks)).view(mask.shape[:-2]).expand(shape[:-2]).flatten()
+        mask_of = torch.arange(len(masks), device=mask.device)
+        mask_of = mask_of.view(mask.shape[:-2]).expand(shape[:-2]).flatten()
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         scores, buffer = buffers[:, : part.stop - start]
         shard = Shard((count, *sizes), (start, 0, 0))
         yield _Group(
             part,
-            query[part],
+            query[part] * scale,
             key[part],
             None if mask is None else masks if len(masks) == 1 else masks[mask_of[part]],
-            scale,
             functools.partial(dropout, p=p, rng_state=state, shard=shard),
             scores,
             buffer,
         )
-
-
-def _product(a, b, scale, out):
-    """``a @ b * scale`` in one pass."""
-    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale, out=out)

@@ -2,7 +2,7 @@
 
 import torch
 
-from fused_dropout.functional._arguments import normalized_dims, whole_sizes
+from fused_dropout.functional._arguments import check_tensor, normalized_dims, whole_sizes
 
 
 def is_empty(function, x, shard):
@@ -11,7 +11,17 @@ def is_empty(function, x, shard):
     Of a shard the whole counts: a rank whose part is empty draws as the others do, or its generator
     would fall behind theirs.
     """
-    return x.numel() == 0 if shard is None else 0 in whole_sizes(function, x.dim(), shard)
+    check_tensor(function, "x", x)
+    return has_no_elements(x) if shard is None else 0 in whole_sizes(function, x.dim(), shard)
+
+
+def has_no_elements(x):
+    """Under torch.compile a number of elements that depends on data is taken for not zero."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+        return guard_or_false(x.numel() == 0)
+    return x.numel() == 0
 
 
 def mask_place(function, x, shard, shared_dims, sizes=None):
@@ -30,6 +40,11 @@ def mask_place(function, x, shard, shared_dims, sizes=None):
         if dim not in shared_dims:
             strides[dim] = step
             step = step * whole[dim]
+    if isinstance(step, int) and step >= 2**63:
+        raise ValueError(
+            f"{function}: shard has shape {whole}, of which the mask has {step} elements, but "
+            "expected less than 2^63"
+        )
     offset = 0
     for dim in range(len(sizes)):
         offset = offset + shard.offsets[dim] * strides[dim]

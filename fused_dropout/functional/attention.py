@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from fused_dropout.functional._arguments import is_zero, probability
+from fused_dropout.functional._arguments import check_tensor, is_zero, probability
 from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
 
 
@@ -62,7 +62,10 @@ def scaled_dot_product_attention(
 
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017.
     """
-    p = probability(dropout_p)
+    name = "scaled_dot_product_attention"
+    for argument, x in (("query", query), ("key", key), ("value", value)):
+        check_tensor(name, argument, x)
+    p = probability(dropout_p, name, "dropout_p")
     if not is_zero(p):
         _check(query, key, value, attn_mask, is_causal, enable_gqa)
         if attn_mask is not None and attn_mask.dtype != torch.bool:
@@ -111,8 +114,15 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
         raise RuntimeError(
             f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in key"
         )
-    if batches[1] != batches[2]:
-        torch.broadcast_shapes(*batches)
+    batch = torch.broadcast_shapes(*batches)
+    if attn_mask is not None and not torch.compiler.is_compiling():
+        scores = (*batch, query.shape[-2], key.shape[-2])
+        sizes = zip(attn_mask.shape[::-1], scores[::-1], strict=False)
+        if attn_mask.dim() > len(scores) or any(m not in (1, n) for m, n in sizes):
+            raise RuntimeError(
+                f"{name}: attn_mask has shape {tuple(attn_mask.shape)}, which does not broadcast "
+                f"to {scores}, that of the scores"
+            )
     dtypes = (torch.bool, torch.float32, query.dtype)
     if attn_mask is not None and attn_mask.dtype not in dtypes:
         raise RuntimeError(

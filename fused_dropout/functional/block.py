@@ -5,12 +5,14 @@ import torch
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     check_mode,
+    check_tensor,
     is_plain,
     is_zero,
     probability,
     probability_arguments,
     state_for,
 )
+from fused_dropout.functional._place import has_no_elements
 
 
 def check_block_size(function, block_size):
@@ -84,15 +86,16 @@ def drop_block(
     NeurIPS 2018.
     """
     function = "drop_block"
-    p = probability(p)
+    p = probability(p, function)
     check_block_size(function, block_size)
     check_mode(function, mode)
+    check_tensor(function, "x", x)
     if not 3 <= x.dim() <= 5:
         raise RuntimeError(
             f"{function}: x has {x.dim()} dimensions, but expected 3 to 5: (N, C, L), "
             "(N, C, H, W) or (N, C, D, H, W)"
         )
-    if (not training and mode == "inverted") or is_zero(p) or x.numel() == 0:
+    if (not training and mode == "inverted") or is_zero(p) or has_no_elements(x):
         return x
     options = (block_size, shared_channels, mode, training)
     if is_plain(x):
@@ -130,7 +133,7 @@ def drop_block_rate(sizes, p, block_size):
         float: from 0 to 1.
     """
     function = "drop_block_rate"
-    p = float(probability(p))
+    p = float(probability(p, function))
     check_block_size(function, block_size)
     sizes = tuple(sizes)
     if not 1 <= len(sizes) <= 3 or any(size < 1 for size in sizes):

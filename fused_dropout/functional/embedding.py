@@ -5,12 +5,15 @@ import torch.nn.functional as F
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
+    check_generator,
     check_mode,
+    check_tensor,
     inverted_scale,
     is_zero,
     keep_probability,
     probability,
 )
+from fused_dropout.functional._place import has_no_elements
 from fused_dropout.functional.pointwise import dropout
 
 
@@ -62,8 +65,11 @@ def embedding_dropout(
     networks", NeurIPS 2016, section 4.2; Merity, Keskar and Socher, "Regularizing and optimizing
     LSTM language models", ICLR 2018, section 4.3.
     """
-    p = probability(p)
+    p = probability(p, "embedding_dropout")
     check_mode("embedding_dropout", mode)
+    check_tensor("embedding_dropout", "input", input)
+    check_tensor("embedding_dropout", "weight", weight)
+    check_generator("embedding_dropout", generator)
     if weight.dim() != 2:
         raise ValueError(f"embedding_dropout: weight has {weight.dim()} dimensions, but expected 2")
     if input.dtype not in (torch.int64, torch.int32):
@@ -89,7 +95,7 @@ def embedding_dropout(
             rng_state,
         )
     y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    if not drops or y.numel() == 0:
+    if not drops or has_no_elements(y):
         return y
     q = keep_probability(p)
     if not training and isinstance(q, torch.Tensor):
@@ -98,7 +104,7 @@ def embedding_dropout(
         return y * q
     # A mask of words, which one pass over the vocabulary makes.
     kept = dropout(
-        torch.ones(len(weight), device=weight.device),
+        torch.ones(weight.shape[0], device=weight.device),
         p,
         mode="classic",
         generator=generator,
@@ -106,4 +112,7 @@ def embedding_dropout(
     )
     if mode == "inverted":
         y = y * inverted_scale(p)
-    return y.masked_fill_(F.embedding(input, kept[:, None]) == 0, 0)
+    dropped = F.embedding(input, kept[:, None]) == 0
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return y.masked_fill(dropped, 0)  # there may be many masks for one y
+    return y.masked_fill_(dropped, 0)

@@ -70,7 +70,7 @@ def bias_glu_dropout(
     Shazeer, "GLU variants improve transformer", 2020.
     """
     function = "bias_glu_dropout"
-    p = probability(p)
+    p = probability(p, function)
     if noise_shape is not None:
         shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, _sizes(x), shard)
     options = (negative_slope, alpha, shared_dims, mode)

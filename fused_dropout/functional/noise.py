@@ -56,7 +56,7 @@ def gaussian_dropout(
     JMLR 2014, section 10.
     """
     function = "gaussian_dropout"
-    p = probability(p)
+    p = probability(p, function)
     check_below_one(function, p)
     if not training or is_zero(p) or is_empty(function, x, shard):
         return x

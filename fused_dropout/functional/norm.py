@@ -181,7 +181,7 @@ def _apply(
 ):
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
-    p = probability(p)
+    p = probability(p, function)
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     settings = (norm, eps, prenorm)
     options = (negative_slope, alpha, shared_dims, mode)

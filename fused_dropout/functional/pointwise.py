@@ -147,7 +147,7 @@ def bias_act_dropout(
         x,
         bias,
         residual,
-        probability(p),
+        probability(p, "bias_act_dropout"),
         activation,
         training,
         bias_dim=bias_dim,
@@ -191,7 +191,7 @@ def bias_dropout_add(
         x,
         bias,
         residual,
-        probability(p),
+        probability(p, "bias_dropout_add"),
         "identity",
         training,
         bias_dim=bias_dim,
@@ -220,7 +220,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
     Returns:
         Tensor: bool, of the given shape, True where an element is kept.
     """
-    p = float(probability(p))
+    p = float(probability(p, "dropout_mask"))
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )

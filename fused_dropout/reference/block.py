@@ -52,10 +52,10 @@ def drop_block_mask(x, p, block_size, rng_state, *, shared_channels=False):
 
 def drop_block_rate(sizes, p, block_size):
     """The mean of `1 - (1 - gamma) ** n` over a map, where `n` blocks can hold a place."""
-    holding = torch.ones((), dtype=torch.float64)
+    holding = torch.ones((), dtype=torch.float64, device="cpu")
     for size, k in zip(sizes, _clamped_blocks(sizes, block_size), strict=True):
-        first = torch.arange(size - k + 1).unsqueeze(1)
-        place = torch.arange(size)
+        first = torch.arange(size - k + 1, device="cpu").unsqueeze(1)
+        place = torch.arange(size, device="cpu")
         holding = holding.unsqueeze(-1) * ((first <= place) & (place < first + k)).sum(0)
     no_seed = drop_block_keep_count(sizes, p, block_size) / 65536
     return float((1 - no_seed**holding).mean())

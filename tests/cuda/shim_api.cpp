@@ -162,7 +162,7 @@ void shim_backward(const Call* call, const void* dy, const void* x, const void* 
   PointwiseBackwardArgs args{dy, x, dx, partials, {}, {}, {}, {}, call->scale, call->parameter};
   args.bias = {bias, call->bias_wide != 0};
   args.layout = layout_for(call->numel, call->channels, call->inner);
-  args.random = RandomState::at(state);
+  args.random = RandomState::at(state, /*stride=*/1);
   args.mask = mask_of(*call);
   const auto storage = static_cast<Storage>(call->storage);
   launch_pointwise_backward(args, storage, call->wide, call->activation, nullptr);
