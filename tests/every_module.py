@@ -1,4 +1,4 @@
-"""All public modules: how each is made, and an input. Tests of what holds for all of them use it."""
+"""All public modules: how each is made, and inputs. For tests of what holds for all of them."""
 
 import functools
 from typing import Any, NamedTuple

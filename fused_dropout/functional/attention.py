@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from fused_dropout.functional._arguments import is_zero, probability
 from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
 
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 def scaled_dot_product_attention(
     query,
@@ -38,6 +40,8 @@ def scaled_dot_product_attention(
       ``dropout_p``, it is the chain above, with the masks of this package: scores and
       probabilities are written down.
 
+    Nested tensors are for torch's own function, on every device.
+
     On the CPU compiled code, autocast and ``torch.func`` take the chain too.
 
     Args:
@@ -63,11 +67,14 @@ def scaled_dot_product_attention(
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017.
     """
     p = probability(dropout_p)
-    if not is_zero(p):
+    nested = query.is_nested or key.is_nested or value.is_nested
+    if nested:
+        _check_nested(p, generator, rng_state)
+    elif not is_zero(p):
         _check(query, key, value, attn_mask, is_causal, enable_gqa)
         if attn_mask is not None and attn_mask.dtype != torch.bool:
             attn_mask = attn_mask.to(query.dtype)
-    if is_torchs(query, p, generator, rng_state):
+    if nested or is_torchs(query, p, generator, rng_state):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, float(p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -90,9 +97,24 @@ def scaled_dot_product_attention(
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
+def _check_nested(p, generator, rng_state):
+    for name, value in (("generator", generator), ("rng_state", rng_state)):
+        if value is not None and not is_zero(p):
+            raise ValueError(
+                f"scaled_dot_product_attention: {name} is given, but query, key and value are "
+                "nested tensors, for which torch draws the mask"
+            )
+
+
 def _check(query, key, value, attn_mask, is_causal, enable_gqa):
     """What would be found out only after a state was drawn, or not at all."""
     name = "scaled_dot_product_attention"
+    for argument, x in (("query", query), ("key", key), ("value", value)):
+        if x.layout != torch.strided or x.dtype not in _DTYPES:
+            raise RuntimeError(
+                f"{name}: {argument} has layout {x.layout} and dtype {x.dtype}, but expected a "
+                "strided tensor of float32, float64, float16 or bfloat16"
+            )
     if is_causal and attn_mask is not None:
         raise RuntimeError(
             f"{name}: is_causal is True and attn_mask is given, but only one of them can be"

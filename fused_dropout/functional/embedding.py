@@ -1,5 +1,7 @@
 """Dropout of words."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -11,6 +13,7 @@ from fused_dropout.functional._arguments import (
     keep_probability,
     probability,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional.pointwise import dropout
 
 
@@ -70,6 +73,22 @@ def embedding_dropout(
         raise TypeError(
             f"embedding_dropout: input is {input.dtype}, but expected torch.int64 or torch.int32"
         )
+    if input.is_nested:
+        call = functools.partial(
+            embedding_dropout,
+            weight=weight,
+            p=p,
+            training=training,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+            mode=mode,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        return on_values("embedding_dropout", call, input, argument="input")
     drops = not is_zero(p) and (training or mode == "classic")
     if drops and not torch.compiler.is_compiling():
         # Before a state is drawn, and before max_norm changes the table.

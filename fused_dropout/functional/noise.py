@@ -1,5 +1,7 @@
 """Noise that is not a mask of one probability: Gaussian and Concrete dropout, and Standout."""
 
+import functools
+
 import torch
 
 from fused_dropout._extension import _C
@@ -11,6 +13,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import is_empty, mask_place
 
 
@@ -58,7 +61,13 @@ def gaussian_dropout(
     function = "gaussian_dropout"
     p = probability(p)
     check_below_one(function, p)
-    if not training or is_zero(p) or is_empty(function, x, shard):
+    if not training or is_zero(p):
+        return x
+    if x.is_nested:
+        call = functools.partial(gaussian_dropout, p=p, generator=generator, rng_state=rng_state)
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, **sharing, shard=shard)
+    if is_empty(function, x, shard):
         return x
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x):
@@ -130,7 +139,19 @@ def concrete_dropout(
     function = "concrete_dropout"
     if not isinstance(logit, torch.Tensor):
         raise TypeError(f"{function}: logit is {logit!r}, but expected a tensor of one element")
-    if not training or is_empty(function, x, shard):
+    if not training:
+        return x
+    if x.is_nested:
+        call = functools.partial(
+            concrete_dropout,
+            logit=logit,
+            temperature=temperature,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, **sharing, shard=shard)
+    if is_empty(function, x, shard):
         return x
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x, logit):
@@ -199,6 +220,17 @@ def standout(
     Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013.
     """
     function = "standout"
+    if x.is_nested:
+        call = functools.partial(
+            standout,
+            alpha=alpha,
+            beta=beta,
+            training=training,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, same={"z": z}, **sharing, shard=shard)
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x, z):
         return _C.standout(function, x, z, alpha, beta, training, shared_dims, generator, rng_state)

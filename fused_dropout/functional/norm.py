@@ -10,6 +10,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import mask_place
 
 
@@ -182,6 +183,40 @@ def _apply(
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
     p = probability(p)
+    if x.is_nested:
+        _, residual, bias, row_scale, *vectors = tensors
+
+        def call(values, residual, row_scale, shared_dims=(), noise_shape=None):
+            return _apply(
+                function,
+                norm,
+                (values, residual, bias, row_scale, *vectors),
+                eps,
+                prenorm,
+                p,
+                activation,
+                training,
+                negative_slope,
+                alpha,
+                shared_dims,
+                noise_shape,
+                mode,
+                generator,
+                rng_state,
+                shard,
+            )
+
+        return on_values(
+            function,
+            call,
+            x,
+            same={"residual": residual},
+            rows={"row_scale": row_scale},
+            last=1,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
+            shard=shard,
+        )
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     settings = (norm, eps, prenorm)
     options = (negative_slope, alpha, shared_dims, mode)

@@ -1,5 +1,7 @@
 """Elementwise: dropout, with a bias, an activation and a residual."""
 
+import functools
+
 import torch
 
 from fused_dropout._extension import _C
@@ -13,6 +15,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import is_empty, mask_place
 
 
@@ -71,7 +74,21 @@ def dropout(
         raise ValueError(f"dropout: mode is {mode!r}, but expected one of {', '.join(MODES)}")
     if not training and mode != "classic":
         return x
-    if is_zero(p) or is_empty("dropout", x, shard):
+    if is_zero(p):
+        return x
+    if x.is_nested:
+        return on_values(
+            "dropout",
+            functools.partial(
+                dropout, p=p, training=training, mode=mode, generator=generator, rng_state=rng_state
+            ),
+            x,
+            inplace=inplace,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
+            shard=shard,
+        )
+    if is_empty("dropout", x, shard):
         return x
     if inplace:
         return _dropout_(
@@ -142,7 +159,8 @@ def bias_act_dropout(
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as for :func:`dropout`.
     """
-    return _apply(
+    apply = _apply_nested if x.is_nested else _apply
+    return apply(
         "bias_act_dropout",
         x,
         bias,
@@ -186,7 +204,8 @@ def bias_dropout_add(
     Arguments, result and errors are those of :func:`bias_act_dropout` with the identity as the
     activation; ``bias`` may be None.
     """
-    return _apply(
+    apply = _apply_nested if x.is_nested else _apply
+    return apply(
         "bias_dropout_add",
         x,
         bias,
@@ -221,6 +240,8 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         Tensor: bool, of the given shape, True where an element is kept.
     """
     p = float(probability(p))
+    if like is not None and like.is_nested:
+        raise TypeError("dropout_mask: like is a nested tensor: pass the shape of its values")
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )
@@ -307,6 +328,35 @@ def _apply(
         training,
         list(shared_dims),
         *place,
+    )
+
+
+def _apply_nested(
+    function,
+    x,
+    bias,
+    residual,
+    p,
+    activation,
+    training,
+    *,
+    bias_dim=-1,
+    shared_dims=(),
+    noise_shape=None,
+    shard=None,
+    **options,
+):
+    return on_values(
+        function,
+        functools.partial(
+            _apply, function, bias=bias, p=p, activation=activation, training=training, **options
+        ),
+        x,
+        same={"residual": residual},
+        bias_dim=None if bias is None else bias_dim,
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        shard=shard,
     )
 
 

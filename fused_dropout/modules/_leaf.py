@@ -9,7 +9,8 @@ class Leaf:
     torch.nn; that of the class, where pickles look for it, stays. A subclass that is defined
     elsewhere is looked into, as one of torch's layers is.
 
-    A module that consists of leaves and calls nothing else needs no mixin.
+    A module that consists of leaves and calls nothing else needs no mixin. In the list of bases it
+    stands behind the one that has ``__init__``, whose signature the class then shows.
     """
 
     def __new__(cls, *args, **kwargs):

@@ -16,7 +16,7 @@ _NUMBERS_AT_A_TIME = 2**22
 class DropConnectLinear(LinearWeights):
     """A linear layer that drops single weights in training, with the activation behind it.
 
-    Parameters, initialisation and state-dict keys (weight, bias) are those of a ``torch.nn.Linear``.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
     It is no subclass of that class, so that tools which replace linear layers leave it alone.
 
     Each call in training draws one mask over the weight matrix, for all examples of the batch; the

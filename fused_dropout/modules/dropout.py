@@ -92,7 +92,7 @@ class Dropout3d(_ModeMixin, nn.Dropout3d):
         return _dropout3d(input, *self._arguments())
 
 
-class AlphaDropout(Leaf, nn.AlphaDropout):
+class AlphaDropout(nn.AlphaDropout, Leaf):
     """Dropout that keeps mean and variance, for networks of SELU units.
 
     As in torch, ``inplace`` is accepted and has no effect.
@@ -107,7 +107,7 @@ class AlphaDropout(Leaf, nn.AlphaDropout):
         return FF.dropout(input, self.p, self.training, mode="alpha")
 
 
-class FeatureAlphaDropout(Leaf, nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
     """:class:`AlphaDropout` of whole channels, for input (N, C, ...).
 
     As in torch, ``inplace`` is accepted and has no effect.

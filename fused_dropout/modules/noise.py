@@ -198,7 +198,9 @@ class ConcreteDropout(Leaf, nn.Module):
         logit = self._logit
         # 1 / (1 - p) = 1 + e^logit; log p and log(1 - p) without a difference that cancels.
         weights = self.weight_regularizer * matrix.square().sum() * (1 + logit.exp())
-        entropy = torch.sigmoid(logit) * _softplus(-logit) + torch.sigmoid(-logit) * _softplus(logit)
+        entropy = torch.sigmoid(logit) * _softplus(-logit) + torch.sigmoid(-logit) * _softplus(
+            logit
+        )
         return weights - self.dropout_regularizer * input_features * entropy
 
     def extra_repr(self):

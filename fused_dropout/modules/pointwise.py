@@ -116,7 +116,7 @@ class BiasDropoutAdd(DropOptions, nn.Module):
 class LinearActDropout(DropOptions, LinearWeights):
     """``dropout(activation(linear(x)))``: the bias is added in the activation's pass.
 
-    Parameters, initialisation and state-dict keys (weight, bias) are those of a ``torch.nn.Linear``.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
     It is no subclass of that class, so that tools which replace linear layers leave it alone.
 
     Args:

@@ -86,7 +86,7 @@ def test_a_fused_model_is_traced_as_the_unfused(make, training):
 
 @pytest.mark.parametrize("name", ["Dropout", "LinearActDropout", "DropoutAddLayerNorm"])
 def test_tracers_of_other_people(name):
-    """Those that ask torch's rule get a call of the module, and those without leaves look inside."""
+    """Those that ask torch's rule get a call of the module; those without leaves look inside."""
 
     class More(torch.fx.Tracer):
         def is_leaf_module(self, module, path):
