@@ -3,10 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from fused_dropout.functional._arguments import is_zero, probability
+from fused_dropout.functional._arguments import check_kind, check_layout, is_zero, probability
 from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
-
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def scaled_dot_product_attention(
@@ -110,11 +108,9 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
     """What would be found out only after a state was drawn, or not at all."""
     name = "scaled_dot_product_attention"
     for argument, x in (("query", query), ("key", key), ("value", value)):
-        if x.layout != torch.strided or x.dtype not in _DTYPES:
-            raise RuntimeError(
-                f"{name}: {argument} has layout {x.layout} and dtype {x.dtype}, but expected a "
-                "strided tensor of float32, float64, float16 or bfloat16"
-            )
+        check_kind(name, argument, x)
+    if attn_mask is not None:
+        check_layout(name, "attn_mask", attn_mask)
     if is_causal and attn_mask is not None:
         raise RuntimeError(
             f"{name}: is_causal is True and attn_mask is given, but only one of them can be"

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
+    check_kind,
+    check_layout,
     check_mode,
     inverted_scale,
     is_zero,
@@ -73,7 +75,7 @@ def embedding_dropout(
         raise TypeError(
             f"embedding_dropout: input is {input.dtype}, but expected torch.int64 or torch.int32"
         )
-    if input.is_nested:
+    if getattr(input, "is_nested", False):
         call = functools.partial(
             embedding_dropout,
             weight=weight,
@@ -89,9 +91,11 @@ def embedding_dropout(
             rng_state=rng_state,
         )
         return on_values("embedding_dropout", call, input, argument="input")
+    check_layout("embedding_dropout", "input", input)
     drops = not is_zero(p) and (training or mode == "classic")
     if drops and not torch.compiler.is_compiling():
         # Before a state is drawn, and before max_norm changes the table.
+        check_kind("embedding_dropout", "weight", weight)
         no_bias = no_residual = no_slope = no_alpha = None
         _C.check(
             "embedding_dropout",

@@ -74,7 +74,7 @@ def bias_glu_dropout(
     """
     function = "bias_glu_dropout"
     p = probability(p)
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         call = functools.partial(
             bias_glu_dropout,
             bias=bias,

@@ -63,7 +63,7 @@ def gaussian_dropout(
     check_below_one(function, p)
     if not training or is_zero(p):
         return x
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         call = functools.partial(gaussian_dropout, p=p, generator=generator, rng_state=rng_state)
         sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
         return on_values(function, call, x, **sharing, shard=shard)
@@ -141,7 +141,7 @@ def concrete_dropout(
         raise TypeError(f"{function}: logit is {logit!r}, but expected a tensor of one element")
     if not training:
         return x
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         call = functools.partial(
             concrete_dropout,
             logit=logit,
@@ -220,7 +220,7 @@ def standout(
     Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013.
     """
     function = "standout"
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         call = functools.partial(
             standout,
             alpha=alpha,

@@ -183,7 +183,7 @@ def _apply(
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
     p = probability(p)
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         _, residual, bias, row_scale, *vectors = tensors
 
         def call(values, residual, row_scale, shared_dims=(), noise_shape=None):

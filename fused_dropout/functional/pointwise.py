@@ -76,7 +76,7 @@ def dropout(
         return x
     if is_zero(p):
         return x
-    if x.is_nested:
+    if getattr(x, "is_nested", False):
         return on_values(
             "dropout",
             functools.partial(
@@ -159,7 +159,7 @@ def bias_act_dropout(
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as for :func:`dropout`.
     """
-    apply = _apply_nested if x.is_nested else _apply
+    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
     return apply(
         "bias_act_dropout",
         x,
@@ -204,7 +204,7 @@ def bias_dropout_add(
     Arguments, result and errors are those of :func:`bias_act_dropout` with the identity as the
     activation; ``bias`` may be None.
     """
-    apply = _apply_nested if x.is_nested else _apply
+    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
     return apply(
         "bias_dropout_add",
         x,
@@ -240,8 +240,9 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         Tensor: bool, of the given shape, True where an element is kept.
     """
     p = float(probability(p))
-    if like is not None and like.is_nested:
-        raise TypeError("dropout_mask: like is a nested tensor: pass the shape of its values")
+    if like is not None and (like.is_nested or like.layout != torch.strided):
+        kind = "is nested" if like.is_nested else f"has layout {like.layout}"
+        raise TypeError(f"dropout_mask: like {kind}, but expected a dense tensor (torch.strided)")
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )

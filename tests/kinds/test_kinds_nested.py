@@ -290,7 +290,10 @@ REFUSED = {
         "^dropout_add_rms_norm: row_scale is not nested",
     ),
     "drop_block": (lambda: FF.drop_block(jagged()), "^drop_block: x is a nested tensor"),
-    "mask": (lambda: FF.dropout_mask((8, 8), 0.5, STATE, like=jagged()), "like is a nested tensor"),
+    "mask": (
+        lambda: FF.dropout_mask((8, 8), 0.5, STATE, like=jagged()),
+        "dropout_mask: like is nested",
+    ),
 }
 
 
