@@ -45,7 +45,7 @@ def embedding_dropout(
     second table: there is one decision for each row of the table, looked up by the word's index.
 
     Args:
-        input: indices of any shape; int64 or int32.
+        input: indices of any shape; int64 or int32. Or a nested tensor of them.
         weight: the table, one row a word; float32, float64, float16 or bfloat16.
         p: probability to drop a word, in steps of 2^-16.
         training: without it nothing is dropped (and classic mode multiplies by the probability to

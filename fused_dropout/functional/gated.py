@@ -46,7 +46,8 @@ def bias_glu_dropout(
     Nothing is stored for it but ``x``, the bias and 16 bytes.
 
     Args:
-        x: shape (..., 2 * n); float32, float64, float16 or bfloat16.
+        x: shape (..., 2 * n); float32, float64, float16 or bfloat16. Or a nested tensor, whose
+            mask is that of its values.
         bias: shape (2 * n,), in ``x``'s dtype or float32. Or None.
         p: probability to drop an element of the result, in steps of 2^-16.
         activation: one of ``fused_dropout.functional.ACTIVATIONS``.

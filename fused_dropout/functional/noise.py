@@ -38,7 +38,8 @@ def gaussian_dropout(
     stored: backward draws it again. Forward and backward are one pass over memory each.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose noise is that of its values.
         p: probability to drop of the dropout that has the same variance; 0 <= p < 1, not in steps.
             A 0-d float64 CPU tensor can take new values under ``torch.compile`` without a new
             graph.
@@ -118,7 +119,8 @@ def concrete_dropout(
     order, and has the same bits on every run and for any number of threads. No noise is stored.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose noise is that of its values.
         logit: tensor of one element, ``log(p / (1 - p))``, in any of these dtypes and on ``x``'s
             device.
         temperature: how far the mask is from one of zeros and ones; greater than 0.
@@ -198,7 +200,8 @@ def standout(
     Nothing is stored for backward but ``z`` (and ``x`` in evaluation) and 16 bytes.
 
     Args:
-        x: the activations; any shape and layout; float32, float64, float16 or bfloat16.
+        x: the activations; any shape and strides; float32, float64, float16 or bfloat16. Or a
+            nested tensor, whose mask is that of its values.
         z: the pre-activations, of ``x``'s shape; another dtype is converted to ``x``'s first. A
             unit whose ``z`` is NaN is kept.
         alpha, beta: scale and shift of ``z``: more ``beta``, fewer units dropped.

@@ -53,7 +53,8 @@ def dropout_add_layer_norm(
     ``residual``, two numbers a row and 16 bytes; an activation or a layer scale keeps ``x`` too.
 
     Args:
-        x: the branch, shape (..., n); float32, float64, float16 or bfloat16.
+        x: the branch, shape (..., n); float32, float64, float16 or bfloat16. Or a nested tensor,
+            whose mask is that of its values.
         residual: of ``x``'s shape, in ``x``'s dtype or float32. Or None.
         weight, norm_bias: of the normalisation, shape (n,). Or None.
         bias: of the branch, shape (n,). Or None.

@@ -44,7 +44,8 @@ def dropout(
     Unlike in torch, a NaN or an infinity at a dropped place is dropped too.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose mask is that of its values.
         p: probability to drop an element, in steps of 2^-16; a 0-d float64 CPU tensor can take new
             values under ``torch.compile`` without a new graph.
         training: without it, inverted and alpha mode return ``x`` itself.
@@ -139,7 +140,8 @@ def bias_act_dropout(
     order and has the same bits on every run. No mask is stored.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose mask is that of its values.
         bias: 1-D, as long as ``x`` along ``bias_dim``; in ``x``'s dtype or float32. Or None.
         p: probability to drop an element, in steps of 2^-16 (see :func:`dropout`).
         activation: one of ``fused_dropout.functional.ACTIVATIONS``.

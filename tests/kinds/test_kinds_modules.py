@@ -1,6 +1,7 @@
 """What every module does that tools of torch ask of one: meta, conversions, wrappers."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -65,6 +66,14 @@ def test_skip_init(name):
     arguments = {"ConcreteDropout": ()}.get(name) or MODULES[name].make
     module = skip_init(cls, *getattr(arguments, "args", ()), **getattr(arguments, "keywords", {}))
     assert {p.device.type for p in module.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "WeightDrop"])
+def test_signatures_are_explicit(name):
+    """Tools ask them for what a module takes, as skip_init does for a device."""
+    parameters = inspect.signature(getattr(fd, name)).parameters
+    assert all(one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters.values())
+    assert MODULES[name].has_parameters == ({"device", "dtype"} <= set(parameters))
 
 
 @every_module
@@ -155,11 +164,13 @@ def test_no_module_passes_for_a_layer_that_computes_less(name):
     assert all(issubclass(base, DROP_INS) for base in theirs), theirs
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("name", ["LinearActDropout", "LinearGLUDropout", "DropConnectLinear"])
 def test_dynamic_quantisation_leaves_it_alone(name):
+    quantization = pytest.importorskip("torch.ao.quantization")  # torch announces its removal
     module = MODULES[name].make()
     model = nn.Sequential(module, nn.Linear(8, 8)).eval()
-    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    quantised = quantization.quantize_dynamic(model, {nn.Linear})
     assert type(quantised[0]) is type(module) and type(quantised[1]) is not nn.Linear
     x = torch.randn(6, 8)
     assert torch.equal(quantised[0](x), module.eval()(x))
