@@ -17,6 +17,27 @@ def is_plain(*tensors):
     return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
 
 
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_layout(function, argument, x):
+    if x.layout != torch.strided:
+        raise RuntimeError(
+            f"{function}: {argument} has layout {x.layout}, but expected a dense tensor "
+            "(torch.strided)"
+        )
+
+
+def check_kind(function, argument, x):
+    """Of a tensor that torch's operators get before any of this package's."""
+    check_layout(function, argument, x)
+    if x.dtype not in DTYPES:
+        raise RuntimeError(
+            f"{function}: {argument} has dtype {x.dtype}, but expected float32, float64, float16 "
+            "or bfloat16"
+        )
+
+
 def probability_arguments(p):
     """``p, p_tensor`` as the operators take them."""
     return (0.5, p) if isinstance(p, torch.Tensor) else (float(p), None)

@@ -3,7 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from fused_dropout.functional._arguments import check_tensor, is_zero, probability
+from fused_dropout.functional._arguments import (
+    check_kind,
+    check_layout,
+    check_tensor,
+    is_zero,
+    probability,
+)
 from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
 
 
@@ -38,6 +44,8 @@ def scaled_dot_product_attention(
       ``dropout_p``, it is the chain above, with the masks of this package: scores and
       probabilities are written down.
 
+    Nested tensors are for torch's own function, on every device.
+
     On the CPU compiled code, autocast and ``torch.func`` take the chain too.
 
     Args:
@@ -66,11 +74,14 @@ def scaled_dot_product_attention(
     for argument, x in (("query", query), ("key", key), ("value", value)):
         check_tensor(name, argument, x)
     p = probability(dropout_p, name, "dropout_p")
-    if not is_zero(p):
+    nested = query.is_nested or key.is_nested or value.is_nested
+    if nested:
+        _check_nested(p, generator, rng_state)
+    elif not is_zero(p):
         _check(query, key, value, attn_mask, is_causal, enable_gqa)
         if attn_mask is not None and attn_mask.dtype != torch.bool:
             attn_mask = attn_mask.to(query.dtype)
-    if is_torchs(query, p, generator, rng_state):
+    if nested or is_torchs(query, p, generator, rng_state):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, float(p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -93,9 +104,22 @@ def scaled_dot_product_attention(
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
+def _check_nested(p, generator, rng_state):
+    for name, value in (("generator", generator), ("rng_state", rng_state)):
+        if value is not None and not is_zero(p):
+            raise ValueError(
+                f"scaled_dot_product_attention: {name} is given, but query, key and value are "
+                "nested tensors, for which torch draws the mask"
+            )
+
+
 def _check(query, key, value, attn_mask, is_causal, enable_gqa):
     """What would be found out only after a state was drawn, or not at all."""
     name = "scaled_dot_product_attention"
+    for argument, x in (("query", query), ("key", key), ("value", value)):
+        check_kind(name, argument, x)
+    if attn_mask is not None:
+        check_layout(name, "attn_mask", attn_mask)
     if is_causal and attn_mask is not None:
         raise RuntimeError(
             f"{name}: is_causal is True and attn_mask is given, but only one of them can be"

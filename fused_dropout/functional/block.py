@@ -97,6 +97,8 @@ def drop_block(
         )
     if (not training and mode == "inverted") or is_zero(p) or has_no_elements(x):
         return x
+    if x.is_nested:
+        raise TypeError(f"{function}: x is a nested tensor, but expected maps of one size")
     options = (block_size, shared_channels, mode, training)
     if is_plain(x):
         return _C.drop_block(function, x, p, *options, generator, rng_state)

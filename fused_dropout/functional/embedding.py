@@ -1,11 +1,15 @@
 """Dropout of words."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     check_generator,
+    check_kind,
+    check_layout,
     check_mode,
     check_tensor,
     inverted_scale,
@@ -13,6 +17,7 @@ from fused_dropout.functional._arguments import (
     keep_probability,
     probability,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import has_no_elements
 from fused_dropout.functional.pointwise import dropout
 
@@ -43,7 +48,7 @@ def embedding_dropout(
     second table: there is one decision for each row of the table, looked up by the word's index.
 
     Args:
-        input: indices of any shape; int64 or int32.
+        input: indices of any shape; int64 or int32. Or a nested tensor of them.
         weight: the table, one row a word; float32, float64, float16 or bfloat16.
         p: probability to drop a word, in steps of 2^-16.
         training: without it nothing is dropped (and classic mode multiplies by the probability to
@@ -76,9 +81,27 @@ def embedding_dropout(
         raise TypeError(
             f"embedding_dropout: input is {input.dtype}, but expected torch.int64 or torch.int32"
         )
+    if getattr(input, "is_nested", False):
+        call = functools.partial(
+            embedding_dropout,
+            weight=weight,
+            p=p,
+            training=training,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+            mode=mode,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        return on_values("embedding_dropout", call, input, argument="input")
+    check_layout("embedding_dropout", "input", input)
     drops = not is_zero(p) and (training or mode == "classic")
     if drops and not torch.compiler.is_compiling():
         # Before a state is drawn, and before max_norm changes the table.
+        check_kind("embedding_dropout", "weight", weight)
         no_bias = no_residual = no_slope = no_alpha = None
         _C.check(
             "embedding_dropout",

@@ -1,5 +1,7 @@
 """Gated linear units with dropout."""
 
+import functools
+
 import torch
 
 from fused_dropout._extension import _C
@@ -10,6 +12,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import mask_place
 
 
@@ -43,7 +46,8 @@ def bias_glu_dropout(
     Nothing is stored for it but ``x``, the bias and 16 bytes.
 
     Args:
-        x: shape (..., 2 * n); float32, float64, float16 or bfloat16.
+        x: shape (..., 2 * n); float32, float64, float16 or bfloat16. Or a nested tensor, whose
+            mask is that of its values.
         bias: shape (2 * n,), in ``x``'s dtype or float32. Or None.
         p: probability to drop an element of the result, in steps of 2^-16.
         activation: one of ``fused_dropout.functional.ACTIVATIONS``.
@@ -71,6 +75,22 @@ def bias_glu_dropout(
     """
     function = "bias_glu_dropout"
     p = probability(p, function)
+    if getattr(x, "is_nested", False):
+        call = functools.partial(
+            bias_glu_dropout,
+            bias=bias,
+            p=p,
+            activation=activation,
+            training=training,
+            gate_first=gate_first,
+            negative_slope=negative_slope,
+            alpha=alpha,
+            mode=mode,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, last=1, **sharing, shard=shard)
     if noise_shape is not None:
         shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, _sizes(x), shard)
     options = (negative_slope, alpha, shared_dims, mode)

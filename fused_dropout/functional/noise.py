@@ -1,5 +1,7 @@
 """Noise that is not a mask of one probability: Gaussian and Concrete dropout, and Standout."""
 
+import functools
+
 import torch
 
 from fused_dropout._extension import _C
@@ -11,6 +13,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import is_empty, mask_place
 
 
@@ -35,7 +38,8 @@ def gaussian_dropout(
     stored: backward draws it again. Forward and backward are one pass over memory each.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose noise is that of its values.
         p: probability to drop of the dropout that has the same variance; 0 <= p < 1, not in steps.
             A 0-d float64 CPU tensor can take new values under ``torch.compile`` without a new
             graph.
@@ -58,7 +62,13 @@ def gaussian_dropout(
     function = "gaussian_dropout"
     p = probability(p, function)
     check_below_one(function, p)
-    if not training or is_zero(p) or is_empty(function, x, shard):
+    if not training or is_zero(p):
+        return x
+    if getattr(x, "is_nested", False):
+        call = functools.partial(gaussian_dropout, p=p, generator=generator, rng_state=rng_state)
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, **sharing, shard=shard)
+    if is_empty(function, x, shard):
         return x
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x):
@@ -109,7 +119,8 @@ def concrete_dropout(
     order, and has the same bits on every run and for any number of threads. No noise is stored.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose noise is that of its values.
         logit: tensor of one element, ``log(p / (1 - p))``, in any of these dtypes and on ``x``'s
             device.
         temperature: how far the mask is from one of zeros and ones; greater than 0.
@@ -130,7 +141,19 @@ def concrete_dropout(
     function = "concrete_dropout"
     if not isinstance(logit, torch.Tensor):
         raise TypeError(f"{function}: logit is {logit!r}, but expected a tensor of one element")
-    if not training or is_empty(function, x, shard):
+    if not training:
+        return x
+    if getattr(x, "is_nested", False):
+        call = functools.partial(
+            concrete_dropout,
+            logit=logit,
+            temperature=temperature,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, **sharing, shard=shard)
+    if is_empty(function, x, shard):
         return x
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x, logit):
@@ -177,7 +200,8 @@ def standout(
     Nothing is stored for backward but ``z`` (and ``x`` in evaluation) and 16 bytes.
 
     Args:
-        x: the activations; any shape and layout; float32, float64, float16 or bfloat16.
+        x: the activations; any shape and strides; float32, float64, float16 or bfloat16. Or a
+            nested tensor, whose mask is that of its values.
         z: the pre-activations, of ``x``'s shape; another dtype is converted to ``x``'s first. A
             unit whose ``z`` is NaN is kept.
         alpha, beta: scale and shift of ``z``: more ``beta``, fewer units dropped.
@@ -199,6 +223,17 @@ def standout(
     Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013.
     """
     function = "standout"
+    if getattr(x, "is_nested", False):
+        call = functools.partial(
+            standout,
+            alpha=alpha,
+            beta=beta,
+            training=training,
+            generator=generator,
+            rng_state=rng_state,
+        )
+        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
+        return on_values(function, call, x, same={"z": z}, **sharing, shard=shard)
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     if shard is None and is_plain(x, z):
         return _C.standout(function, x, z, alpha, beta, training, shared_dims, generator, rng_state)

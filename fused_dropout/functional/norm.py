@@ -10,6 +10,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import mask_place
 
 
@@ -52,7 +53,8 @@ def dropout_add_layer_norm(
     ``residual``, two numbers a row and 16 bytes; an activation or a layer scale keeps ``x`` too.
 
     Args:
-        x: the branch, shape (..., n); float32, float64, float16 or bfloat16.
+        x: the branch, shape (..., n); float32, float64, float16 or bfloat16. Or a nested tensor,
+            whose mask is that of its values.
         residual: of ``x``'s shape, in ``x``'s dtype or float32. Or None.
         weight, norm_bias: of the normalisation, shape (n,). Or None.
         bias: of the branch, shape (n,). Or None.
@@ -182,6 +184,40 @@ def _apply(
     """``tensors``: in the order of the operator's arguments."""
     x = tensors[0]
     p = probability(p, function)
+    if getattr(x, "is_nested", False):
+        _, residual, bias, row_scale, *vectors = tensors
+
+        def call(values, residual, row_scale, shared_dims=(), noise_shape=None):
+            return _apply(
+                function,
+                norm,
+                (values, residual, bias, row_scale, *vectors),
+                eps,
+                prenorm,
+                p,
+                activation,
+                training,
+                negative_slope,
+                alpha,
+                shared_dims,
+                noise_shape,
+                mode,
+                generator,
+                rng_state,
+                shard,
+            )
+
+        return on_values(
+            function,
+            call,
+            x,
+            same={"residual": residual},
+            rows={"row_scale": row_scale},
+            last=1,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
+            shard=shard,
+        )
     shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
     settings = (norm, eps, prenorm)
     options = (negative_slope, alpha, shared_dims, mode)

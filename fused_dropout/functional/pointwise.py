@@ -1,5 +1,7 @@
 """Elementwise: dropout, with a bias, an activation and a residual."""
 
+import functools
+
 import torch
 
 from fused_dropout._extension import _C
@@ -13,6 +15,7 @@ from fused_dropout.functional._arguments import (
     shared_dims_of,
     state_for,
 )
+from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._place import is_empty, mask_place
 
 
@@ -41,7 +44,8 @@ def dropout(
     Unlike in torch, a NaN or an infinity at a dropped place is dropped too.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose mask is that of its values.
         p: probability to drop an element, in steps of 2^-16; a 0-d float64 CPU tensor can take new
             values under ``torch.compile`` without a new graph.
         training: without it, inverted and alpha mode return ``x`` itself.
@@ -71,7 +75,21 @@ def dropout(
         raise ValueError(f"dropout: mode is {mode!r}, but expected one of {', '.join(MODES)}")
     if not training and mode != "classic":
         return x
-    if is_zero(p) or is_empty("dropout", x, shard):
+    if is_zero(p):
+        return x
+    if getattr(x, "is_nested", False):
+        return on_values(
+            "dropout",
+            functools.partial(
+                dropout, p=p, training=training, mode=mode, generator=generator, rng_state=rng_state
+            ),
+            x,
+            inplace=inplace,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
+            shard=shard,
+        )
+    if is_empty("dropout", x, shard):
         return x
     if inplace:
         return _dropout_(
@@ -122,7 +140,8 @@ def bias_act_dropout(
     order and has the same bits on every run. No mask is stored.
 
     Args:
-        x: tensor of any shape and layout; float32, float64, float16 or bfloat16.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
+            whose mask is that of its values.
         bias: 1-D, as long as ``x`` along ``bias_dim``; in ``x``'s dtype or float32. Or None.
         p: probability to drop an element, in steps of 2^-16 (see :func:`dropout`).
         activation: one of ``fused_dropout.functional.ACTIVATIONS``.
@@ -142,7 +161,8 @@ def bias_act_dropout(
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as for :func:`dropout`.
     """
-    return _apply(
+    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
+    return apply(
         "bias_act_dropout",
         x,
         bias,
@@ -186,7 +206,8 @@ def bias_dropout_add(
     Arguments, result and errors are those of :func:`bias_act_dropout` with the identity as the
     activation; ``bias`` may be None.
     """
-    return _apply(
+    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
+    return apply(
         "bias_dropout_add",
         x,
         bias,
@@ -221,6 +242,9 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         Tensor: bool, of the given shape, True where an element is kept.
     """
     p = float(probability(p, "dropout_mask"))
+    if like is not None and (like.is_nested or like.layout != torch.strided):
+        kind = "is nested" if like.is_nested else f"has layout {like.layout}"
+        raise TypeError(f"dropout_mask: like {kind}, but expected a dense tensor (torch.strided)")
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )
@@ -307,6 +331,35 @@ def _apply(
         training,
         list(shared_dims),
         *place,
+    )
+
+
+def _apply_nested(
+    function,
+    x,
+    bias,
+    residual,
+    p,
+    activation,
+    training,
+    *,
+    bias_dim=-1,
+    shared_dims=(),
+    noise_shape=None,
+    shard=None,
+    **options,
+):
+    return on_values(
+        function,
+        functools.partial(
+            _apply, function, bias=bias, p=p, activation=activation, training=training, **options
+        ),
+        x,
+        same={"residual": residual},
+        bias_dim=None if bias is None else bias_dim,
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        shard=shard,
     )
 
 

@@ -1,13 +1,14 @@
 """What modules that drop single elements have in common."""
 
 from fused_dropout.functional._arguments import check_mode
+from fused_dropout.modules._leaf import Leaf
 
 
 def mode_repr(mode):
     return "" if mode == "inverted" else f", mode={mode!r}"
 
 
-class DropOptions:
+class DropOptions(Leaf):
     """The keyword-only options ``mode``, ``shared_dims`` and ``noise_shape``: a mixin."""
 
     is_dropout = True

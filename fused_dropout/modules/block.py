@@ -7,6 +7,7 @@ from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode
 from fused_dropout.functional.block import check_block_size
 from fused_dropout.modules._checks import check_p
+from fused_dropout.modules._leaf import Leaf
 
 _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
@@ -24,7 +25,7 @@ def _drop_block_of(name, dims, x, p, block_size, training, **options):
 torch.fx.wrap("_drop_block_of")
 
 
-class _DropBlock(nn.Module):
+class _DropBlock(Leaf, nn.Module):
     is_dropout = True
     dims: int
 

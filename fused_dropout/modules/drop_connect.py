@@ -2,21 +2,23 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode, keep_probability, probability
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import mode_repr
 
 # Numbers that the evaluation by samples holds at a time.
 _NUMBERS_AT_A_TIME = 2**22
 
 
-class DropConnectLinear(nn.Linear):
+class DropConnectLinear(LinearWeights):
     """A linear layer that drops single weights in training, with the activation behind it.
 
-    A ``torch.nn.Linear`` with its parameters, initialisation and state-dict keys (weight, bias).
+    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
+    It is no subclass of that class, so that tools which replace linear layers leave it alone.
+
     Each call in training draws one mask over the weight matrix, for all examples of the batch; the
     paper draws one for each example, which takes a matrix for each. The bias is not dropped (in the
     paper it is).

@@ -7,10 +7,11 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode, probability
+from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, mode_repr
 
 
-class _ModeMixin:
+class _ModeMixin(Leaf):
     """The keyword-only ``mode`` of the layers that can drop without rescaling."""
 
     is_dropout = independent_rows = True
@@ -91,7 +92,7 @@ class Dropout3d(_ModeMixin, nn.Dropout3d):
         return _dropout3d(input, *self._arguments())
 
 
-class AlphaDropout(nn.AlphaDropout):
+class AlphaDropout(nn.AlphaDropout, Leaf):
     """Dropout that keeps mean and variance, for networks of SELU units.
 
     As in torch, ``inplace`` is accepted and has no effect.
@@ -106,7 +107,7 @@ class AlphaDropout(nn.AlphaDropout):
         return FF.dropout(input, self.p, self.training, mode="alpha")
 
 
-class FeatureAlphaDropout(nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
     """:class:`AlphaDropout` of whole channels, for input (N, C, ...).
 
     As in torch, ``inplace`` is accepted and has no effect.

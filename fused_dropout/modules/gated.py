@@ -6,6 +6,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
 
@@ -74,11 +75,12 @@ class BiasGLUDropout(DropOptions, nn.Module):
         )
 
 
-class LinearGLUDropout(DropOptions, nn.Linear):
+class LinearGLUDropout(DropOptions, LinearWeights):
     """A linear layer to two halves, the gated unit of them, and dropout.
 
-    A ``torch.nn.Linear(in_features, 2 * out_features)`` with its parameters, initialisation and
-    state-dict keys (weight, bias); the bias is added in the pass of the gated unit.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of a
+    ``torch.nn.Linear(in_features, 2 * out_features)``; the bias is added in the pass of the gated
+    unit. It is no subclass of that class, so that tools which replace linear layers leave it alone.
 
     Args:
         in_features: size of ``x`` along its last dimension.

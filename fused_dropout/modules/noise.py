@@ -10,6 +10,7 @@ from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import probability
 from fused_dropout.functional.noise import check_below_one
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions
 
 
@@ -45,7 +46,7 @@ class GaussianDropout(DropOptions, nn.Module):
         return f"p={self.p}{self._options_repr()}"
 
 
-class ConcreteDropout(nn.Module):
+class ConcreteDropout(Leaf, nn.Module):
     """Dropout that learns its probability, by gradient, together with the weights.
 
     The mask is relaxed to numbers between 0 and 1 (the Concrete distribution), through which the
@@ -75,7 +76,8 @@ class ConcreteDropout(nn.Module):
         layer: if given, a module that the result goes through, whose input is what is dropped.
 
     Attributes:
-        p_logit: parameter of shape (): ``log(p / (1 - p))``.
+        p_logit: parameter of shape (1,): ``log(p / (1 - p))``. State dicts in which its shape is ()
+            can be loaded.
         p: its probability, a 0-d tensor.
         layer: as given, or None. With it, the state dict has its entries under ``layer.``.
 
@@ -132,15 +134,26 @@ class ConcreteDropout(nn.Module):
         self.dropout_regularizer = dropout_regularizer
         self.shared_dims = tuple(shared_dims)
         self.layer = layer
-        self.p_logit = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.p_logit = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self):
         nn.init.constant_(self.p_logit, math.log(self.initial_p) - math.log1p(-self.initial_p))
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        key = f"{prefix}p_logit"
+        if isinstance(state_dict.get(key), torch.Tensor) and state_dict[key].dim() == 0:
+            state_dict[key] = state_dict[key].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     @property
     def p(self):
-        return torch.sigmoid(self.p_logit)
+        return torch.sigmoid(self._logit)
+
+    @property
+    def _logit(self):
+        # A sum, as the one element of a distributed tensor may lie on another rank.
+        return self.p_logit.sum()
 
     def forward(self, x):
         x = FF.concrete_dropout(
@@ -182,17 +195,26 @@ class ConcreteDropout(nn.Module):
                 f"{name}: weight has shape {tuple(matrix.shape)}, so that input_features has to be "
                 "given"
             )
-        logit = self.p_logit
+        logit = self._logit
         # 1 / (1 - p) = 1 + e^logit; log p and log(1 - p) without a difference that cancels.
         weights = self.weight_regularizer * matrix.square().sum() * (1 + logit.exp())
-        negative_entropy = self.p * F.logsigmoid(logit) + torch.sigmoid(-logit) * F.logsigmoid(
-            -logit
+        entropy = torch.sigmoid(logit) * _softplus(-logit) + torch.sigmoid(-logit) * _softplus(
+            logit
         )
-        return weights + self.dropout_regularizer * input_features * negative_entropy
+        return weights - self.dropout_regularizer * input_features * entropy
 
     def extra_repr(self):
-        text = f"p={float(self.p.detach()):.4g}, temperature={self.temperature}"
+        # On the meta device there is no value, and that of a distributed tensor asks all ranks.
+        if type(self.p_logit) in (torch.Tensor, nn.Parameter) and not self.p_logit.is_meta:
+            text = f"p={self.p.item():.4g}, temperature={self.temperature}"
+        else:
+            text = f"initial_p={self.initial_p:.4g}, temperature={self.temperature}"
         return text + (f", shared_dims={self.shared_dims}" if self.shared_dims else "")
+
+
+def _softplus(x):
+    """``-log(sigmoid(-x))``, exact in every dtype; distributed tensors have no logsigmoid."""
+    return F.softplus(x, threshold=50)
 
 
 def concrete_regularization(model):
@@ -204,7 +226,7 @@ def concrete_regularization(model):
         ValueError: one of them was given no ``layer``, so that its weight is not known; it is
             named.
     """
-    total = torch.zeros(())
+    total = None
     for name, module in model.named_modules():
         if not isinstance(module, ConcreteDropout):
             continue
@@ -214,11 +236,11 @@ def concrete_regularization(model):
                 "layer= to it, or add its regularization(weight) to the loss yourself"
             )
         term = module.regularization()
-        total = total.to(term) + term
-    return total
+        total = term if total is None else total.to(term) + term
+    return torch.zeros(()) if total is None else total
 
 
-class Standout(nn.Module):
+class Standout(Leaf, nn.Module):
     """An activation with dropout whose probability each unit's own pre-activation decides.
 
     It stands behind a layer in place of the activation and the dropout, and takes the

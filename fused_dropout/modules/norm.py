@@ -7,12 +7,15 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import normalized_dims, shared_dims_of
+from fused_dropout.functional._nested import on_values
 from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._options import DropOptions
 
 
 def _over(function, x, residual, normalized_shape, options):
     """Calls `function` with the normalised dimensions of all tensors flattened to one."""
+    if x.is_nested:
+        return _over_values(function, x, residual, normalized_shape, options)
     shape, dims = x.shape, len(normalized_shape)
     if shape[-dims:] != normalized_shape:
         raise RuntimeError(
@@ -32,6 +35,33 @@ def _over(function, x, residual, normalized_shape, options):
     if isinstance(result, tuple):
         return tuple(tensor.reshape(shape) for tensor in result)
     return result.reshape(shape)
+
+
+def _over_values(function, x, residual, normalized_shape, options):
+    """The same for a nested tensor."""
+    if x.dim() <= len(normalized_shape):
+        raise RuntimeError(
+            f"{function.__name__}: x, a nested tensor, has {x.dim()} dimensions, but expected more "
+            f"than the {len(normalized_shape)} of normalized_shape"
+        )
+    row_scale, shared_dims, noise_shape = (
+        options.pop(name) for name in ("row_scale", "shared_dims", "noise_shape")
+    )
+
+    def call(values, residual, row_scale, shared_dims=(), noise_shape=None):
+        place = {"shared_dims": shared_dims, "noise_shape": noise_shape, "row_scale": row_scale}
+        return _over(function, values, residual, normalized_shape, {**options, **place})
+
+    return on_values(
+        function.__name__,
+        call,
+        x,
+        same={"residual": residual},
+        rows={"row_scale": row_scale},
+        last=len(normalized_shape),
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+    )
 
 
 def _flat_shared_dims(function, x, dims, options):

@@ -6,6 +6,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
 
@@ -112,10 +113,11 @@ class BiasDropoutAdd(DropOptions, nn.Module):
         return f"{self.num_features}, p={self.p}{self._options_repr()}"
 
 
-class LinearActDropout(DropOptions, nn.Linear):
+class LinearActDropout(DropOptions, LinearWeights):
     """``dropout(activation(linear(x)))``: the bias is added in the activation's pass.
 
-    A ``torch.nn.Linear`` with its parameters, initialisation and state-dict keys (weight, bias).
+    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
+    It is no subclass of that class, so that tools which replace linear layers leave it alone.
 
     Args:
         in_features, out_features, bias: as in ``torch.nn.Linear``.

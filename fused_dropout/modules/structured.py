@@ -6,10 +6,11 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import check_mode, probability
 from fused_dropout.modules._checks import check_p
+from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
 
 
-class LockedDropout(nn.Module):
+class LockedDropout(Leaf, nn.Module):
     """Dropout with one mask for all time steps of a sequence.
 
     It belongs between the layers of a recurrent network, on a padded sequence: a
@@ -51,7 +52,7 @@ class LockedDropout(nn.Module):
         return f"p={self.p}, batch_first={self.batch_first}{mode_repr(self.mode)}"
 
 
-class DropPath(nn.Module):
+class DropPath(Leaf, nn.Module):
     """Stochastic depth: drops the branch of a residual network, for whole examples or the batch.
 
     Args:

@@ -130,7 +130,7 @@ def test_autocast(name):
 @pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.999])
 def test_p_and_its_logit(p):
     module = fd.ConcreteDropout(p, dtype=torch.float64)
-    assert module.p_logit.shape == ()
+    assert module.p_logit.shape == (1,) and module.p.shape == ()
     assert float(module.p.detach()) == pytest.approx(p, rel=1e-12)
     with torch.no_grad():
         module.p_logit.fill_(3.0)

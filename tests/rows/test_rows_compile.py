@@ -222,8 +222,12 @@ def test_export_of_evaluation():
 def test_symbolic_tracing():
     block, x = Block(), torch.randn(3, 8)
     traced = torch.fx.symbolic_trace(block)
-    called = {node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"}
-    assert {"bias_glu_dropout", "_layer_norm_over", "_rms_norm_over"} <= called
+    called = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+    assert {type(block.get_submodule(name)) for name in called} >= {
+        fd.DropoutAddLayerNorm,
+        fd.DropoutAddRMSNorm,
+        fd.LinearGLUDropout,
+    }
     torch.manual_seed(1)
     one = block(x)
     torch.manual_seed(1)
