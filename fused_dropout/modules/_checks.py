@@ -4,9 +4,21 @@ from fused_dropout.functional import ACTIVATIONS
 from fused_dropout.functional._arguments import probability
 
 
-def check_p(p):
-    probability(p)
+def check_p(module, p):
+    probability(p, type(module).__name__)
     return p
+
+
+def check_number(module, argument, value, is_right, expected):
+    """``is_right`` gets the value, and raises a TypeError where that is no number."""
+    message = f"{type(module).__name__}: {argument} is {value!r}, but expected {expected}"
+    try:
+        right = is_right(value)
+    except TypeError:
+        raise TypeError(message) from None
+    if not right:
+        raise ValueError(message)
+    return value
 
 
 def check_activation(module, activation):

@@ -1,5 +1,7 @@
 """What modules that drop single elements have in common."""
 
+import operator
+
 from fused_dropout.functional._arguments import check_mode
 from fused_dropout.modules._leaf import Leaf
 
@@ -20,9 +22,11 @@ class DropOptions(Leaf):
 
     def _init_options(self, mode, shared_dims, noise_shape):
         name = type(self).__name__
-        self.mode = check_mode(type(self).__name__, mode)
-        self.shared_dims = tuple(shared_dims)
-        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        self.mode = check_mode(name, mode)
+        self.shared_dims = tuple_of_integers(name, "shared_dims", shared_dims)
+        self.noise_shape = None
+        if noise_shape is not None:
+            self.noise_shape = tuple_of_integers(name, "noise_shape", noise_shape, or_none=True)
         if len(set(self.shared_dims)) != len(self.shared_dims):
             raise ValueError(f"{name}: shared_dims names a dimension twice: {self.shared_dims}")
         if self.shared_dims and noise_shape is not None:
@@ -52,3 +56,13 @@ class DropOptions(Leaf):
         if self.noise_shape is not None:
             text += f", noise_shape={self.noise_shape}"
         return text
+
+
+def tuple_of_integers(name, argument, values, or_none=False):
+    try:
+        return tuple(
+            value if or_none and value is None else operator.index(value) for value in values
+        )
+    except TypeError:
+        expected = "a sequence of integers" + (" or None" if or_none else "")
+        raise TypeError(f"{name}: {argument} is {values!r}, but expected {expected}") from None

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import check_mode
+from fused_dropout.functional._arguments import check_mode, check_tensor
 from fused_dropout.functional.block import check_block_size
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
@@ -14,6 +14,7 @@ _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 def _drop_block_of(name, dims, x, p, block_size, training, **options):
     """The call of a module, which knows how many spatial dimensions there are."""
+    check_tensor(name, "x", x)
     if x.dim() != dims + 2:
         raise RuntimeError(
             f"{name}: x has {x.dim()} dimensions, but expected {dims + 2}: {_SHAPES[dims]}"
@@ -32,7 +33,7 @@ class _DropBlock(Leaf, nn.Module):
     def __init__(self, p=0.1, block_size=7, *, shared_channels=False, mode="inverted"):
         super().__init__()
         name = type(self).__name__
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.block_size = check_block_size(name, block_size)
         self.shared_channels = shared_channels
         self.mode = check_mode(name, mode)

@@ -4,7 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import check_mode, keep_probability, probability
+from fused_dropout.functional._arguments import (
+    check_mode,
+    check_tensor,
+    keep_probability,
+    probability,
+)
 from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import mode_repr
@@ -64,7 +69,7 @@ class DropConnectLinear(LinearWeights):
         dtype=None,
     ):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
         if evaluation not in ("mean", "gaussian"):
             raise ValueError(
@@ -80,6 +85,7 @@ class DropConnectLinear(LinearWeights):
         self.mode = check_mode(type(self).__name__, mode)
 
     def forward(self, x):
+        check_tensor(type(self).__name__, "x", x)
         gaussian = self.evaluation == "gaussian" and self.activation != "identity"
         if gaussian and not self.training:
             return self._mean_over_samples(x)
@@ -94,7 +100,7 @@ class DropConnectLinear(LinearWeights):
         Returns:
             two Tensors of shape (..., out_features), in float32, or ``x``'s dtype if it is wider.
         """
-        q = keep_probability(probability(self.p))
+        q = keep_probability(probability(self.p, "DropConnectLinear"))
         if q == 0 and self.mode == "inverted":
             raise ValueError(
                 f"DropConnectLinear: p is {self.p}, but the variance of dropped weights needs p < 1"

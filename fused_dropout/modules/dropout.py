@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import check_mode, probability
+from fused_dropout.functional._arguments import check_mode, check_tensor, probability
+from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, mode_repr
 
@@ -19,7 +20,7 @@ class _ModeMixin(Leaf):
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
         check_mode(type(self).__name__, mode)
-        super().__init__(p, inplace)
+        super().__init__(check_p(self, p), inplace)
         self.mode = mode
 
     def extra_repr(self):
@@ -48,7 +49,7 @@ class Dropout(DropOptions, nn.Dropout):
     """
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted", shared_dims=(), noise_shape=None):
-        super().__init__(p, inplace)
+        super().__init__(check_p(self, p), inplace)
         self._init_options(mode, shared_dims, noise_shape)
 
     def forward(self, input):
@@ -103,6 +104,9 @@ class AlphaDropout(nn.AlphaDropout, Leaf):
 
     is_dropout = independent_rows = True
 
+    def __init__(self, p=0.5, inplace=False):
+        super().__init__(check_p(self, p), inplace)
+
     def forward(self, input):
         return FF.dropout(input, self.p, self.training, mode="alpha")
 
@@ -116,6 +120,9 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
 
     is_dropout = independent_rows = True
 
+    def __init__(self, p=0.5, inplace=False):
+        super().__init__(check_p(self, p), inplace)
+
     def forward(self, input):
         return _feature_alpha_dropout(input, self.p, self.training)
 
@@ -125,7 +132,8 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
 
 
 def _dropout1d(x, p, training, inplace, mode):
-    probability(p)
+    probability(p, "dropout1d")
+    check_tensor("dropout1d", "x", x)
     if x.dim() not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {x.dim()}D input. Note "
@@ -137,7 +145,8 @@ def _dropout1d(x, p, training, inplace, mode):
 
 
 def _dropout2d(x, p, training, inplace, mode):
-    probability(p)
+    probability(p, "dropout2d")
+    check_tensor("dropout2d", "x", x)
     if x.dim() not in (3, 4):
         _warn_dimensions("dropout2d", x.dim(), 2, "3D or 4D")
     if x.dim() == 3:
@@ -153,7 +162,8 @@ def _dropout2d(x, p, training, inplace, mode):
 
 
 def _dropout3d(x, p, training, inplace, mode):
-    probability(p)
+    probability(p, "dropout3d")
+    check_tensor("dropout3d", "x", x)
     if x.dim() not in (4, 5):
         _warn_dimensions("dropout3d", x.dim(), 3, "4D or 5D")
     # Any input but a batched one is a single example, as in torch.
@@ -162,7 +172,8 @@ def _dropout3d(x, p, training, inplace, mode):
 
 
 def _feature_alpha_dropout(x, p, training):
-    probability(p)
+    probability(p, "feature_alpha_dropout")
+    check_tensor("feature_alpha_dropout", "x", x)
     return FF.dropout(x, p, training, shared_dims=_feature_dims(x, p, training), mode="alpha")
 
 

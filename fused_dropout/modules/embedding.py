@@ -52,7 +52,7 @@ class EmbeddingDropout(Leaf, nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.mode = check_mode(name, mode)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim

@@ -48,7 +48,7 @@ class BiasGLUDropout(DropOptions, nn.Module):
         super().__init__()
         self._init_options(mode, shared_dims, noise_shape)
         self.num_features = num_features
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
         self.gate_first = gate_first
         self.bias = nn.Parameter(torch.empty(2 * num_features, device=device, dtype=dtype))
@@ -111,7 +111,7 @@ class LinearGLUDropout(DropOptions, LinearWeights):
     ):
         super().__init__(in_features, 2 * out_features, bias, device=device, dtype=dtype)
         self._init_options(mode, shared_dims, noise_shape)
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
         self.gate_first = gate_first
 

@@ -9,9 +9,9 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout.functional._arguments import probability
 from fused_dropout.functional.noise import check_below_one
-from fused_dropout.modules._checks import check_activation, check_p
+from fused_dropout.modules._checks import check_activation, check_number, check_p
 from fused_dropout.modules._leaf import Leaf
-from fused_dropout.modules._options import DropOptions
+from fused_dropout.modules._options import DropOptions, tuple_of_integers
 
 
 class GaussianDropout(DropOptions, nn.Module):
@@ -34,7 +34,8 @@ class GaussianDropout(DropOptions, nn.Module):
 
     def __init__(self, p=0.5, *, shared_dims=(), noise_shape=None):
         super().__init__()
-        check_below_one(type(self).__name__, probability(p))
+        name = type(self).__name__
+        check_below_one(name, probability(p, name))
         self.p = p
         self._init_options("inverted", shared_dims, noise_shape)
 
@@ -112,27 +113,24 @@ class ConcreteDropout(Leaf, nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        self.initial_p = float(check_p(p))
+        self.initial_p = float(check_p(self, p))
         if not 0 < self.initial_p < 1:
             raise ValueError(f"{name}: p is {p}, but expected between 0 and 1, both excluded")
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"{name}: temperature is {temperature}, but expected a positive number"
-            )
+        check_number(
+            self, "temperature", temperature, lambda t: 0 < t < math.inf, "a positive number"
+        )
         for argument, value in (
             ("weight_regularizer", weight_regularizer),
             ("dropout_regularizer", dropout_regularizer),
         ):
-            if not 0 <= value < math.inf:
-                raise ValueError(
-                    f"{name}: {argument} is {value}, but expected a number that is not negative"
-                )
+            expected = "a number that is not negative"
+            check_number(self, argument, value, lambda v: 0 <= v < math.inf, expected)
         if layer is not None and not isinstance(layer, nn.Module):
             raise TypeError(f"{name}: layer is {layer!r}, but expected a torch.nn.Module")
         self.temperature = temperature
         self.weight_regularizer = weight_regularizer
         self.dropout_regularizer = dropout_regularizer
-        self.shared_dims = tuple(shared_dims)
+        self.shared_dims = tuple_of_integers(name, "shared_dims", shared_dims)
         self.layer = layer
         self.p_logit = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self.reset_parameters()
@@ -237,7 +235,7 @@ def concrete_regularization(model):
             )
         term = module.regularization()
         total = term if total is None else total.to(term) + term
-    return torch.zeros(()) if total is None else total
+    return torch.zeros((), device="cpu") if total is None else total
 
 
 class Standout(Leaf, nn.Module):
@@ -273,10 +271,7 @@ class Standout(Leaf, nn.Module):
     def __init__(self, alpha=1.0, beta=0.0, activation="relu"):
         super().__init__()
         for argument, value in (("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"{type(self).__name__}: {argument} is {value}, but expected a finite number"
-                )
+            check_number(self, argument, value, math.isfinite, "a finite number")
         self.alpha = alpha
         self.beta = beta
         self.activation = check_activation(self, activation)

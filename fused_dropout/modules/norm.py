@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import normalized_dims, shared_dims_of
+from fused_dropout.functional._arguments import check_tensor, normalized_dims, shared_dims_of
 from fused_dropout.functional._nested import on_values
 from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._options import DropOptions
@@ -14,6 +14,7 @@ from fused_dropout.modules._options import DropOptions
 
 def _over(function, x, residual, normalized_shape, options):
     """Calls `function` with the normalised dimensions of all tensors flattened to one."""
+    check_tensor(function.__name__, "x", x)
     if x.is_nested:
         return _over_values(function, x, residual, normalized_shape, options)
     shape, dims = x.shape, len(normalized_shape)
@@ -110,7 +111,7 @@ class _Branch(DropOptions):
         dtype=None,
     ):
         self._init_options(mode, shared_dims, noise_shape)
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
         self.prenorm = prenorm
         self.layer_scale_init = layer_scale_init

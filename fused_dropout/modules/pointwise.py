@@ -42,7 +42,7 @@ class BiasActDropout(DropOptions, nn.Module):
         super().__init__()
         self._init_options(mode, shared_dims, noise_shape)
         self.num_features = num_features
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
         self.bias_dim = bias_dim
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
@@ -97,7 +97,7 @@ class BiasDropoutAdd(DropOptions, nn.Module):
         super().__init__()
         self._init_options(mode, shared_dims, noise_shape)
         self.num_features = num_features
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -146,7 +146,7 @@ class LinearActDropout(DropOptions, LinearWeights):
     ):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._init_options(mode, shared_dims, noise_shape)
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.activation = check_activation(self, activation)
 
     def forward(self, x):

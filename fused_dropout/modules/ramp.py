@@ -52,9 +52,9 @@ class LinearRamp:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"LinearRamp: steps is {steps!r}, but expected a number from 1 on")
         self.steps = steps
-        self.start = float(probability(start))
+        self.start = float(probability(start, "LinearRamp", "start"))
         ends = [module.p if end is None else end for module in self.modules]
-        self.ends = [float(probability(value)) for value in ends]
+        self.ends = [float(probability(value, "LinearRamp", "end")) for value in ends]
         self.count = 0
         self._apply()
 

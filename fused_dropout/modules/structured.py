@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._arguments import check_mode, probability
+from fused_dropout.functional._arguments import check_mode, check_tensor, probability
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
@@ -37,7 +37,7 @@ class LockedDropout(Leaf, nn.Module):
 
     def __init__(self, p=0.5, *, batch_first=False, mode="inverted"):
         super().__init__()
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.batch_first = batch_first
         self.mode = check_mode(type(self).__name__, mode)
 
@@ -82,7 +82,7 @@ class DropPath(Leaf, nn.Module):
         super().__init__()
         if per not in ("row", "batch"):
             raise ValueError(f"DropPath: per is {per!r}, but expected 'row' or 'batch'")
-        self.p = check_p(p)
+        self.p = check_p(self, p)
         self.scale_by_keep = scale_by_keep
         self.per = per
         self.mode = check_mode(type(self).__name__, mode)
@@ -118,7 +118,7 @@ def linear_drop_rates(p, depth):
     ``p / depth`` (Huang et al. 2016, section 3, "linear decay"): the blocks of a network whose
     first block may be dropped as well take ``linear_drop_rates(p, depth + 1)[1:]``.
     """
-    p = float(probability(p))
+    p = float(probability(p, "linear_drop_rates"))
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(
             f"linear_drop_rates: depth is {depth!r}, but expected a number of blocks from 0"
@@ -131,7 +131,8 @@ def linear_drop_rates(p, depth):
 
 
 def _locked_dropout(x, p, training, batch_first, mode):
-    probability(p)
+    probability(p, "LockedDropout")
+    check_tensor("LockedDropout", "input", x)
     if x.dim() not in (2, 3):
         expected = "(B, T, H)" if batch_first else "(T, B, H)"
         raise RuntimeError(
@@ -142,7 +143,8 @@ def _locked_dropout(x, p, training, batch_first, mode):
 
 
 def _drop_path(x, p, training, scale_by_keep, per, mode):
-    probability(p)
+    probability(p, "DropPath")
+    check_tensor("DropPath", "input", x)
     first = 1 if per == "row" else 0
     if x.dim() < first:
         raise RuntimeError("DropPath: input has 0 dimensions, but expected rows along dimension 0")

@@ -77,7 +77,7 @@ class WeightDrop(nn.Module):
         if isinstance(module, nn.RNNBase):
             note_wrapped(self, module)
         self.weight_names = (weights,) if isinstance(weights, str) else tuple(weights)
-        self.weight_p = check_p(p)
+        self.weight_p = check_p(self, p)
         self.weight_mode = check_mode(type(self).__name__, mode)
         for name in self.weight_names:
             check_name(module, name)
@@ -88,7 +88,7 @@ class WeightDrop(nn.Module):
         check_names(self.weight_names)
 
     def forward(self, *args, **kwargs):
-        p = probability(self.weight_p)
+        p = probability(self.weight_p, "WeightDrop", "weight_p")
         drops = self.training or self.weight_mode == "classic"
         if is_zero(p) or not drops:
             return super().forward(*args, **kwargs)
