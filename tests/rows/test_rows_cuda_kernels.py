@@ -301,3 +301,17 @@ def test_nothing_leaks_from_dropped_places():
     assert torch.equal(call.forward().isnan(), kept)
     dgate, dvalue = call.backward(torch.full((64, 64), torch.inf))[0].chunk(2, -1)
     assert bool((dgate[~kept] == 0).all()) and bool((dvalue[~kept] == 0).all())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_equal_values_are_zero(shape, dtype):
+    """They have nothing but the rounding of the mean to be normalised."""
+    rows, width = shape
+    values = torch.tensor([0.1, -33333.333, 1e-3, 7.0])[torch.arange(rows) % 4]
+    x = values.to(dtype)[:, None].repeat(1, width)
+    tensors = {"x": x, "residual": torch.zeros_like(x), "weight": torch.ones(width, dtype=dtype)}
+    tensors["norm_bias"] = torch.zeros(width, dtype=dtype)
+    for name in ("layer_norm", "layer_norm_prenorm"):
+        y, *_ = kernels(name, tensors, p=0.0).forward()
+        assert (y == 0).all()
