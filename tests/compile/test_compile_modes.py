@@ -147,6 +147,19 @@ def test_compiled_autograd():
     assert torch.equal(bias.grad, wanted[1])
 
 
+@pytest.mark.parametrize("shared_dims", [(), (0,)])
+def test_compiled_autograd_of_gaussian_dropout(shared_dims):
+    x = tensor(16, 6, grad=True)
+
+    def call():
+        return FF.gaussian_dropout(x, 0.4, shared_dims=shared_dims, rng_state=STATE).sum()
+
+    (wanted,) = torch.autograd.grad(call(), x)
+    with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        call().backward()
+    assert torch.equal(x.grad, wanted)
+
+
 def test_double_backward_of_a_compiled_function():
     """Not supported by AOTAutograd, which says so; on the backend `eager` it works."""
     x = tensor(16, grad=True)
