@@ -183,8 +183,9 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
   return kept.copy_(compose_mask(rng_state, size, strides, call, keep_count_of(p)));
 }
 
-// Under vmap the random number has to follow the transform's `randomness`: the operators used here
-// do. The same 64 bits as the CPU operator draws, but for one value in 2^64.
+// Under vmap the random number has to follow the randomness of the transform: the operators used
+// here do, and fused_dropout/_partitioner.py calls this there. The same 64 bits as the CPU operator
+// draws, but for one value in 2^64.
 Tensor compose_draw(const Tensor& token, const OptionalTensor& p_tensor,
                     const OptionalGenerator& generator) {
   constexpr auto kLowest = std::numeric_limits<int64_t>::min();
@@ -264,7 +265,6 @@ TORCH_LIBRARY_IMPL(fused_dropout, Negative, m) {
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
-  m.impl("draw_rng_state", compose_draw);
   m.impl("draw_bias_act_dropout", draw_forward_entry<draw_then_forward>);
   m.impl("draw_dropout_", draw_inplace_entry<draw_then_inplace>);
 }

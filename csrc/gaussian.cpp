@@ -2,7 +2,6 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
@@ -51,34 +50,41 @@ Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
                  : at::empty_like(x);
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
-  Resolved call;
-  std::vector<c10::SymInt> strides;
-};
-
-// The noise is drawn again in backward, which is the same operator.
+// The noise is drawn again in backward, which is the same operator. What is saved of the call is in
+// lists, which compiled autograd takes for constants of its graph.
 struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& rng_state,
                         const Options& options, at::OptionalSymIntArrayRef strides) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor y = gaussian::call(x, rng_state, options, strides);
-    auto state = c10::make_intrusive<SavedCall>(check(kFunction, x, rng_state, options, strides));
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    state->strides = y.sym_strides().vec();
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    const Resolved call = check(kFunction, x, rng_state, options, strides);
+    ctx->saved_data["p"] = c10::List<double>({call.p});
+    ctx->saved_data["shared_dims"] = call.shared_dims;
+    std::vector<c10::SymInt> place{call.mask_offset};
+    for (const auto& stride : y.sym_strides()) place.push_back(stride);
+    if (call.mask_strides) {
+      for (const auto& stride : *call.mask_strides) place.push_back(stride);
+    }
+    ctx->saved_data["place"] = c10::IValue(c10::SymIntArrayRef(place));
     ctx->save_for_backward({rng_state, options.p_tensor.value_or(Tensor())});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto shared_dims = ctx->saved_data["shared_dims"].toIntVector();
+    const auto place = ctx->saved_data["place"].toSymIntVector();
     const auto saved = ctx->get_saved_variables();
-    Options options = state.call.options();
+    const size_t rank = grads[0].dim();
+    const at::SymIntArrayRef numbers(place);
+    Options options;
+    options.p = ctx->saved_data["p"].toDoubleVector()[0];
     options.p_tensor = optional(saved[1]);
-    const at::OptionalSymIntArrayRef strides(state.strides);
-    return {gaussian::call(grads[0], saved[0], options, strides), {}, {}, {}};
+    options.shared_dims = shared_dims;
+    options.mask_offset = numbers[0];
+    if (place.size() > 1 + rank) options.mask_strides = numbers.slice(1 + rank);
+    return {gaussian::call(grads[0], saved[0], options, numbers.slice(1, rank)), {}, {}, {}};
   }
 };
 

@@ -1,6 +1,6 @@
 """Fused dropout + bias + activation (+ residual, + norm) kernels and modules for PyTorch."""
 
-from fused_dropout import functional
+from fused_dropout import _partitioner, functional  # noqa: F401  (tags what the compiler traces)
 from fused_dropout._extension import _C
 from fused_dropout._shard import Shard
 from fused_dropout._state import new_rng_state

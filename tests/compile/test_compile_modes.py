@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from compiling import (
     CHAIN_BIAS,
     STATE,
@@ -57,44 +56,6 @@ def test_checkpoint_on_inductor():
     x = tensor(32, 32)
     for ours, theirs in zip(results_of(call, x), results_of(block, x), strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("budget", [0.0, 0.3, 0.9, 1.0])
-def test_recomputation_under_a_memory_budget(budget):
-    """Where torch's own dropout survives it: below 1 the partitioner draws again in backward."""
-
-    def deep(drop):
-        def call(x):
-            for _ in range(3):
-                x = drop((x @ x).sin(), 0.4)
-            return x
-
-        return call
-
-    right = []
-    x = tensor(16, 16)
-    for drop in (FF.dropout, F.dropout):
-        with torch._functorch.config.patch(activation_memory_budget=budget):
-            ours = results_of(compiled(deep(drop)), x)
-        wanted = results_of(deep(drop), x)
-        torch.testing.assert_close(ours[0], wanted[0])
-        right.append(torch.allclose(ours[1], wanted[1], atol=1e-5))
-    assert right[0] or not right[1]
-    assert right[0] or budget < 1
-
-
-@pytest.mark.xfail(reason="the partitioner knows torch's random operators only", strict=True)
-def test_aggressive_recomputation():
-    def call(x):
-        for _ in range(3):
-            x = FF.dropout((x @ x).sin(), 0.4)
-        return x
-
-    x = tensor(16, 16)
-    with torch._functorch.config.patch(aggressive_recomputation=True):
-        ours = results_of(compiled(call), x)
-    for one, other in zip(ours, results_of(call, x), strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_reduce_overhead_on_the_cpu():
@@ -184,6 +145,19 @@ def test_compiled_autograd():
         call().backward()
     assert torch.equal(x.grad, wanted[0])
     assert torch.equal(bias.grad, wanted[1])
+
+
+@pytest.mark.parametrize("shared_dims", [(), (0,)])
+def test_compiled_autograd_of_gaussian_dropout(shared_dims):
+    x = tensor(16, 6, grad=True)
+
+    def call():
+        return FF.gaussian_dropout(x, 0.4, shared_dims=shared_dims, rng_state=STATE).sum()
+
+    (wanted,) = torch.autograd.grad(call(), x)
+    with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        call().backward()
+    assert torch.equal(x.grad, wanted)
 
 
 def test_double_backward_of_a_compiled_function():
