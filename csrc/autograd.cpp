@@ -3,12 +3,12 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 
 #include "activations.h"
+#include "saved_call.h"
 
 namespace fused_dropout {
 namespace {
@@ -16,21 +16,23 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  bool from_output = false;
+  bool from_output;
   std::vector<c10::SymInt> strides;
-  at::ScalarType dtype = at::kFloat;
-  std::optional<at::ScalarType> bias_dtype;
-  std::optional<at::ScalarType> residual_dtype;
+  at::ScalarType dtype;
+  std::optional<at::ScalarType> bias_dtype, residual_dtype;
 };
+
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.from_output, s.strides, s.dtype, s.bias_dtype, s.residual_dtype);
+}
 
 // The gradients of x, bias and residual (undefined where not needed), shared by the functions
 // below. Gradients are asked for by position among the tensors that were given.
 variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
-  const auto saved = ctx->saved_data["call"].toCapsule();
-  const auto& state = *static_cast<const SavedCall*>(saved.get());
+  const auto state = read_call<SavedCall>(ctx);
   size_t edge = 0;
   const bool needs_x = ctx->needs_input_grad(edge++);
   const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(edge++);
@@ -52,39 +54,34 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
   return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), dresidual};
 }
 
-c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
-  auto state = c10::make_intrusive<SavedCall>(std::move(call));
-  state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-  ctx->saved_data["call"] = c10::IValue::make_capsule(state);
-  return state;
-}
-
 struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
                                const OptionalTensor& residual, const Random& random,
                                const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state = save_call(
-        ctx, check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options));
+    SavedCall state{
+        check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options)};
     Tensor y, rng_state = random.rng_state.value_or(Tensor());
     if (random.draws) {
       std::tie(y, rng_state) = call_draw_forward(x, bias, residual, random.generator, options);
     } else {
       y = call_forward(x, bias, residual, random.rng_state, options);
     }
-    const Resolved& call = state->call;
-    state->from_output = backward_uses_output(call, residual.has_value());
-    state->strides = y.sym_strides().vec();
-    state->dtype = x.scalar_type();
-    if (bias) state->bias_dtype = bias->scalar_type();
-    if (residual) state->residual_dtype = residual->scalar_type();
+    state.from_output = backward_uses_output(state.call, residual.has_value());
+    state.strides = y.sym_strides().vec();
+    state.dtype = x.scalar_type();
+    if (bias) state.bias_dtype = bias->scalar_type();
+    if (residual) state.residual_dtype = residual->scalar_type();
+    save_call(ctx, state);
 
     // The mask is drawn again from rng_state, so that only what the derivative reads is kept.
     Tensor input, kept_bias;
     if (requires_grad(x) || requires_grad(bias)) {
-      if (state->from_output) {
+      if (state.from_output) {
         input = y;
-      } else if (!kActivations[call.activation].identity) {
+      } else if (!kActivations[state.call.activation].identity) {
         input = x;
         if (bias) kept_bias = *bias;
       }
@@ -101,13 +98,15 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
 };
 
 struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Random& random,
                                const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state =
-        save_call(ctx, check_arguments("dropout_", x, {}, {}, random.rng_state, options));
-    state->strides = strides_like(x);
-    state->dtype = x.scalar_type();
+    SavedCall state{check_arguments("dropout_", x, {}, {}, random.rng_state, options)};
+    state.strides = strides_like(x);
+    state.dtype = x.scalar_type();
+    save_call(ctx, state);
     Tensor rng_state = random.rng_state.value_or(Tensor());
     if (random.draws) {
       rng_state = call_draw_inplace(x, random.generator, options);

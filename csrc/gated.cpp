@@ -4,12 +4,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 #include "draw_schema.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::gated {
 
@@ -107,25 +107,28 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const OptionalTensor&
   return {dx, dbias};
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  bool gate_first = true;
+  bool gate_first;
   std::vector<c10::SymInt> strides;
   std::optional<at::ScalarType> bias_dtype;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.gate_first, s.strides, s.bias_dtype);
+}
+
 struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
                                const Random& random, bool gate_first, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto state = c10::make_intrusive<SavedCall>(
-        check("bias_glu_dropout", x, bias, random.rng_state, options));
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    state->gate_first = gate_first;
-    state->strides = strides_like(x);
-    if (bias) state->bias_dtype = bias->scalar_type();
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("bias_glu_dropout", x, bias, random.rng_state, options), gate_first,
+                    strides_like(x)};
+    if (bias) state.bias_dtype = bias->scalar_type();
+    save_call(ctx, state);
     Tensor y, rng_state = random.rng_state.value_or(Tensor());
     if (random.draws) {
       std::tie(y, rng_state) = call_draw_forward(x, bias, random.generator, gate_first, options);
@@ -138,8 +141,7 @@ struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
     const bool needs_x = ctx->needs_input_grad(0);
     const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(1);

@@ -1,12 +1,12 @@
 // Autograd of the normalised operator: what is saved for backward.
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "activations.h"
 #include "autograd.h"
 #include "norm.h"
+#include "saved_call.h"
 
 namespace fused_dropout::norm {
 namespace {
@@ -18,18 +18,26 @@ std::optional<at::ScalarType> dtype_of(const OptionalTensor& tensor) {
   return tensor ? std::optional(tensor->scalar_type()) : std::nullopt;
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(ResolvedNorm resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   ResolvedNorm call;
-  double eps = 0;
-  bool prenorm = false;
+  double eps;
+  bool prenorm;
   std::vector<c10::SymInt> strides;
-  at::ScalarType dtype = at::kFloat;
+  at::ScalarType dtype;
   // Of the arguments in their order, without x; none where not given.
   std::optional<at::ScalarType> residual, bias, row_scale, layer_scale, weight, norm_bias;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(static_cast<Resolved&>(s.call), s.call.kind, s.call.h_dtype, s.call.y_dtype, s.eps,
+          s.prenorm, s.strides, s.dtype, s.residual, s.bias, s.row_scale, s.layer_scale, s.weight,
+          s.norm_bias);
+}
+
 struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
                                const OptionalTensor& residual, const OptionalTensor& bias,
                                const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
@@ -38,20 +46,18 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
                                const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
-    auto state = c10::make_intrusive<SavedCall>(
-        check("dropout_add_norm", x, operands, random.rng_state, settings, options));
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    state->eps = settings.eps;
-    state->prenorm = settings.prenorm;
-    state->strides = strides_like(x);
-    state->dtype = x.scalar_type();
-    state->residual = dtype_of(residual);
-    state->bias = dtype_of(bias);
-    state->row_scale = dtype_of(row_scale);
-    state->layer_scale = dtype_of(layer_scale);
-    state->weight = dtype_of(weight);
-    state->norm_bias = dtype_of(norm_bias);
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("dropout_add_norm", x, operands, random.rng_state, settings, options),
+                    settings.eps,
+                    settings.prenorm,
+                    strides_like(x),
+                    x.scalar_type(),
+                    dtype_of(residual),
+                    dtype_of(bias),
+                    dtype_of(row_scale),
+                    dtype_of(layer_scale),
+                    dtype_of(weight),
+                    dtype_of(norm_bias)};
+    save_call(ctx, state);
     ctx->set_materialize_grads(false);
 
     Tensor y, h, statistics, rng_state = random.rng_state.value_or(Tensor());
@@ -63,7 +69,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     }
     // The mask is drawn again. Where h is a result anyway, it is kept; else the inputs are, of
     // which h is computed again: no tensor is kept that is neither input nor result.
-    const bool needs_x = !settings.prenorm || !kActivations[state->call.activation].identity ||
+    const bool needs_x = !settings.prenorm || !kActivations[state.call.activation].identity ||
                          requires_grad(layer_scale);
     const auto kept = [](bool condition, const OptionalTensor& tensor) {
       return condition && tensor ? *tensor : Tensor();
@@ -80,8 +86,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     variable_list result(10);
     const Tensor dh = state.prenorm ? grads[1] : Tensor();
     if (!grads[0].defined() && !dh.defined()) return result;
