@@ -57,15 +57,15 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
 struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
   static constexpr bool is_traceable = true;
 
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                               const OptionalTensor& residual, const Random& random,
-                               const Options& options) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& residual, Random& random, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     SavedCall state{
         check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options)};
-    Tensor y, rng_state = random.rng_state.value_or(Tensor());
+    Tensor y;
     if (random.draws) {
-      std::tie(y, rng_state) = call_draw_forward(x, bias, residual, random.generator, options);
+      std::tie(y, random.rng_state) =
+          call_draw_forward(x, bias, residual, random.generator, options);
     } else {
       y = call_forward(x, bias, residual, random.rng_state, options);
     }
@@ -86,8 +86,9 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
         if (bias) kept_bias = *bias;
       }
     }
-    ctx->save_for_backward({input, kept_bias, rng_state, options.p_tensor.value_or(Tensor())});
-    return random.draws ? variable_list{y, rng_state} : variable_list{y};
+    ctx->save_for_backward({input, kept_bias, random.rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -100,28 +101,35 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
 struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
   static constexpr bool is_traceable = true;
 
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Random& random,
-                               const Options& options) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, Random& random,
+                        const Options& options, AutogradContext*& context) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     SavedCall state{check_arguments("dropout_", x, {}, {}, random.rng_state, options)};
     state.strides = strides_like(x);
     state.dtype = x.scalar_type();
     save_call(ctx, state);
-    Tensor rng_state = random.rng_state.value_or(Tensor());
     if (random.draws) {
-      rng_state = call_draw_inplace(x, random.generator, options);
+      random.rng_state = call_draw_inplace(x, random.generator, options);
     } else {
       call_inplace(x, random.rng_state, options);
     }
     ctx->mark_dirty({x});
-    ctx->save_for_backward({Tensor(), Tensor(), rng_state, options.p_tensor.value_or(Tensor())});
-    return random.draws ? variable_list{x, rng_state} : variable_list{x};
+    ctx->save_for_backward({Tensor(), Tensor(), random.rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    context = ctx;
+    return x;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    return {gradients(ctx, grads[0])[0], Tensor(), Tensor()};
+    return {gradients(ctx, grads[0])[0], Tensor(), Tensor(), Tensor()};
   }
 };
+
+void apply_inplace(const Tensor& x, Random& random, const Options& options) {
+  AutogradContext* context = nullptr;
+  InplaceDropout::apply(x, random, options, context);
+  context->mark_dirty({});  // has been read; compiled autograd expects none
+}
 
 Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalTensor& rng_state, const Options& options) {
@@ -129,7 +137,8 @@ Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const Optio
     return compose_forward(x, bias, residual, rng_state, options);
   }
   if (needs_graph({x, bias, residual})) {
-    return BiasActDropout::apply(x, bias, residual, Random{rng_state}, options)[0];
+    Random random{rng_state};
+    return BiasActDropout::apply(x, bias, residual, random, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, bias, residual, rng_state, options);
@@ -141,7 +150,8 @@ void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& 
   if (needs_composition({x})) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else if (differentiable) {
-    InplaceDropout::apply(x, Random{rng_state}, options);
+    Random random{rng_state};
+    apply_inplace(x, random, options);
   } else {
     const at::AutoDispatchBelowAutograd guard;
     call_inplace(x, rng_state, options);
@@ -165,8 +175,9 @@ Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
     return {compose_forward(x, bias, residual, rng_state, options), rng_state};
   }
   if (needs_graph({x, bias, residual})) {
-    const auto results = BiasActDropout::apply(x, bias, residual, Random::from(generator), options);
-    return {results[0], results[1]};
+    auto random = Random::from(generator);
+    const Tensor y = BiasActDropout::apply(x, bias, residual, random, options);
+    return {y, *random.rng_state};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, bias, residual, generator, options);
@@ -180,13 +191,11 @@ Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
     return rng_state;
   }
-  if (differentiable && x.is_view()) {
-    // Of a function that changes a view, autograd takes no second result.
-    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-    InplaceDropout::apply(x, Random{rng_state}, options);
-    return rng_state;
+  if (differentiable) {
+    auto random = Random::from(generator);
+    apply_inplace(x, random, options);
+    return *random.rng_state;
   }
-  if (differentiable) return InplaceDropout::apply(x, Random::from(generator), options)[1];
   const at::AutoDispatchBelowAutograd guard;
   return call_draw_inplace(x, generator, options);
 }

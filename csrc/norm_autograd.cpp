@@ -35,6 +35,12 @@ void list_fields(Archive& archive, SavedCall& s) {
           s.norm_bias);
 }
 
+// Results that have no gradient: they are not among those that autograd knows of.
+struct Constants {
+  Tensor h;  // where h is no result
+  Tensor statistics;
+};
+
 struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
   static constexpr bool is_traceable = true;
 
@@ -42,8 +48,8 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
                                const OptionalTensor& residual, const OptionalTensor& bias,
                                const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
                                const OptionalTensor& weight, const OptionalTensor& norm_bias,
-                               const Random& random, const Settings& settings,
-                               const Options& options) {
+                               Random& random, const Settings& settings, const Options& options,
+                               Constants& constants) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
     SavedCall state{check("dropout_add_norm", x, operands, random.rng_state, settings, options),
@@ -60,9 +66,9 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     save_call(ctx, state);
     ctx->set_materialize_grads(false);
 
-    Tensor y, h, statistics, rng_state = random.rng_state.value_or(Tensor());
+    Tensor y, h, statistics;
     if (random.draws) {
-      std::tie(y, h, statistics, rng_state) =
+      std::tie(y, h, statistics, random.rng_state) =
           call_draw_forward(x, operands, random.generator, settings, options);
     } else {
       std::tie(y, h, statistics) = call_forward(x, operands, random.rng_state, settings, options);
@@ -74,20 +80,19 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     const auto kept = [](bool condition, const OptionalTensor& tensor) {
       return condition && tensor ? *tensor : Tensor();
     };
-    ctx->save_for_backward({kept(settings.prenorm, h), kept(needs_x, x),
-                            kept(!settings.prenorm, residual), kept(needs_x, bias),
-                            kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
-                            statistics, rng_state, kept(true, options.p_tensor)});
-    ctx->mark_non_differentiable(settings.prenorm ? variable_list{statistics}
-                                                  : variable_list{h, statistics});
-    variable_list results{y, h, statistics};
-    if (random.draws) results.push_back(rng_state);
-    return results;
+    ctx->save_for_backward(
+        {kept(settings.prenorm, h), kept(needs_x, x), kept(!settings.prenorm, residual),
+         kept(needs_x, bias), kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
+         statistics, kept(true, random.rng_state), kept(true, options.p_tensor)});
+    constants.statistics = statistics;
+    if (settings.prenorm) return {y, h};
+    constants.h = h;
+    return {y};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto state = read_call<SavedCall>(ctx);
-    variable_list result(10);
+    variable_list result(11);
     const Tensor dh = state.prenorm ? grads[1] : Tensor();
     if (!grads[0].defined() && !dh.defined()) return result;
     const auto tensors = ctx->get_saved_variables();
@@ -136,18 +141,21 @@ bool has_graph(const Tensor& x, const Operands& t) {
   return needs_graph({x, t.residual, t.bias, t.layer_scale, t.weight, t.norm_bias});
 }
 
-variable_list apply(const Tensor& x, const Operands& t, const Random& random,
-                    const Settings& settings, const Options& options) {
-  return DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight,
-                               t.norm_bias, random, settings, options);
+Results apply(const Tensor& x, const Operands& t, Random& random, const Settings& settings,
+              const Options& options) {
+  Constants constants;
+  const auto results =
+      DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight,
+                            t.norm_bias, random, settings, options, constants);
+  return {results[0], settings.prenorm ? results[1] : constants.h, constants.statistics};
 }
 
 Results forward_autograd(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
                          const Settings& settings, const Options& options) {
   if (composes(x, t)) return compose_forward(x, t, rng_state, settings, options);
   if (has_graph(x, t)) {
-    const auto results = apply(x, t, Random{rng_state}, settings, options);
-    return {results[0], results[1], results[2]};
+    Random random{rng_state};
+    return apply(x, t, random, settings, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, t, rng_state, settings, options);
@@ -162,8 +170,9 @@ DrawnResults draw_forward_autograd(const Tensor& x, const Operands& t,
                           std::make_tuple(rng_state));
   }
   if (has_graph(x, t)) {
-    const auto results = apply(x, t, Random::from(generator), settings, options);
-    return {results[0], results[1], results[2], results[3]};
+    auto random = Random::from(generator);
+    return std::tuple_cat(apply(x, t, random, settings, options),
+                          std::make_tuple(*random.rng_state));
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, t, generator, settings, options);
