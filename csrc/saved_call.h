@@ -1,20 +1,21 @@
-// What autograd saves of a call besides tensors: the fields of a struct, in two lists. Compiled
-// autograd takes the elements of lists for constants of its graph, but makes inputs of numbers that
-// are saved by themselves, and refuses objects.
+// What autograd saves of a call besides tensors: the fields of a struct, in one list of integers.
+// Compiled autograd takes the elements of lists for constants of its graph, but makes inputs of
+// numbers that are saved by themselves, and refuses objects.
 #pragma once
 
+#include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstring>
 #include <optional>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "ops.h"
 
 namespace fused_dropout {
 
-constexpr auto kIntegers = "integers", kDoubles = "doubles";
+constexpr auto kSavedCall = "call";
 
 // `archive` takes the fields to save, or to fill. Of a call that is what options() gives, without
 // p_tensor: it is saved with the other tensors, whose versions autograd checks.
@@ -26,49 +27,50 @@ void list_fields(Archive& archive, Resolved& call) {
 
 class FieldWriter {
  public:
-  FieldWriter() { integers_.reserve(32); }
-
   template <class... Fields>
   void operator()(Fields&... fields) {
     (write(fields), ...);
   }
 
-  void save(torch::autograd::AutogradContext* ctx) && {
-    ctx->saved_data[kIntegers] = c10::IValue(c10::SymIntArrayRef(integers_));
-    ctx->saved_data[kDoubles] = std::move(doubles_);
+  void save(torch::autograd::AutogradContext* ctx) const {
+    ctx->saved_data[kSavedCall] = c10::IValue(c10::SymIntArrayRef(list_));
   }
 
  private:
   template <class Field>
   void write(Field& field) {
     if constexpr (std::is_enum_v<Field> || std::is_integral_v<Field>) {
-      integers_.emplace_back(static_cast<int64_t>(field));
+      list_.emplace_back(static_cast<int64_t>(field));
     } else {
       list_fields(*this, field);
     }
   }
-  void write(c10::SymInt& field) { integers_.push_back(field); }
-  void write(double& field) { doubles_.push_back(field); }
+  void write(c10::SymInt& field) { list_.push_back(field); }
+  // In halves: not every 64 bits are a plain integer to SymInt.
+  void write(double& field) {
+    uint64_t bits;
+    std::memcpy(&bits, &field, sizeof bits);
+    list_.emplace_back(static_cast<int64_t>(bits >> 32));
+    list_.emplace_back(static_cast<int64_t>(bits & 0xFFFFFFFF));
+  }
   template <class Field>
   void write(std::vector<Field>& field) {
-    integers_.emplace_back(static_cast<int64_t>(field.size()));
+    list_.emplace_back(static_cast<int64_t>(field.size()));
     for (Field& element : field) write(element);
   }
   template <class Field>
   void write(std::optional<Field>& field) {
-    integers_.emplace_back(int64_t{field.has_value()});
+    list_.emplace_back(int64_t{field.has_value()});
     if (field) write(*field);
   }
 
-  std::vector<c10::SymInt> integers_;
-  c10::List<double> doubles_;
+  c10::SmallVector<c10::SymInt, 48> list_;
 };
 
 class FieldReader {
  public:
   explicit FieldReader(torch::autograd::AutogradContext* ctx)
-      : integers_(ctx->saved_data[kIntegers].toSymIntVector()),
-        doubles_(ctx->saved_data[kDoubles].toDoubleVector()) {}
+      : next_(ctx->saved_data[kSavedCall].toListRef().begin()) {}
 
   template <class... Fields>
   void operator()(Fields&... fields) {
@@ -76,38 +78,39 @@ class FieldReader {
   }
 
  private:
-  int64_t next_number() { return integers_[integer_++].expect_int(); }
+  int64_t next() { return (next_++)->toInt(); }
 
   template <class Field>
   void read(Field& field) {
     if constexpr (std::is_enum_v<Field> || std::is_integral_v<Field>) {
-      field = static_cast<Field>(next_number());
+      field = static_cast<Field>(next());
     } else {
       list_fields(*this, field);
     }
   }
-  void read(c10::SymInt& field) { field = std::move(integers_[integer_++]); }
-  void read(double& field) { field = doubles_[double_++]; }
+  void read(c10::SymInt& field) { field = (next_++)->toSymInt(); }
+  void read(double& field) {
+    const uint64_t high = next(), bits = high << 32 | next();
+    std::memcpy(&field, &bits, sizeof bits);
+  }
   template <class Field>
   void read(std::vector<Field>& field) {
-    field.resize(next_number());
+    field.resize(next());
     for (Field& element : field) read(element);
   }
   template <class Field>
   void read(std::optional<Field>& field) {
-    if (next_number()) read(field.emplace());
+    if (next()) read(field.emplace());
   }
 
-  std::vector<c10::SymInt> integers_;
-  std::vector<double> doubles_;
-  size_t integer_ = 0, double_ = 0;
+  const c10::IValue* next_;  // in the list
 };
 
 template <class Call>
 void save_call(torch::autograd::AutogradContext* ctx, Call& call) {
   FieldWriter writer;
   list_fields(writer, call);
-  std::move(writer).save(ctx);
+  writer.save(ctx);
 }
 
 template <class Call>
