@@ -178,9 +178,11 @@ class _Group(NamedTuple):
 
 
 def _groups(query, key, mask, state, p, scale, shape):
-    """As many matrices at a time as fit a buffer, in turn."""
+    """As many matrices at a time as fit a buffer, in turn; all where this is traced."""
     count, *sizes = query.shape[0], query.shape[1], key.shape[1]
-    step = max(1, min(count, _BUFFER // (math.prod(sizes) * query.element_size())))
+    step = count
+    if not torch.compiler.is_compiling():
+        step = max(1, min(count, _BUFFER // (math.prod(sizes) * query.element_size())))
     buffers = query.new_empty(2, step, *sizes)
     if mask is not None:
         mask = torch.atleast_2d(mask)

@@ -6,7 +6,6 @@ from compiling import STATE, tensor
 from every_function import (
     CALLS,
     assert_close,
-    every_batched_call,
     every_call,
     gradients_of,
     run,
@@ -46,7 +45,10 @@ def test_gradients(name, options):
     assert_like_eager(lambda tensors: run(name, tensors, **options), tensors_of(name))
 
 
-@every_batched_call
+# Attention's backward pass is Python code, which takes long to trace with symbolic sizes.
+@pytest.mark.parametrize(
+    "name", [name for name in CALLS if CALLS[name].batched and "attention" not in name]
+)
 def test_dynamic_shapes(name):
     for rows in (4, 7):
         tensors = tensors_of(name, rows)
