@@ -16,8 +16,8 @@ struct FunctorTag {
   using Of = Functor<Precision>;
 };
 
-// Those that a build with sanitizers compiles: which memory a kernel touches depends on none of them.
-// One without arithmetic, one with a parameter, one with most of the mathematical functions.
+// Those that a build with sanitizers compiles, as which memory a kernel touches depends on none of
+// them: one without arithmetic, one with a parameter, one with most of the mathematical functions.
 #if defined(FUSED_DROPOUT_SANITIZE)
 #define FD_FOR_EACH_COMPILED(X) \
   X(Identity, "identity")       \

@@ -50,8 +50,18 @@ def capabilities(package, variables):
 
 def run_round(package, variables, capability, seed, examples, call):
     """Returns pytest's exit status and what was said."""
+    # Sanitizers write to the process's own stderr just before they end it.
     program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "-x", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "-x",
+        "--tb=short",
+        "--capture=sys",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [*command, f"--hypothesis-seed={seed}", str(FOLDER)],
         cwd=package,

@@ -22,7 +22,7 @@ def _is_compiled(activation):
         FF.bias_act_dropout(
             torch.zeros(1), p=0.5, activation=activation, rng_state=torch.tensor([0, 0])
         )
-    except RuntimeError as error:
+    except ValueError as error:
         if "does not have this activation" not in str(error):
             raise
         return False

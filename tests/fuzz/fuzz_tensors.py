@@ -50,6 +50,8 @@ class Spec(NamedTuple):
         if not dtype.is_floating_point:
             return torch.randint(0, 2, shape, generator=generator).to(dtype)
         x = torch.randn(shape, generator=generator)
+        if self.values == "unit":
+            x = torch.rand(shape, generator=generator)
         if self.values == "large":
             x = x * 1e4
         if self.values == "special":
