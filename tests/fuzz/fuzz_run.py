@@ -52,18 +52,9 @@ def run_round(package, variables, capability, seed, examples, call):
     """Returns pytest's exit status and what was said."""
     # Sanitizers write to the process's own stderr just before they end it.
     program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "-x",
-        "--tb=short",
-        "--capture=sys",
-        "-p",
-        "no:cacheprovider",
-    ]
+    how = ("-x", "--tb=short", "--capture=sys", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [*command, f"--hypothesis-seed={seed}", str(FOLDER)],
+        [sys.executable, "-c", program, *how, f"--hypothesis-seed={seed}", str(FOLDER)],
         cwd=package,
         env={
             **variables,
