@@ -9,7 +9,7 @@ from hypothesis import given
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls(name):
-    @few(20)
+    @few(8)
     @given(call=CALLS[name])
     def run(call):
         check_call(call)

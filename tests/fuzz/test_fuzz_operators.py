@@ -8,7 +8,7 @@ from hypothesis import given
 
 @pytest.mark.parametrize("operator", sorted(SCHEMAS))
 def test_operator(operator):
-    @few(25)
+    @few(8)
     @given(call=operator_calls(operator))
     def run(call):
         check_operator(call)
