@@ -3,12 +3,12 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 
 #include "activations.h"
+#include "saved_call.h"
 
 namespace fused_dropout {
 namespace {
@@ -16,21 +16,23 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  bool from_output = false;
+  bool from_output;
   std::vector<c10::SymInt> strides;
-  at::ScalarType dtype = at::kFloat;
-  std::optional<at::ScalarType> bias_dtype;
-  std::optional<at::ScalarType> residual_dtype;
+  at::ScalarType dtype;
+  std::optional<at::ScalarType> bias_dtype, residual_dtype;
 };
+
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.from_output, s.strides, s.dtype, s.bias_dtype, s.residual_dtype);
+}
 
 // The gradients of x, bias and residual (undefined where not needed), shared by the functions
 // below. Gradients are asked for by position among the tensors that were given.
 variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
-  const auto saved = ctx->saved_data["call"].toCapsule();
-  const auto& state = *static_cast<const SavedCall*>(saved.get());
+  const auto state = read_call<SavedCall>(ctx);
   size_t edge = 0;
   const bool needs_x = ctx->needs_input_grad(edge++);
   const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(edge++);
@@ -52,45 +54,41 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
   return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), dresidual};
 }
 
-c10::intrusive_ptr<SavedCall> save_call(AutogradContext* ctx, Resolved call) {
-  auto state = c10::make_intrusive<SavedCall>(std::move(call));
-  state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-  ctx->saved_data["call"] = c10::IValue::make_capsule(state);
-  return state;
-}
-
 struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                               const OptionalTensor& residual, const Random& random,
-                               const Options& options) {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                        const OptionalTensor& residual, Random& random, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state = save_call(
-        ctx, check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options));
-    Tensor y, rng_state = random.rng_state.value_or(Tensor());
+    SavedCall state{
+        check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options)};
+    Tensor y;
     if (random.draws) {
-      std::tie(y, rng_state) = call_draw_forward(x, bias, residual, random.generator, options);
+      std::tie(y, random.rng_state) =
+          call_draw_forward(x, bias, residual, random.generator, options);
     } else {
       y = call_forward(x, bias, residual, random.rng_state, options);
     }
-    const Resolved& call = state->call;
-    state->from_output = backward_uses_output(call, residual.has_value());
-    state->strides = y.sym_strides().vec();
-    state->dtype = x.scalar_type();
-    if (bias) state->bias_dtype = bias->scalar_type();
-    if (residual) state->residual_dtype = residual->scalar_type();
+    state.from_output = backward_uses_output(state.call, residual.has_value());
+    state.strides = y.sym_strides().vec();
+    state.dtype = x.scalar_type();
+    if (bias) state.bias_dtype = bias->scalar_type();
+    if (residual) state.residual_dtype = residual->scalar_type();
+    save_call(ctx, state);
 
     // The mask is drawn again from rng_state, so that only what the derivative reads is kept.
     Tensor input, kept_bias;
     if (requires_grad(x) || requires_grad(bias)) {
-      if (state->from_output) {
+      if (state.from_output) {
         input = y;
-      } else if (!kActivations[call.activation].identity) {
+      } else if (!kActivations[state.call.activation].identity) {
         input = x;
         if (bias) kept_bias = *bias;
       }
     }
-    ctx->save_for_backward({input, kept_bias, rng_state, options.p_tensor.value_or(Tensor())});
-    return random.draws ? variable_list{y, rng_state} : variable_list{y};
+    ctx->save_for_backward({input, kept_bias, random.rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -101,28 +99,37 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
 };
 
 struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Random& random,
-                               const Options& options) {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, Random& random,
+                        const Options& options, AutogradContext*& context) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto state =
-        save_call(ctx, check_arguments("dropout_", x, {}, {}, random.rng_state, options));
-    state->strides = strides_like(x);
-    state->dtype = x.scalar_type();
-    Tensor rng_state = random.rng_state.value_or(Tensor());
+    SavedCall state{check_arguments("dropout_", x, {}, {}, random.rng_state, options)};
+    state.strides = strides_like(x);
+    state.dtype = x.scalar_type();
+    save_call(ctx, state);
     if (random.draws) {
-      rng_state = call_draw_inplace(x, random.generator, options);
+      random.rng_state = call_draw_inplace(x, random.generator, options);
     } else {
       call_inplace(x, random.rng_state, options);
     }
     ctx->mark_dirty({x});
-    ctx->save_for_backward({Tensor(), Tensor(), rng_state, options.p_tensor.value_or(Tensor())});
-    return random.draws ? variable_list{x, rng_state} : variable_list{x};
+    ctx->save_for_backward({Tensor(), Tensor(), random.rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    context = ctx;
+    return x;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    return {gradients(ctx, grads[0])[0], Tensor(), Tensor()};
+    return {gradients(ctx, grads[0])[0], Tensor(), Tensor(), Tensor()};
   }
 };
+
+void apply_inplace(const Tensor& x, Random& random, const Options& options) {
+  AutogradContext* context = nullptr;
+  InplaceDropout::apply(x, random, options, context);
+  context->mark_dirty({});  // has been read; compiled autograd expects none
+}
 
 Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalTensor& rng_state, const Options& options) {
@@ -130,7 +137,8 @@ Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const Optio
     return compose_forward(x, bias, residual, rng_state, options);
   }
   if (needs_graph({x, bias, residual})) {
-    return BiasActDropout::apply(x, bias, residual, Random{rng_state}, options)[0];
+    Random random{rng_state};
+    return BiasActDropout::apply(x, bias, residual, random, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, bias, residual, rng_state, options);
@@ -142,7 +150,8 @@ void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& 
   if (needs_composition({x})) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else if (differentiable) {
-    InplaceDropout::apply(x, Random{rng_state}, options);
+    Random random{rng_state};
+    apply_inplace(x, random, options);
   } else {
     const at::AutoDispatchBelowAutograd guard;
     call_inplace(x, rng_state, options);
@@ -166,8 +175,9 @@ Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
     return {compose_forward(x, bias, residual, rng_state, options), rng_state};
   }
   if (needs_graph({x, bias, residual})) {
-    const auto results = BiasActDropout::apply(x, bias, residual, Random::from(generator), options);
-    return {results[0], results[1]};
+    auto random = Random::from(generator);
+    const Tensor y = BiasActDropout::apply(x, bias, residual, random, options);
+    return {y, *random.rng_state};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, bias, residual, generator, options);
@@ -181,13 +191,11 @@ Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
     return rng_state;
   }
-  if (differentiable && x.is_view()) {
-    // Of a function that changes a view, autograd takes no second result.
-    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-    InplaceDropout::apply(x, Random{rng_state}, options);
-    return rng_state;
+  if (differentiable) {
+    auto random = Random::from(generator);
+    apply_inplace(x, random, options);
+    return *random.rng_state;
   }
-  if (differentiable) return InplaceDropout::apply(x, Random::from(generator), options)[1];
   const at::AutoDispatchBelowAutograd guard;
   return call_draw_inplace(x, generator, options);
 }

@@ -41,7 +41,7 @@ inline bool needs_graph(std::initializer_list<OptionalTensor> tensors) {
   return false;
 }
 
-// A state, or where it is to be drawn from: then it is one more result.
+// A state, or where it is to be drawn from: then the function that draws it keeps it here.
 struct Random {
   OptionalTensor rng_state;
   bool draws = false;

@@ -5,11 +5,11 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::block {
 
@@ -86,33 +86,36 @@ Tensor apply_meta(const Tensor& x, const OptionalTensor& rng_state, const Option
   return at::empty_strided_symint(x.sym_sizes(), *strides, x.options());
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  SavedCall(Call checked, std::vector<c10::SymInt> layout)
-      : call(std::move(checked)), strides(std::move(layout)) {}
+struct SavedCall {
   Call call;
   std::vector<c10::SymInt> strides;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call.p, s.call.block_size, s.call.shared_channels, s.call.classic, s.call.training,
+          s.strides);
+}
+
 // Linear in x: the gradient by x is the same function of the gradient by y, which autograd can
 // differentiate again.
 struct DropBlock : torch::autograd::Function<DropBlock> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& rng_state,
                         const OptionalTensor& kept, at::OptionalSymIntArrayRef strides,
                         const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     Tensor y = call_apply(x, rng_state, kept, strides, options);
-    auto state = c10::make_intrusive<SavedCall>(check("drop_block", x, rng_state, kept, options),
-                                                y.sym_strides().vec());
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("drop_block", x, rng_state, kept, options), y.sym_strides().vec()};
+    save_call(ctx, state);
     ctx->save_for_backward({rng_state.value_or(Tensor()), kept.value_or(Tensor()),
                             options.p_tensor.value_or(Tensor())});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
     const Call& call = state.call;
     const Options options{call.p,      optional(saved[2]), call.block_size, call.shared_channels,

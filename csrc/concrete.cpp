@@ -3,12 +3,12 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 #include "noise.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::concrete {
 
@@ -72,30 +72,33 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const Tensor& logit,
   return {dx, dlogit};
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  double temperature = 0;
+  double temperature;
   std::vector<c10::SymInt> strides;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.temperature, s.strides);
+}
+
 struct ConcreteDropout : torch::autograd::Function<ConcreteDropout> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& logit,
                         const Tensor& rng_state, double temperature, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor y = call_forward(x, logit, rng_state, temperature, options);
-    auto state = c10::make_intrusive<SavedCall>(
-        check("concrete_dropout", x, logit, rng_state, temperature, options));
-    state->temperature = temperature;
-    state->strides = y.sym_strides().vec();
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("concrete_dropout", x, logit, rng_state, temperature, options),
+                    temperature, y.sym_strides().vec()};
+    save_call(ctx, state);
     ctx->save_for_backward({x, logit, rng_state});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
     const bool needs_x = ctx->needs_input_grad(0), needs_logit = ctx->needs_input_grad(1);
     auto [dx, dlogit] =

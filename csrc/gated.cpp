@@ -4,12 +4,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 #include "draw_schema.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::gated {
 
@@ -107,39 +107,42 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const OptionalTensor&
   return {dx, dbias};
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  bool gate_first = true;
+  bool gate_first;
   std::vector<c10::SymInt> strides;
   std::optional<at::ScalarType> bias_dtype;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.gate_first, s.strides, s.bias_dtype);
+}
+
 struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                               const Random& random, bool gate_first, const Options& options) {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
+                        Random& random, bool gate_first, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto state = c10::make_intrusive<SavedCall>(
-        check("bias_glu_dropout", x, bias, random.rng_state, options));
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    state->gate_first = gate_first;
-    state->strides = strides_like(x);
-    if (bias) state->bias_dtype = bias->scalar_type();
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
-    Tensor y, rng_state = random.rng_state.value_or(Tensor());
+    SavedCall state{check("bias_glu_dropout", x, bias, random.rng_state, options), gate_first,
+                    strides_like(x)};
+    if (bias) state.bias_dtype = bias->scalar_type();
+    save_call(ctx, state);
+    Tensor y;
     if (random.draws) {
-      std::tie(y, rng_state) = call_draw_forward(x, bias, random.generator, gate_first, options);
+      std::tie(y, random.rng_state) =
+          call_draw_forward(x, bias, random.generator, gate_first, options);
     } else {
       y = call_forward(x, bias, random.rng_state, gate_first, options);
     }
-    ctx->save_for_backward(
-        {x, bias.value_or(Tensor()), rng_state, options.p_tensor.value_or(Tensor())});
-    return random.draws ? variable_list{y, rng_state} : variable_list{y};
+    ctx->save_for_backward({x, bias.value_or(Tensor()), random.rng_state.value_or(Tensor()),
+                            options.p_tensor.value_or(Tensor())});
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
     const bool needs_x = ctx->needs_input_grad(0);
     const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(1);
@@ -156,7 +159,8 @@ Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options) {
   if (needs_composition({x, bias})) return compose_forward(x, bias, rng_state, gate_first, options);
   if (needs_graph({x, bias})) {
-    return BiasGluDropout::apply(x, bias, Random{rng_state}, gate_first, options)[0];
+    Random random{rng_state};
+    return BiasGluDropout::apply(x, bias, random, gate_first, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, bias, rng_state, gate_first, options);
@@ -170,9 +174,9 @@ Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
     return {compose_forward(x, bias, rng_state, gate_first, options), rng_state};
   }
   if (needs_graph({x, bias})) {
-    const auto results =
-        BiasGluDropout::apply(x, bias, Random::from(generator), gate_first, options);
-    return {results[0], results[1]};
+    auto random = Random::from(generator);
+    const Tensor y = BiasGluDropout::apply(x, bias, random, gate_first, options);
+    return {y, *random.rng_state};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, bias, generator, gate_first, options);

@@ -7,6 +7,7 @@
 #include "autograd.h"
 #include "noise.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::gaussian {
 namespace {
@@ -50,8 +51,17 @@ Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
                  : at::empty_like(x);
 }
 
-// The noise is drawn again in backward, which is the same operator. What is saved of the call is in
-// lists, which compiled autograd takes for constants of its graph.
+struct SavedCall {
+  Resolved call;
+  std::vector<c10::SymInt> strides;
+};
+
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.strides);
+}
+
+// The noise is drawn again in backward, which is the same operator.
 struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
   static constexpr bool is_traceable = true;
 
@@ -59,32 +69,19 @@ struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
                         const Options& options, at::OptionalSymIntArrayRef strides) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor y = gaussian::call(x, rng_state, options, strides);
-    const Resolved call = check(kFunction, x, rng_state, options, strides);
-    ctx->saved_data["p"] = c10::List<double>({call.p});
-    ctx->saved_data["shared_dims"] = call.shared_dims;
-    std::vector<c10::SymInt> place{call.mask_offset};
-    for (const auto& stride : y.sym_strides()) place.push_back(stride);
-    if (call.mask_strides) {
-      for (const auto& stride : *call.mask_strides) place.push_back(stride);
-    }
-    ctx->saved_data["place"] = c10::IValue(c10::SymIntArrayRef(place));
+    SavedCall state{check(kFunction, x, rng_state, options, strides), y.sym_strides().vec()};
+    save_call(ctx, state);
     ctx->save_for_backward({rng_state, options.p_tensor.value_or(Tensor())});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto shared_dims = ctx->saved_data["shared_dims"].toIntVector();
-    const auto place = ctx->saved_data["place"].toSymIntVector();
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
-    const size_t rank = grads[0].dim();
-    const at::SymIntArrayRef numbers(place);
-    Options options;
-    options.p = ctx->saved_data["p"].toDoubleVector()[0];
+    Options options = state.call.options();
     options.p_tensor = optional(saved[1]);
-    options.shared_dims = shared_dims;
-    options.mask_offset = numbers[0];
-    if (place.size() > 1 + rank) options.mask_strides = numbers.slice(1 + rank);
-    return {gaussian::call(grads[0], saved[0], options, numbers.slice(1, rank)), {}, {}, {}};
+    return {
+        gaussian::call(grads[0], saved[0], options, at::SymIntArrayRef(state.strides)), {}, {}, {}};
   }
 };
 

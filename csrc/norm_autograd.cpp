@@ -1,12 +1,12 @@
 // Autograd of the normalised operator: what is saved for backward.
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "activations.h"
 #include "autograd.h"
 #include "norm.h"
+#include "saved_call.h"
 
 namespace fused_dropout::norm {
 namespace {
@@ -18,71 +18,81 @@ std::optional<at::ScalarType> dtype_of(const OptionalTensor& tensor) {
   return tensor ? std::optional(tensor->scalar_type()) : std::nullopt;
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(ResolvedNorm resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   ResolvedNorm call;
-  double eps = 0;
-  bool prenorm = false;
+  double eps;
+  bool prenorm;
   std::vector<c10::SymInt> strides;
-  at::ScalarType dtype = at::kFloat;
+  at::ScalarType dtype;
   // Of the arguments in their order, without x; none where not given.
   std::optional<at::ScalarType> residual, bias, row_scale, layer_scale, weight, norm_bias;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(static_cast<Resolved&>(s.call), s.call.kind, s.call.h_dtype, s.call.y_dtype, s.eps,
+          s.prenorm, s.strides, s.dtype, s.residual, s.bias, s.row_scale, s.layer_scale, s.weight,
+          s.norm_bias);
+}
+
+// Results that have no gradient: they are not among those that autograd knows of.
+struct Constants {
+  Tensor h;  // where h is no result
+  Tensor statistics;
+};
+
 struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
                                const OptionalTensor& residual, const OptionalTensor& bias,
                                const OptionalTensor& row_scale, const OptionalTensor& layer_scale,
                                const OptionalTensor& weight, const OptionalTensor& norm_bias,
-                               const Random& random, const Settings& settings,
-                               const Options& options) {
+                               Random& random, const Settings& settings, const Options& options,
+                               Constants& constants) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
-    auto state = c10::make_intrusive<SavedCall>(
-        check("dropout_add_norm", x, operands, random.rng_state, settings, options));
-    state->call.p_tensor.reset();  // saved with the other tensors, whose versions autograd checks
-    state->eps = settings.eps;
-    state->prenorm = settings.prenorm;
-    state->strides = strides_like(x);
-    state->dtype = x.scalar_type();
-    state->residual = dtype_of(residual);
-    state->bias = dtype_of(bias);
-    state->row_scale = dtype_of(row_scale);
-    state->layer_scale = dtype_of(layer_scale);
-    state->weight = dtype_of(weight);
-    state->norm_bias = dtype_of(norm_bias);
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("dropout_add_norm", x, operands, random.rng_state, settings, options),
+                    settings.eps,
+                    settings.prenorm,
+                    strides_like(x),
+                    x.scalar_type(),
+                    dtype_of(residual),
+                    dtype_of(bias),
+                    dtype_of(row_scale),
+                    dtype_of(layer_scale),
+                    dtype_of(weight),
+                    dtype_of(norm_bias)};
+    save_call(ctx, state);
     ctx->set_materialize_grads(false);
 
-    Tensor y, h, statistics, rng_state = random.rng_state.value_or(Tensor());
+    Tensor y, h, statistics;
     if (random.draws) {
-      std::tie(y, h, statistics, rng_state) =
+      std::tie(y, h, statistics, random.rng_state) =
           call_draw_forward(x, operands, random.generator, settings, options);
     } else {
       std::tie(y, h, statistics) = call_forward(x, operands, random.rng_state, settings, options);
     }
     // The mask is drawn again. Where h is a result anyway, it is kept; else the inputs are, of
     // which h is computed again: no tensor is kept that is neither input nor result.
-    const bool needs_x = !settings.prenorm || !kActivations[state->call.activation].identity ||
+    const bool needs_x = !settings.prenorm || !kActivations[state.call.activation].identity ||
                          requires_grad(layer_scale);
     const auto kept = [](bool condition, const OptionalTensor& tensor) {
       return condition && tensor ? *tensor : Tensor();
     };
-    ctx->save_for_backward({kept(settings.prenorm, h), kept(needs_x, x),
-                            kept(!settings.prenorm, residual), kept(needs_x, bias),
-                            kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
-                            statistics, rng_state, kept(true, options.p_tensor)});
-    ctx->mark_non_differentiable(settings.prenorm ? variable_list{statistics}
-                                                  : variable_list{h, statistics});
-    variable_list results{y, h, statistics};
-    if (random.draws) results.push_back(rng_state);
-    return results;
+    ctx->save_for_backward(
+        {kept(settings.prenorm, h), kept(needs_x, x), kept(!settings.prenorm, residual),
+         kept(needs_x, bias), kept(true, row_scale), kept(true, layer_scale), kept(true, weight),
+         statistics, kept(true, random.rng_state), kept(true, options.p_tensor)});
+    constants.statistics = statistics;
+    if (settings.prenorm) return {y, h};
+    constants.h = h;
+    return {y};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
-    variable_list result(10);
+    const auto state = read_call<SavedCall>(ctx);
+    variable_list result(11);
     const Tensor dh = state.prenorm ? grads[1] : Tensor();
     if (!grads[0].defined() && !dh.defined()) return result;
     const auto tensors = ctx->get_saved_variables();
@@ -131,18 +141,21 @@ bool has_graph(const Tensor& x, const Operands& t) {
   return needs_graph({x, t.residual, t.bias, t.layer_scale, t.weight, t.norm_bias});
 }
 
-variable_list apply(const Tensor& x, const Operands& t, const Random& random,
-                    const Settings& settings, const Options& options) {
-  return DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight,
-                               t.norm_bias, random, settings, options);
+Results apply(const Tensor& x, const Operands& t, Random& random, const Settings& settings,
+              const Options& options) {
+  Constants constants;
+  const auto results =
+      DropoutAddNorm::apply(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight,
+                            t.norm_bias, random, settings, options, constants);
+  return {results[0], settings.prenorm ? results[1] : constants.h, constants.statistics};
 }
 
 Results forward_autograd(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
                          const Settings& settings, const Options& options) {
   if (composes(x, t)) return compose_forward(x, t, rng_state, settings, options);
   if (has_graph(x, t)) {
-    const auto results = apply(x, t, Random{rng_state}, settings, options);
-    return {results[0], results[1], results[2]};
+    Random random{rng_state};
+    return apply(x, t, random, settings, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, t, rng_state, settings, options);
@@ -157,8 +170,9 @@ DrawnResults draw_forward_autograd(const Tensor& x, const Operands& t,
                           std::make_tuple(rng_state));
   }
   if (has_graph(x, t)) {
-    const auto results = apply(x, t, Random::from(generator), settings, options);
-    return {results[0], results[1], results[2], results[3]};
+    auto random = Random::from(generator);
+    const Results results = apply(x, t, random, settings, options);
+    return std::tuple_cat(results, std::make_tuple(*random.rng_state));
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, t, generator, settings, options);

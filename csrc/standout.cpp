@@ -3,12 +3,12 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include "autograd.h"
 #include "noise.h"
 #include "operator_handle.h"
+#include "saved_call.h"
 
 namespace fused_dropout::standout {
 
@@ -78,34 +78,36 @@ Gradients backward_meta(const Tensor& dy, const OptionalTensor& x, const Tensor&
           empty(gradient.output_mask[1], gradient.z_dtype)};
 }
 
-struct SavedCall : torch::CustomClassHolder {
-  explicit SavedCall(Resolved resolved) : call(std::move(resolved)) {}
+struct SavedCall {
   Resolved call;
-  Settings settings{};
+  Settings settings;
   std::vector<c10::SymInt> strides;
-  at::ScalarType z_dtype = at::kFloat;
+  at::ScalarType z_dtype;
 };
 
+template <class Archive>
+void list_fields(Archive& archive, SavedCall& s) {
+  archive(s.call, s.settings.alpha, s.settings.beta, s.settings.training, s.strides, s.z_dtype);
+}
+
 struct Standout : torch::autograd::Function<Standout> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& z,
                         const OptionalTensor& rng_state, const Settings& settings,
                         const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor y = call_forward(x, z, rng_state, settings, options);
-    auto state =
-        c10::make_intrusive<SavedCall>(check("standout", x, z, rng_state, settings, options));
-    state->settings = settings;
-    state->strides = y.sym_strides().vec();
-    state->z_dtype = z.scalar_type();
-    ctx->saved_data["call"] = c10::IValue::make_capsule(state);
+    SavedCall state{check("standout", x, z, rng_state, settings, options), settings,
+                    y.sym_strides().vec(), z.scalar_type()};
+    save_call(ctx, state);
     // In training the sampled mask is a constant, and what went through it does not matter.
     ctx->save_for_backward({settings.training ? Tensor() : x, z, rng_state.value_or(Tensor())});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["call"].toCapsule();
-    const auto& state = *static_cast<const SavedCall*>(capsule.get());
+    const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
     const bool needs_x = ctx->needs_input_grad(0);
     const bool needs_z = ctx->needs_input_grad(1) && !state.settings.training;

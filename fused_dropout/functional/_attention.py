@@ -153,6 +153,8 @@ class _Attention(torch.autograd.Function):
 
 def _is_batched(grad):
     """Whether several gradients come at once, of which each operator takes one after the other."""
+    if torch.compiler.is_compiling():
+        return False
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
