@@ -1,10 +1,11 @@
-// What autograd saves of a call besides tensors: the fields of a struct, in two lists. Compiled
-// autograd takes the elements of lists for constants of its graph, but makes inputs of numbers that
-// are saved by themselves, and refuses objects.
+// What autograd saves of a call besides tensors: the fields of a struct, in a list of integers.
+// Compiled autograd takes the elements of lists for constants of its graph, but makes inputs of
+// numbers that are saved by themselves, and refuses objects.
 #pragma once
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstring>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -14,7 +15,7 @@
 
 namespace fused_dropout {
 
-constexpr auto kIntegers = "integers", kDoubles = "doubles";
+constexpr auto kSavedCall = "call";
 
 // `archive` takes the fields to save, or to fill. Of a call that is what options() gives, without
 // p_tensor: it is saved with the other tensors, whose versions autograd checks.
@@ -26,7 +27,7 @@ void list_fields(Archive& archive, Resolved& call) {
 
 class FieldWriter {
  public:
-  FieldWriter() { integers_.reserve(32); }
+  FieldWriter() { numbers_.reserve(32); }
 
   template <class... Fields>
   void operator()(Fields&... fields) {
@@ -34,41 +35,43 @@ class FieldWriter {
   }
 
   void save(torch::autograd::AutogradContext* ctx) && {
-    ctx->saved_data[kIntegers] = c10::IValue(c10::SymIntArrayRef(integers_));
-    ctx->saved_data[kDoubles] = std::move(doubles_);
+    ctx->saved_data[kSavedCall] = c10::IValue(c10::SymIntArrayRef(numbers_));
   }
 
  private:
   template <class Field>
   void write(Field& field) {
     if constexpr (std::is_enum_v<Field> || std::is_integral_v<Field>) {
-      integers_.emplace_back(static_cast<int64_t>(field));
+      numbers_.emplace_back(static_cast<int64_t>(field));
     } else {
       list_fields(*this, field);
     }
   }
-  void write(c10::SymInt& field) { integers_.push_back(field); }
-  void write(double& field) { doubles_.push_back(field); }
+  void write(c10::SymInt& field) { numbers_.push_back(field); }
+  // In halves, as an integer of 64 bits may be more than a SymInt holds by itself.
+  void write(double& field) {
+    uint32_t halves[2];
+    std::memcpy(halves, &field, sizeof(halves));
+    for (const uint32_t half : halves) numbers_.emplace_back(int64_t{half});
+  }
   template <class Field>
   void write(std::vector<Field>& field) {
-    integers_.emplace_back(static_cast<int64_t>(field.size()));
+    numbers_.emplace_back(static_cast<int64_t>(field.size()));
     for (Field& element : field) write(element);
   }
   template <class Field>
   void write(std::optional<Field>& field) {
-    integers_.emplace_back(int64_t{field.has_value()});
+    numbers_.emplace_back(int64_t{field.has_value()});
     if (field) write(*field);
   }
 
-  std::vector<c10::SymInt> integers_;
-  c10::List<double> doubles_;
+  std::vector<c10::SymInt> numbers_;
 };
 
 class FieldReader {
  public:
   explicit FieldReader(torch::autograd::AutogradContext* ctx)
-      : integers_(ctx->saved_data[kIntegers].toSymIntVector()),
-        doubles_(ctx->saved_data[kDoubles].toDoubleVector()) {}
+      : numbers_(ctx->saved_data[kSavedCall].toSymIntVector()) {}
 
   template <class... Fields>
   void operator()(Fields&... fields) {
@@ -76,7 +79,7 @@ class FieldReader {
   }
 
  private:
-  int64_t next_number() { return integers_[integer_++].expect_int(); }
+  int64_t next_number() { return numbers_[next_++].expect_int(); }
 
   template <class Field>
   void read(Field& field) {
@@ -86,8 +89,12 @@ class FieldReader {
       list_fields(*this, field);
     }
   }
-  void read(c10::SymInt& field) { field = std::move(integers_[integer_++]); }
-  void read(double& field) { field = doubles_[double_++]; }
+  void read(c10::SymInt& field) { field = std::move(numbers_[next_++]); }
+  void read(double& field) {
+    uint32_t halves[2];
+    for (uint32_t& half : halves) half = static_cast<uint32_t>(next_number());
+    std::memcpy(&field, halves, sizeof(field));
+  }
   template <class Field>
   void read(std::vector<Field>& field) {
     field.resize(next_number());
@@ -98,9 +105,8 @@ class FieldReader {
     if (next_number()) read(field.emplace());
   }
 
-  std::vector<c10::SymInt> integers_;
-  std::vector<double> doubles_;
-  size_t integer_ = 0, double_ = 0;
+  std::vector<c10::SymInt> numbers_;
+  size_t next_ = 0;
 };
 
 template <class Call>

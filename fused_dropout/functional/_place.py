@@ -11,7 +11,8 @@ def is_empty(function, x, shard):
     Of a shard the whole counts: a rank whose part is empty draws as the others do, or its generator
     would fall behind theirs.
     """
-    check_tensor(function, "x", x)
+    if not isinstance(x, torch.Tensor):
+        check_tensor(function, "x", x)
     return has_no_elements(x) if shard is None else 0 in whole_sizes(function, x.dim(), shard)
 
 
