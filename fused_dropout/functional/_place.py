@@ -41,10 +41,10 @@ def mask_place(function, x, shard, shared_dims, sizes=None):
         if dim not in shared_dims:
             strides[dim] = step
             step = step * whole[dim]
-    if isinstance(step, int) and step > 2**62:
+    if isinstance(step, int) and step > 2**63 - 2**16:
         raise ValueError(
             f"{function}: shard has shape {whole}, of which the mask has {step} elements, but "
-            "expected at most 2^62"
+            "expected at most 2^63 - 2^16"
         )
     offset = 0
     for dim in range(len(sizes)):

@@ -137,8 +137,8 @@ OUTSIDE = {
     "a negative offset": ((4, 6), (6, 1), None, -1),
     "a negative step": ((4, 6), (6, 1), (-6, 1), 0),
     "steps for another shape": ((4, 6), (6, 1), (1,), 0),
-    "an index beyond 2^62": ((4, 6), (6, 1), None, 2**62 - 8),
-    "a step beyond 2^62": ((4, 6), (6, 1), (2**62, 1), 0),
+    "an index beyond 2^63": ((4, 6), (6, 1), None, 2**63 - 8),
+    "a step beyond 2^63": ((4, 6), (6, 1), (2**62, 1), 0),
     "more elements than there are indices": ((2**40, 2**40), (2**40, 1), None, 0),
 }
 
@@ -151,7 +151,7 @@ def test_the_mask_alone(case):
     assert "INTERNAL ASSERT" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", [(None, 2**62 - 8), ((2**62, 1), 0), ((-1, 1), 0), ((1,), 0)])
+@pytest.mark.parametrize("place", [(None, 2**63 - 8), ((2**62, 1), 0), ((-1, 1), 0), ((1,), 0)])
 def test_the_place_of_a_mask_in_a_call(place):
     x = torch.ones(4, 6)
     with pytest.raises(ValueError, match=r"dropout_: mask_(offset|strides)"):
