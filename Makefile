@@ -10,7 +10,8 @@ CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
-    bench bench-quick bench-step bench-fusion lint format build mutants clean \
+    bench bench-quick bench-step bench-fusion lint format build mutants \
+    build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
     gpu-sanitize-program
 
@@ -28,6 +29,9 @@ help:
 	@echo "make lint       check style (make format: mend it)"
 	@echo "make build      the extension, in place"
 	@echo "make mutants    build the package for the mutation tests"
+	@echo "make sanitize   generated calls of the CPU kernels under AddressSanitizer and UBSan"
+	@echo "make sanitize-threads  the same under ThreadSanitizer"
+	@echo "make fuzz       the same with other calls every time (MINUTES=60)"
 	@echo "make cuda-check     compile the CUDA kernels and hold the machine code to its budgets"
 	@echo "make cuda-sanitize  run the CUDA kernels on the CPU under AddressSanitizer"
 	@echo "make cuda-build     the whole extension against a torch for CUDA, without a GPU"
@@ -55,6 +59,25 @@ build: $(VENV)/ready
 mutants: build
 	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
 	    --build-lib build/mutants > build/mutants.log 2>&1 || (cat build/mutants.log; exit 1)
+
+# The CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer, or with ThreadSanitizer, and
+# generated calls of them on every instruction set; FUZZ_MINUTES=1 is a quick run.
+FUZZ_MINUTES ?= 10
+FUZZ_MEMORY := $(RUN) tests/fuzz/fuzz_run.py --package build/sanitize-memory --sanitizers memory
+
+build/sanitize-memory build/sanitize-threads: build/sanitize-%: build
+	@FUSED_DROPOUT_SANITIZE=$* $(RUN) setup.py --quiet build --build-temp $@-temp --build-lib $@ \
+	    > $@.log 2>&1 || (cat $@.log; exit 1)
+
+sanitize: build/sanitize-memory
+	$(FUZZ_MEMORY) --minutes $(FUZZ_MINUTES)
+
+sanitize-threads: build/sanitize-threads
+	$(RUN) tests/fuzz/fuzz_run.py --package $< --sanitizers threads --minutes $(FUZZ_MINUTES)
+
+# Other calls every time. What fails is in build/fuzz: CALL=build/fuzz/avx2-1.txt runs it again.
+fuzz: build/sanitize-memory
+	$(FUZZ_MEMORY) $(if $(CALL),--replay $(CALL),--random --minutes $(or $(MINUTES),60))
 
 demo: build
 	$(RUN) -m examples.digits --out demo_output

@@ -7,6 +7,9 @@ Environment:
     MAX_JOBS                   parallel compilations
     FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/test_mutations.py, after a build
                                without them, whose other objects are linked
+    FUSED_DROPOUT_SANITIZE     in the same way the CPU kernels with sanitizers, for tests/fuzz:
+                               "memory" has AddressSanitizer and UndefinedBehaviorSanitizer,
+                               "threads" ThreadSanitizer
 """
 
 import os
@@ -31,6 +34,27 @@ except ModuleNotFoundError as error:
         "    pip install torch ninja\n"
         "    pip install --no-build-isolation ."
     )
+
+
+SANITIZERS = {
+    # Without those that ask of every pointer whether it is null and what it points to:
+    # AddressSanitizer sees these accesses.
+    "memory": [
+        "-fsanitize=address",
+        "-fsanitize=alignment,bool,bounds,enum,float-cast-overflow,integer-divide-by-zero",
+        "-fsanitize=nonnull-attribute,shift,signed-integer-overflow",
+    ],
+    "threads": ["-fsanitize=thread"],
+}
+SANITIZE = [
+    "-DFUSED_DROPOUT_SANITIZE",
+    "-Wno-switch",  # it has a few of the activations
+    "-fno-sanitize-recover=all",
+    # With the scopes of inlined functions kernels take more than ten times as long to compile.
+    "-fno-sanitize-address-use-after-scope",
+    "--param=asan-instrumentation-with-call-threshold=0",
+    "-fno-wrapv",  # Python's own -fwrapv would define the overflows away
+]
 
 
 def flag(name):
@@ -92,13 +116,16 @@ def arguments_of_setup():
         os.environ["CUDA_HOME"] = toolkit  # torch's helper reads it when it is imported
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
+    # What a build with these needs of the plain one are the objects of all but the CPU kernels.
+    sanitize = os.environ.get("FUSED_DROPOUT_SANITIZE")
+    kernels_alone = flag("FUSED_DROPOUT_MUTATIONS") or sanitize
     sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
     # Neither -std= (torch's helper picks what torch's headers need) nor -march= (the kernels choose
     # their instruction set at run time) nor fast-math (it breaks NaN and the exactness of masks).
     # The two -fno let compilers vectorise comparisons and rounding; values do not change.
     cxx = [
-        "-O1" if flag("FUSED_DROPOUT_MUTATIONS") else "-O3",
-        "-g0",
+        "-O1" if kernels_alone else "-O3",
+        "-g1" if sanitize else "-g0",
         "-fno-math-errno",
         "-fno-trapping-math",
         "-fvisibility=hidden",
@@ -111,6 +138,12 @@ def arguments_of_setup():
         link.append("-fopenmp")
     if flag("FUSED_DROPOUT_MUTATIONS"):
         cxx.append("-DFUSED_DROPOUT_MUTATIONS")
+    include = []
+    if sanitize:
+        cxx += SANITIZERS[sanitize] + SANITIZE
+        link += SANITIZERS[sanitize]
+        if sanitize == "threads":
+            include.append(str(HERE / "tests" / "fuzz" / "threads"))
     bound_jobs()
     kind, arguments = CppExtension, {"cxx": cxx}
     library_dirs = []
@@ -125,15 +158,16 @@ def arguments_of_setup():
         arguments["nvcc"] = ["-O3", "-DFUSED_DROPOUT_CUDA"]
         library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
     objects = []
-    if flag("FUSED_DROPOUT_MUTATIONS"):
-        mutated = glob("csrc/cpu/*.cpp")
+    if kernels_alone:
+        kernels = glob("csrc/cpu/*.cpp")
         plain = Path("build", f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
-        others = sorted(set(sources) - set(mutated))
+        others = sorted(set(sources) - set(kernels))
         objects = [str((plain / source).with_suffix(".o")) for source in others]
-        sources = mutated
+        sources = kernels
     module = kind(
         name="fused_dropout._C",
         sources=sorted(sources),
+        include_dirs=include,
         extra_objects=objects,
         depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)),
         extra_compile_args=arguments,

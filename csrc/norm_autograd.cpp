@@ -171,8 +171,8 @@ DrawnResults draw_forward_autograd(const Tensor& x, const Operands& t,
   }
   if (has_graph(x, t)) {
     auto random = Random::from(generator);
-    const auto [y, h, statistics] = apply(x, t, random, settings, options);
-    return {y, h, statistics, *random.rng_state};
+    const Results results = apply(x, t, random, settings, options);
+    return std::tuple_cat(results, std::make_tuple(*random.rng_state));
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_draw_forward(x, t, generator, settings, options);

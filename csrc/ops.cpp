@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <sstream>
 
@@ -56,7 +57,10 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
   return dim < 0 ? dim + ndim : dim;
 }
 
-// The index of the last element, where it is known: what is traced is checked when it runs.
+// Kernels work on blocks, and so count on beyond the last element.
+constexpr int64_t kMostIndices = std::numeric_limits<int64_t>::max() - 65535;
+
+// What is traced is checked when it runs.
 bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef strides,
                      const c10::SymInt& offset) {
   const auto first = offset.maybe_as_int();
@@ -67,17 +71,18 @@ bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef stride
     for (const c10::SymInt& size : sizes) {
       if (__builtin_mul_overflow(numel, size.maybe_as_int().value_or(1), &numel)) return false;
     }
-    return !__builtin_add_overflow(last, numel, &last);
+    return !__builtin_add_overflow(last, numel, &last) && last <= kMostIndices;
   }
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
-    const int64_t steps = std::max<int64_t>(sizes[dim].maybe_as_int().value_or(1) - 1, 0);
-    int64_t distance;
-    if (__builtin_mul_overflow(steps, (*strides)[dim].maybe_as_int().value_or(0), &distance) ||
-        __builtin_add_overflow(last, distance, &last)) {
+    const int64_t size = sizes[dim].maybe_as_int().value_or(1);
+    const int64_t stride = (*strides)[dim].maybe_as_int().value_or(0);
+    int64_t extent;
+    if (size > 1 && (__builtin_mul_overflow(size, stride, &extent) ||
+                     __builtin_add_overflow(last, extent - stride, &last))) {
       return false;
     }
   }
-  return true;
+  return last < kMostIndices;
 }
 
 // Whether the CPU can read the tensor's values.
@@ -180,7 +185,7 @@ void check_mask_place(const char* function, at::SymIntArrayRef sizes,
   }
   TORCH_CHECK_VALUE(last_index_fits(sizes, strides, offset), function, ": mask_offset is ", offset,
                     strides ? c10::str(" and mask_strides is ", *strides) : "",
-                    ", but the last mask index has to be less than 2^63");
+                    ", but the last mask index has to be less than 2^63 - 2^16");
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {

@@ -11,7 +11,8 @@ def is_empty(function, x, shard):
     Of a shard the whole counts: a rank whose part is empty draws as the others do, or its generator
     would fall behind theirs.
     """
-    check_tensor(function, "x", x)
+    if not isinstance(x, torch.Tensor):
+        check_tensor(function, "x", x)
     return has_no_elements(x) if shard is None else 0 in whole_sizes(function, x.dim(), shard)
 
 
@@ -40,10 +41,10 @@ def mask_place(function, x, shard, shared_dims, sizes=None):
         if dim not in shared_dims:
             strides[dim] = step
             step = step * whole[dim]
-    if isinstance(step, int) and step >= 2**63:
+    if isinstance(step, int) and step > 2**63 - 2**16:
         raise ValueError(
             f"{function}: shard has shape {whole}, of which the mask has {step} elements, but "
-            "expected less than 2^63"
+            "expected at most 2^63 - 2^16"
         )
     offset = 0
     for dim in range(len(sizes)):
