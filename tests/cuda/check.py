@@ -117,9 +117,10 @@ LOOPS = [
         "gated", "backward", ONE_TYPE["bfloat16"], unroll=1, loads=3, stores=2, vectors=2,
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
     ),
+    # 2.4 of them mend the rounding of the mean. sm_100 takes 63, sm_90 59, sm_80 55 (nvcc 13.0).
     Loop(
         "norm", "forward", ROWS["bfloat16"], unroll=1, loads=2, stores=2, vectors=2,
-        spread=ROWS_FORWARD, instructions={"Identity": 60}, alu=24, special=2,
+        spread=ROWS_FORWARD, instructions={"Identity": 66}, alu=24, special=2,
     ),
     Loop(
         "norm", "backward", ROWS["bfloat16"], unroll=1, loads=3, stores=2, vectors=3,
