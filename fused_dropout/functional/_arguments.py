@@ -10,14 +10,12 @@ from fused_dropout._shard import Shard
 
 ACTIVATIONS = tuple(_C.ACTIVATIONS)
 MODES = ("inverted", "classic", "alpha")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def is_plain(*tensors):
     """Whether a call can go through the extension module, rather than through ``torch.ops``."""
     return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
-
-
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def check_layout(function, argument, x):

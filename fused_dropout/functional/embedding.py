@@ -81,7 +81,7 @@ def embedding_dropout(
         raise TypeError(
             f"embedding_dropout: input is {input.dtype}, but expected torch.int64 or torch.int32"
         )
-    if getattr(input, "is_nested", False):
+    if input.is_nested:
         call = functools.partial(
             embedding_dropout,
             weight=weight,

@@ -1,8 +1,6 @@
 """Changing the class of a module, and back."""
 
-import functools
-import threading
-
+from fused_dropout._once import made_once
 from fused_dropout.fusion._children import watched_everywhere
 
 
@@ -72,20 +70,12 @@ class Fused:
 _PARTS = {}  # fused class: (mixin, the class that it was made from)
 
 
-_MAKING_CLASSES = threading.Lock()  # two threads could make two of one
-
-
+@made_once
 def fused_class(mixin, cls):
     """The class of a fused `cls`.
 
     It keeps the name: wrapping policies of distributed training and much else go by names.
     """
-    with _MAKING_CLASSES:
-        return _make_class(mixin, cls)
-
-
-@functools.cache
-def _make_class(mixin, cls):
     fused = type(
         cls.__name__,
         (mixin, cls),

@@ -69,11 +69,8 @@ class EmbeddingDropout(Leaf, nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
-    def reset_parameters(self):
-        nn.init.normal_(self.weight)
-        if self.padding_idx is not None:
-            with torch.no_grad():
-                self.weight[self.padding_idx].fill_(0)
+    reset_parameters = nn.Embedding.reset_parameters
+    _fill_padding_idx_with_zero = nn.Embedding._fill_padding_idx_with_zero
 
     @classmethod
     def from_pretrained(cls, embeddings, freeze=True, **options):

@@ -1,14 +1,13 @@
 """Dropout of the weights of any module."""
 
 import copyreg
-import functools
-import threading
 import warnings
 
 import torch
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout._once import made_once
 from fused_dropout.functional._arguments import check_mode, is_zero, probability
 from fused_dropout.modules._attributes import take_over
 from fused_dropout.modules._checks import check_p
@@ -144,20 +143,12 @@ class WeightDrop(nn.Module):
         return _new, (cls.wrapped_class,), *state
 
 
-_MAKING_CLASSES = threading.Lock()  # two threads could make two of one
-
-
-@functools.cache
-def _make_class(wrapped):
+@made_once
+def _dropping_class(wrapped):
     # Tools that know torch's own layers by their module, as torch.fx does, know this one.
     names = {"wrapped_class": wrapped, "__module__": wrapped.__module__}
     bases = (WeightDrop, FlatWeights) if issubclass(wrapped, nn.RNNBase) else (WeightDrop,)
     return type(f"WeightDrop{wrapped.__name__}", (*bases, wrapped), names)
-
-
-def _dropping_class(wrapped):
-    with _MAKING_CLASSES:
-        return _make_class(wrapped)
 
 
 def _dropping(module):
