@@ -131,10 +131,10 @@ $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 
 # OBJECTS=... reads the object files of a build, and compiles for what they lack.
 cuda-check: $(VENV)/cuda-ready
-	$(RUN) tests/cuda/check.py $(if $(OBJECTS),--objects $(OBJECTS))
+	$(RUN) tools/cuda_check/check.py $(if $(OBJECTS),--objects $(OBJECTS))
 
 cuda-sanitize: build
-	PYTHONPATH=. $(RUN) tests/cuda/shim.py
+	PYTHONPATH=. $(RUN) tests/cuda_emulator/shim.py
 
 $(CUDA_VENV)/ready: requirements-cuda-build.txt
 	$(PYTHON) -m venv $(CUDA_VENV)
@@ -206,7 +206,7 @@ gpu-report:
 
 # For one architecture. OBJECTS=... links the object files of a build instead of compiling.
 gpu-sanitize-program:
-	$(PYTHON) tests/cuda/sanitize_program.py --arch $(or $(ARCH),9.0) \
+	$(PYTHON) tools/cuda_check/sanitize_program.py --arch $(or $(ARCH),9.0) \
 	    $(if $(OBJECTS),--objects $(OBJECTS))
 
 clean:

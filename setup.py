@@ -119,7 +119,8 @@ def arguments_of_setup():
     # What a build with these needs of the plain one are the objects of all but the CPU kernels.
     sanitize = os.environ.get("FUSED_DROPOUT_SANITIZE")
     kernels_alone = flag("FUSED_DROPOUT_MUTATIONS") or sanitize
-    sources = glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")
+    kernels = glob("csrc/cpu/**/*.cpp", recursive=True)
+    sources = glob("csrc/*.cpp") + glob("csrc/ops/**/*.cpp", recursive=True) + kernels
     # Neither -std= (torch's helper picks what torch's headers need) nor -march= (the kernels choose
     # their instruction set at run time) nor fast-math (it breaks NaN and the exactness of masks).
     # The two -fno let compilers vectorise comparisons and rounding; values do not change.
@@ -138,7 +139,7 @@ def arguments_of_setup():
         link.append("-fopenmp")
     if flag("FUSED_DROPOUT_MUTATIONS"):
         cxx.append("-DFUSED_DROPOUT_MUTATIONS")
-    include = []
+    include = [str(HERE / "csrc")]
     if sanitize:
         cxx += SANITIZERS[sanitize] + SANITIZE
         link += SANITIZERS[sanitize]
@@ -151,7 +152,7 @@ def arguments_of_setup():
         kind = CUDAExtension
         architectures = choose_architectures()
         print(f"fused_dropout: CUDA architectures: {architectures}")
-        sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")
+        sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)
         names = ",".join(architectures.replace(";", " ").split())
         cxx += ["-DFUSED_DROPOUT_CUDA", f"-DFUSED_DROPOUT_CUDA_ARCHITECTURES={names}"]
         # No --use_fast_math: the formulas name the approximations that they can bear.
@@ -159,7 +160,6 @@ def arguments_of_setup():
         library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
     objects = []
     if kernels_alone:
-        kernels = glob("csrc/cpu/*.cpp")
         plain = Path("build", f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
         others = sorted(set(sources) - set(kernels))
         objects = [str((plain / source).with_suffix(".o")) for source in others]

@@ -11,14 +11,14 @@
 #include <sstream>
 #endif
 
-#include "activations.h"
-#include "block.h"
+#include "binding_arguments.h"
 #include "cpu/capability.h"
-#include "gated.h"
-#include "named_arguments.h"
-#include "noise.h"
-#include "norm.h"
-#include "ops.h"
+#include "math/activations.h"
+#include "ops/common/arguments.h"
+#include "ops/drop_block.h"
+#include "ops/gated.h"
+#include "ops/noise.h"
+#include "ops/norm.h"
 
 namespace fused_dropout {
 namespace {

@@ -1,6 +1,6 @@
 """Exact values of the activations and their derivatives, and the errors that are promised.
 
-The bounds are those that `csrc/activations.h` states; `python tests/test_accuracy.py` measures
+The bounds are those that `csrc/math/activations.h` states; `python tests/test_accuracy.py` measures
 again.
 """
 

@@ -11,7 +11,7 @@ import torch
 from exact import HALVES, check_sixteen_bits, numbers
 from helpers import ACTIVATIONS
 
-sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent / "cuda_emulator"))
 from shim import Kernels
 
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, run on the CPU by tests/cuda/shim.h, against the CPU kernels.
+"""The CUDA kernels' own source, run on the CPU by tests/cuda_emulator, against the CPU kernels.
 
 No GPU and no CUDA toolkit is needed: g++ compiles what nvcc would. What a GPU adds (its rounding of
 approximate instructions, real concurrency) is for tests on one.
@@ -15,7 +15,7 @@ from helpers import ACTIVATIONS, DTYPES, SEED, operator, ordinals, state
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent / "cuda_emulator"))
 from shim import Grid, Kernels, divide
 
 OFFSET = 8
@@ -105,7 +105,7 @@ def test_division_by_a_known_number():
                 assert divide(numerator, divisor, short=True) == numerator // divisor
 
 
-THREADS = 128  # of a block: kThreads in csrc/cuda/walk.cuh
+THREADS = 128  # of a block: kThreads in csrc/cuda/device/column_loop.cuh
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -1,4 +1,4 @@
-"""The tests notice mistakes: each deliberate one of csrc/mutation.h makes some of them fail."""
+"""The tests notice mistakes: each deliberate one of csrc/math/mutations.h fails some."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def run_tests(folder, files, mutation):
 
 
 def test_every_mutation_is_tried():
-    source = (ROOT / "csrc" / "mutation.h").read_text()
+    source = (ROOT / "csrc" / "math" / "mutations.h").read_text()
     names = re.findall(r'"(\w+)"', source[source.index("kMutationNames") :])
     assert set(names) - {"FUSED_DROPOUT_MUTATION"} == set(NOTICED_BY)
 

@@ -1,4 +1,4 @@
-"""`csrc/philox.h` outside of torch, and against torch's own engine, in small C++ programs."""
+"""`csrc/math/philox.h` outside of torch, and against torch's own engine, in small C++ programs."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ int main() {{
 GENERATOR = {
     "folder": ROOT / "csrc",
     "inputs": 6,
-    "include": '#include "philox.h"',
+    "include": '#include "math/philox.h"',
     "words": "const auto word = [&](int i) { return static_cast<uint32_t>(in[i]); };"
     "const auto b = fused_dropout::philox("
     "  fused_dropout::PhiloxBlock<uint32_t>{word(2), word(3), word(4), word(5)}, word(0), word(1));"
@@ -44,7 +44,7 @@ GENERATOR = {
 GROUP = {
     "folder": ROOT / "csrc",
     "inputs": 3,
-    "include": '#include "philox.h"',
+    "include": '#include "math/philox.h"',
     "words": "const auto b = fused_dropout::group_bits({in[0], in[2]}, in[1]);"
     "const uint32_t w[] = {b.x, b.y, b.z, b.w};",
 }

@@ -1,9 +1,9 @@
-"""Runs the program of tests/cuda/sanitize.cpp under the tools of compute-sanitizer.
+"""Runs the program of tests/cuda_emulator/sanitize.cpp under the tools of compute-sanitizer.
 
 The program is taken as it is, or compiled here where there is nvcc. ``--script`` runs a Python
 script under memcheck instead, in a process whose allocator keeps nothing, so that every overrun is
 seen. With ``--emulated`` both run on the CPU, without a tool, the program with the emulation of
-tests/cuda.
+tests/cuda_emulator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from . import results
 from .outcome import NOT_RUN
 
-HERE = Path("tests", "cuda")
+HERE = Path("tests", "cuda_emulator")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 _START_S = 8  # what a tool needs beyond the calls: its own start, and one call
 
@@ -38,7 +38,7 @@ def compiled(program: Path, architecture: str) -> Path | None:
     if program.exists():
         return program
     print(f"there is no {program}: compiling it", flush=True)
-    build = HERE / "sanitize_program.py"
+    build = Path("tools", "cuda_check", "sanitize_program.py")
     command = [sys.executable, str(build), "--arch", architecture, "--output", str(program)]
     return program if subprocess.run(command).returncode == 0 else None
 

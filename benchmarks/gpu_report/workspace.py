@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Everything but the package: in the folder with it, its sources would be imported, which have no
 # compiled extension.
-_COPIED = ("benchmarks", "csrc", "docs", "examples", "tests")
+_COPIED = ("benchmarks", "csrc", "docs", "examples", "tests", "tools")
 _FILES = ("CHANGELOG.md", "Makefile", "README.md", "pyproject.toml", "setup.py")
 
 

@@ -1,4 +1,4 @@
-#include "bias_gradient.h"
+#include "cpu/bias_gradient.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>

@@ -1,7 +1,7 @@
 // The bias gradient: how the work is cut into tasks with partial sums of their own.
 #pragma once
 
-#include "rules.h"
+#include "cpu/kernel_args.h"
 
 namespace fused_dropout::cpu {
 

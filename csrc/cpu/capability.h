@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "cpu/kernel_table.h"
 
 namespace fused_dropout::cpu {
 

@@ -1,4 +1,4 @@
-#include "column_sums.h"
+#include "cpu/column_sums.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/ScalarType.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "rules.h"
+#include "cpu/kernel_args.h"
 
 namespace fused_dropout::cpu {
 namespace {

@@ -6,7 +6,7 @@
 
 #include <functional>
 
-#include "kernels.h"
+#include "cpu/kernel_table.h"
 
 namespace fused_dropout::cpu {
 

@@ -1,16 +1,16 @@
 // The gated operator on the CPU: memory, layouts and threads around the kernels.
-#include "../gated.h"
+#include "ops/gated.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "../rows.h"
-#include "capability.h"
-#include "column_sums.h"
-#include "large_memory.h"
-#include "rules.h"
+#include "cpu/capability.h"
+#include "cpu/column_sums.h"
+#include "cpu/kernel_args.h"
+#include "cpu/large_memory.h"
+#include "ops/common/row_layout.h"
 
 namespace fused_dropout::cpu {
 namespace {

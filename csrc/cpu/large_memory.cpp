@@ -1,4 +1,4 @@
-#include "large_memory.h"
+#include "cpu/large_memory.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>

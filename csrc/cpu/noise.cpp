@@ -1,5 +1,5 @@
 // The noise operators on the CPU: memory, layouts and threads around the kernels.
-#include "../noise.h"
+#include "ops/noise.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "../noise_math.h"
-#include "capability.h"
-#include "large_memory.h"
-#include "rules.h"
+#include "cpu/capability.h"
+#include "cpu/kernel_args.h"
+#include "cpu/large_memory.h"
+#include "math/noise.h"
 
 namespace fused_dropout::cpu {
 namespace {

@@ -1,16 +1,16 @@
 // The normalised operator on the CPU: memory, layouts and threads around the kernels.
-#include "../norm.h"
+#include "ops/norm.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include "../rows.h"
-#include "capability.h"
-#include "column_sums.h"
-#include "large_memory.h"
-#include "rules.h"
+#include "cpu/capability.h"
+#include "cpu/column_sums.h"
+#include "cpu/kernel_args.h"
+#include "cpu/large_memory.h"
+#include "ops/common/row_layout.h"
 
 namespace fused_dropout::cpu {
 namespace {

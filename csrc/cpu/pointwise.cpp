@@ -5,12 +5,12 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "../ops.h"
-#include "bias_gradient.h"
-#include "capability.h"
-#include "kernels.h"
-#include "large_memory.h"
-#include "rules.h"
+#include "cpu/bias_gradient.h"
+#include "cpu/capability.h"
+#include "cpu/kernel_args.h"
+#include "cpu/kernel_table.h"
+#include "cpu/large_memory.h"
+#include "ops/common/arguments.h"
 
 namespace fused_dropout::cpu {
 namespace {

@@ -1,5 +1,5 @@
 // The gated operator on CUDA: memory and streams around the kernels.
-#include "../gated.h"
+#include "ops/gated.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
@@ -7,9 +7,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "../rows.h"
-#include "gated.h"
-#include "random.h"
+#include "cuda/gated.h"
+#include "cuda/random.h"
+#include "ops/common/row_layout.h"
 
 namespace fused_dropout::cuda {
 namespace {

@@ -2,7 +2,7 @@
 // value_bias)), where the rows of gate and value lie side by side in those of x.
 #pragma once
 
-#include "launch.h"
+#include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 

@@ -1,5 +1,5 @@
 // The noise operators on CUDA: memory and streams around the kernels.
-#include "noise.h"
+#include "cuda/noise.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
@@ -7,8 +7,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "../noise.h"
-#include "arguments.h"
+#include "cuda/kernel_args.h"
+#include "ops/noise.h"
 
 namespace fused_dropout::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // What the torch side knows of the noise kernels: Gaussian and Concrete dropout, and Standout.
 #pragma once
 
-#include "launch.h"
+#include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 

@@ -1,5 +1,5 @@
 // The normalised operator on CUDA: memory and streams around the kernels.
-#include "../norm.h"
+#include "ops/norm.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
@@ -7,9 +7,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "../rows.h"
-#include "norm.h"
-#include "random.h"
+#include "cuda/norm.h"
+#include "cuda/random.h"
+#include "ops/common/row_layout.h"
 
 namespace fused_dropout::cuda {
 namespace {

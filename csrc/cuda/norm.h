@@ -2,7 +2,7 @@
 // + norm_bias, where the branch is drop(act(x + bias)) * layer_scale * row_scale.
 #pragma once
 
-#include "launch.h"
+#include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 

@@ -1,5 +1,5 @@
 // The pointwise operator on CUDA: memory and streams around the kernels.
-#include "pointwise.h"
+#include "cuda/pointwise.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -8,7 +8,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "random.h"
+#include "cuda/random.h"
 
 namespace fused_dropout::cuda {
 namespace {

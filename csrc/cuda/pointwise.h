@@ -1,7 +1,7 @@
 // What the torch side knows of the pointwise kernels: y = residual + drop(act(x + bias)).
 #pragma once
 
-#include "launch.h"
+#include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 

@@ -1,4 +1,4 @@
-#include "random.h"
+#include "cuda/random.h"
 
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/ops/empty.h>

@@ -1,7 +1,7 @@
 // States drawn from the generators of torch.
 #pragma once
 
-#include "arguments.h"
+#include "cuda/kernel_args.h"
 
 namespace fused_dropout::cuda {
 

@@ -4,7 +4,7 @@ import torch
 
 from fused_dropout.functional._arguments import ACTIVATIONS, MODES
 from fused_dropout.functional.attention import scaled_dot_product_attention
-from fused_dropout.functional.block import drop_block, drop_block_rate
+from fused_dropout.functional.drop_block import drop_block, drop_block_rate
 from fused_dropout.functional.embedding import embedding_dropout
 from fused_dropout.functional.gated import bias_glu_dropout
 from fused_dropout.functional.noise import concrete_dropout, gaussian_dropout, standout

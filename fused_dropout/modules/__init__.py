@@ -1,4 +1,4 @@
-from fused_dropout.modules.block import DropBlock1d, DropBlock2d, DropBlock3d
+from fused_dropout.modules.drop_block import DropBlock1d, DropBlock2d, DropBlock3d
 from fused_dropout.modules.drop_connect import DropConnectLinear
 from fused_dropout.modules.dropout import (
     AlphaDropout,

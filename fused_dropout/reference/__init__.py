@@ -8,12 +8,6 @@ An `rng_state` is `[seed, offset]`: an int64 tensor of shape (2,), or two Python
 a non-negative multiple of 4. Wherever nothing is drawn `rng_state` may be `None`.
 """
 
-from fused_dropout.reference.block import (
-    drop_block,
-    drop_block_keep_count,
-    drop_block_mask,
-    drop_block_rate,
-)
 from fused_dropout.reference.contract import (
     ALPHA_PRIME,
     MODES,
@@ -30,6 +24,12 @@ from fused_dropout.reference.contract import (
     shard_index,
     shared_dims_from_noise_shape,
     uniform,
+)
+from fused_dropout.reference.drop_block import (
+    drop_block,
+    drop_block_keep_count,
+    drop_block_mask,
+    drop_block_rate,
 )
 from fused_dropout.reference.noise import (
     concrete_dropout,

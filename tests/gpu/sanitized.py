@@ -1,7 +1,8 @@
 """Calls from Python for compute-sanitizer: is what torch allocates for kernels large enough?
 
-The kernels themselves are for tests/cuda/sanitize.cpp. Without PYTORCH_NO_CUDA_MEMORY_CACHING=1 an
-overrun lands in memory that the allocator keeps, and is not seen.
+The kernels themselves are for tests/cuda_emulator/sanitize.cpp. Without
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 an overrun lands in memory that the allocator keeps, and is not
+seen.
 """
 
 import itertools

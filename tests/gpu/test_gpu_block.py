@@ -12,8 +12,8 @@ import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "block"))
-from block_calls import ORDERS, SHAPES, maps
+sys.path.insert(0, str(Path(__file__).parent.parent / "drop_block"))
+from drop_block_calls import ORDERS, SHAPES, maps
 
 P = 0.2
 

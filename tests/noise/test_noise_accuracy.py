@@ -1,4 +1,4 @@
-"""How close the numbers behind the noise are to the contract's: what csrc/noise_math.h states.
+"""How close the numbers behind the noise are to the contract's: what csrc/math/noise.h states.
 
 They are recovered from results whose own rounding is small beside them.
 """
@@ -15,7 +15,7 @@ from noise_calls import STATE
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "cuda_emulator"))
 from shim import NoiseKernels
 
 COUNT = 1_500_000

@@ -23,7 +23,7 @@ from noise_calls import (
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "cuda_emulator"))
 from shim import NoiseKernels
 
 OFFSET = 8

@@ -84,7 +84,7 @@ def test_an_installed_package_is_not_hidden_by_the_sources(tmp_path, monkeypatch
     """In the folder of the steps there is everything but the package; PYTHONPATH has no sources."""
     workspace.fill(tmp_path)
     assert not (tmp_path / "fused_dropout").exists()
-    for name in ("tests/gpu/conftest.py", "csrc/philox.h", "pyproject.toml", "examples/lm.py"):
+    for name in ("tests/gpu/conftest.py", "csrc/math/philox.h", "pyproject.toml", "examples/lm.py"):
         assert (tmp_path / name).exists(), name
     wheel, sources = tmp_path / "wheel", tmp_path / "sources"
     for folder in (wheel, sources):

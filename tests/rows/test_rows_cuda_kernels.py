@@ -1,4 +1,4 @@
-"""The CUDA kernels of the row operators, run on the CPU by tests/cuda/shim.h: see
+"""The CUDA kernels of the row operators, run on the CPU by tests/cuda_emulator/shim.h: see
 tests/test_cuda_kernels.py."""
 
 import sys
@@ -22,7 +22,7 @@ from row_calls import (
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "cuda_emulator"))
 from shim import GatedKernels, NormKernels, RowGrid, set_shared
 
 OFFSET = 8

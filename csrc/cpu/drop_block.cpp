@@ -1,0 +1,146 @@
+// DropBlock on the CPU: memory, layouts and threads around the kernels.
+#include "ops/drop_block.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+
+#include "cpu/capability.h"
+#include "cpu/kernel_args.h"
+#include "cpu/large_memory.h"
+#include "ops/common/layout.h"
+
+namespace fused_dropout::cpu {
+namespace {
+
+using block::Rule;
+
+// Decisions in a window, and in the volumes that share one.
+constexpr int64_t kWindow = 32768, kSmallWindow = 2048;
+
+BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
+  BlockArgs args{};
+  args.seeds.state = read_rng_state(rng_state);
+  args.seeds.keep_count = threshold_of(rule.keep_count);
+  args.volumes = rule.volumes;
+  args.copies = rule.copies;
+  args.volume_stride = rule.volume_stride;
+  args.copy_stride = rule.copy_stride;
+  args.inner = rule.inner;
+  args.run = rule.run;
+  const bool one_after_the_other =
+      rule.volumes > 1 && rule.volume_stride == rule.places() * rule.run;
+  if (one_after_the_other && rule.places() <= kSmallWindow) {
+    args.slow = {rule.volumes, 1};
+    args.volumes = 1;
+    args.volume_stride = 0;
+    std::copy_backward(rule.axes, rule.axes + rule.ndim, args.fast + 3);
+    args.window = kSmallWindow / rule.places();
+  } else {
+    args.slow = rule.axes[0];
+    if (rule.ndim > 0) std::copy_backward(rule.axes + 1, rule.axes + rule.ndim, args.fast + 3);
+    // Not fewer slices than are carried from one window to the next.
+    args.window = std::max(kWindow / args.slice(), args.slow.block);
+  }
+  args.window = std::min(args.window, args.slow.size);
+  return args;
+}
+
+// The seeds are a mask in memory order of themselves. The rule points into these numbers.
+struct SeedOrder {
+  int64_t sizes[1];
+  int64_t strides[1] = {1};
+
+  SeedOrder(const Rule& rule, MaskRule& seeds) : sizes{rule.volumes * rule.seeds()} {
+    seeds.ndim = 1;
+    seeds.sizes = sizes;
+    seeds.strides = strides;
+  }
+};
+
+// Whole volumes where there are enough of them for all threads, else parts.
+void for_each_range(const BlockArgs& args,
+                    const std::function<void(const BlockRange&, uint16_t* window)>& task) {
+  const int64_t wanted = 4 * at::get_num_threads();
+  const int64_t possible = std::max<int64_t>(1, args.slow.size / (4 * args.slow.block));
+  const int64_t parts = std::min((wanted + args.volumes - 1) / args.volumes, possible);
+  const int64_t elements = args.slow.size * args.slice() * args.copies * args.run / parts;
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements));
+  at::parallel_for(0, args.volumes * parts, grain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<uint16_t[]> window(new uint16_t[args.window_length()]);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t volume = i / parts, part = i % parts;
+      task({volume, args.slow.size * part / parts, args.slow.size * (part + 1) / parts},
+           window.get());
+    }
+  });
+}
+
+Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const block::Options& options) {
+  const block::Call call = block::check("drop_block_kept", x, rng_state, {}, options);
+  std::atomic<int64_t> kept = 0;
+  if (x.numel() > 0) {
+    const auto rule = block::rule_for(call, x.sizes(), dense_strides(x));
+    if (!rule) return block::compose_kept(x, rng_state, options);
+    if (rule->keep_count == 65536) {
+      kept = x.numel();
+    } else {
+      BlockArgs args = arguments(*rule, rng_state);
+      const SeedOrder order(*rule, args.seeds);
+      for_each_range(args, [&](const BlockRange& range, uint16_t* window) {
+        kept += kernels().block_count(args, range, window);
+      });
+      kept = kept * rule->elements_each();
+    }
+  }
+  const Tensor result = at::empty({}, at::TensorOptions().dtype(at::kLong));
+  *result.mutable_data_ptr<int64_t>() = kept;
+  return result;
+}
+
+Tensor apply_cpu(const Tensor& x_any, const OptionalTensor& rng_state, const OptionalTensor& kept,
+                 at::OptionalSymIntArrayRef layout, const block::Options& options) {
+  const block::Call call = block::check("drop_block", x_any, rng_state, kept, options);
+  if (layout) check_dense("drop_block", x_any.sym_sizes(), *layout);
+  const std::vector<int64_t> strides =
+      layout ? C10_AS_INTARRAYREF_SLOW(*layout).vec() : dense_strides(x_any);
+  const at::ScalarType dtype = x_any.scalar_type();
+  const Tensor y = empty_large(x_any.sizes(), strides, x_any.options());
+  if (x_any.numel() == 0) return y;
+  if (!call.training) {
+    if (!call.classic) return y.copy_(x_any);
+    const double rate = block::keep_rate(call, x_any.sizes());
+    return y.copy_(x_any.mul(rate));
+  }
+  block::check_state(call, rng_state, kept);
+  const auto rule = block::rule_for(call, x_any.sizes(), strides);
+  if (!rule) return y.copy_(block::compose_apply(x_any, rng_state, kept, layout, options));
+  const double scale = call.scales() ? block::scale_of(x_any.numel(), kept->item<int64_t>()) : 1.0;
+  if (rule->keep_count == 65536) return y.copy_(x_any);
+
+  const Tensor x = in_layout(x_any, strides, dtype);
+  BlockArgs args = arguments(*rule, *rng_state);
+  const SeedOrder order(*rule, args.seeds);
+  args.x = x.const_data_ptr();
+  args.y = y.mutable_data_ptr();
+  args.scale = scale;
+  args.stream = exceeds_cache(y.nbytes());
+  const BlockApplyKernel kernel = kernels().block_apply(storage_of(dtype));
+  for_each_range(args,
+                 [&](const BlockRange& range, uint16_t* window) { kernel(args, range, window); });
+  return y;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
+  m.impl("drop_block_kept", block::kept_entry<kept_cpu>);
+  m.impl("drop_block", block::apply_entry<apply_cpu>);
+}
+
+}  // namespace fused_dropout::cpu

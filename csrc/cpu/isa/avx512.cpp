@@ -1,0 +1,49 @@
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <type_traits>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+// A target for the rest of this file only: the standard headers above keep the baseline's, so that
+// no shared inline function is compiled for a machine that may not be there.
+#if defined(__clang__)
+#pragma clang attribute push(                                                         \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2"))), \
+    apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")
+#endif
+#define FD_ISA avx512
+#define FD_LANES 16
+
+#include "cpu/isa/simd_avx512.h"
+#include "cpu/kernels/table-inl.h"
+
+namespace fused_dropout::cpu {
+
+const KernelTable* avx512_kernels() {
+  static constexpr KernelTable kTable = avx512::kernel_table("avx512");
+  return &kTable;
+}
+
+}  // namespace fused_dropout::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#else
+
+#include "cpu/kernel_table.h"
+
+namespace fused_dropout::cpu {
+
+const KernelTable* avx512_kernels() { return nullptr; }
+
+}  // namespace fused_dropout::cpu
+
+#endif

@@ -1,0 +1,114 @@
+// One SIMD register of fp32 values, and the words of one register of Philox counters, for the
+// instruction set named by FD_ISA with FD_LANES fp32 lanes. Written with the vector extensions of
+// GCC and Clang; what they express badly is in simd_{baseline,avx2,avx512}.h.
+#pragma once
+
+#include "math/philox.h"
+#include "math/scalar.h"
+
+namespace fused_dropout::cpu::FD_ISA {
+
+constexpr int kLanes = FD_LANES;
+
+// Vector types cannot be template arguments under their own name (GCC drops their attributes),
+// hence the wrapper structs, which also give argument-dependent lookup a namespace to find.
+typedef float FloatVector __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVector __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t UIntVector __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t ShortVector __attribute__((vector_size(2 * kLanes)));
+typedef uint64_t WordVector __attribute__((vector_size(4 * kLanes)));
+
+struct F32 {
+  FloatVector v;
+  F32() = default;
+  FD_HD F32(FloatVector vector) : v(vector) {}
+  FD_HD explicit F32(float scalar) : v(scalar - FloatVector{}) {}  // keeps the sign of -0
+};
+
+struct LaneMask {
+  IntVector v;
+};
+
+template <class To, class From>
+FD_HD To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  memcpy(&result, &value, sizeof(result));
+  return result;
+}
+
+template <class Vector>
+FD_HD Vector load_vector(const void* source) {
+  Vector vector;
+  memcpy(&vector, source, sizeof(vector));
+  return vector;
+}
+
+template <class Vector>
+FD_HD void store_vector(void* target, Vector vector) {
+  memcpy(target, &vector, sizeof(vector));
+}
+
+FD_HD F32 operator+(F32 a, F32 b) { return a.v + b.v; }
+FD_HD F32 operator-(F32 a, F32 b) { return a.v - b.v; }
+FD_HD F32 operator*(F32 a, F32 b) { return a.v * b.v; }
+FD_HD F32 operator/(F32 a, F32 b) { return a.v / b.v; }
+FD_HD F32 operator-(F32 a) { return -a.v; }
+FD_HD LaneMask operator<(F32 a, F32 b) { return {a.v < b.v}; }
+FD_HD LaneMask operator<=(F32 a, F32 b) { return {a.v <= b.v}; }
+FD_HD LaneMask operator>(F32 a, F32 b) { return {a.v > b.v}; }
+FD_HD LaneMask operator>=(F32 a, F32 b) { return {a.v >= b.v}; }
+
+FD_HD F32 fmadd(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
+FD_HD F32 select(LaneMask mask, F32 a, F32 b) { return mask.v ? a.v : b.v; }
+
+FD_HD F32 absolute(F32 a) { return bit_cast<FloatVector>(bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu); }
+
+FD_HD F32 copy_sign(F32 a, F32 b) {
+  return bit_cast<FloatVector>((bit_cast<UIntVector>(a.v) & 0x7FFFFFFFu) |
+                               (bit_cast<UIntVector>(b.v) & 0x80000000u));
+}
+
+FD_HD F32 rounded_product(F32 a, F32 b) {
+  FloatVector product = a.v * b.v;
+  FD_FORGET(product);
+  return product;
+}
+FD_HD F32 rounded_reciprocal(F32 a) { return 1.0f / a.v; }
+
+FD_HD F32 binary_exponent(F32 a) {
+  const IntVector shifted = bit_cast<IntVector>(bit_cast<UIntVector>(a.v) - kSqrtHalfBits);
+  return __builtin_convertvector(shifted >> 23, FloatVector);
+}
+
+FD_HD F32 load(const float* source) { return load_vector<FloatVector>(source); }
+
+// The upper 24 bits of random words, and integers of 16 bits, as numbers.
+FD_HD F32 draw_numbers(UIntVector words) {
+  return __builtin_convertvector(bit_cast<IntVector>(words >> 8), FloatVector);
+}
+FD_HD F32 small_numbers(UIntVector integers) {
+  return __builtin_convertvector(bit_cast<IntVector>(integers), FloatVector);
+}
+
+// [a0 a1 a2 a3 ...] and [b0 b1 b2 b3 ...] to [a0 b0 a2 b2 ...] and [a1 b1 a3 b3 ...], and back.
+FD_HD void transpose_pairs(UIntVector& a, UIntVector& b) {
+  constexpr uint64_t kLow = 0xFFFFFFFFu;
+  const WordVector first = bit_cast<WordVector>(a), second = bit_cast<WordVector>(b);
+  a = bit_cast<UIntVector>((first & kLow) | (second << 32));
+  b = bit_cast<UIntVector>((first >> 32) | (second & ~kLow));
+}
+
+// The 64-bit lanes of a register, each holding one 32-bit word of one Philox counter. Only the low
+// half of a lane counts; the high half may hold anything.
+struct Words {
+  WordVector v;
+};
+FD_HD Words operator^(Words a, Words b) { return {a.v ^ b.v}; }
+FD_HD Words operator^(Words a, uint32_t b) { return {a.v ^ static_cast<uint64_t>(b)}; }
+FD_HD Words high_word(Words product) { return {product.v >> 32}; }
+FD_HD Words low_word(Words product) { return product; }
+
+constexpr int kGroupsPerRegister = kLanes / 2;
+
+}  // namespace fused_dropout::cpu::FD_ISA

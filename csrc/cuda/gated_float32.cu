@@ -1,5 +1,0 @@
-#include "gated.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(float)
-}  // namespace fused_dropout::cuda

@@ -1,0 +1,5 @@
+#include "cuda/kernels/gated.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(BFloat16)
+}  // namespace fused_dropout::cuda

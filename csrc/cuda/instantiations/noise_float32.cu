@@ -1,0 +1,5 @@
+#include "cuda/kernels/noise.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(float)
+}  // namespace fused_dropout::cuda

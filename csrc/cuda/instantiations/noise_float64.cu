@@ -1,0 +1,5 @@
+#include "cuda/kernels/noise.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(double)
+}  // namespace fused_dropout::cuda

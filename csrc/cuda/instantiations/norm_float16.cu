@@ -1,0 +1,7 @@
+#include "cuda/kernels/norm.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(Half, Half, Half)
+FD_INSTANTIATE(Half, float, Half)
+FD_INSTANTIATE(Half, float, float)
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,5 @@
+#include "cuda/kernels/norm.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(float, float, float)
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,5 @@
+#include "cuda/kernels/norm.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(double, double, double)
+}  // namespace fused_dropout::cuda

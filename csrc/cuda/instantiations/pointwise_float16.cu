@@ -1,0 +1,5 @@
+#include "cuda/kernels/pointwise.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(Half, Half)
+}  // namespace fused_dropout::cuda

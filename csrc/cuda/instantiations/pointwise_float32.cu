@@ -1,0 +1,5 @@
+#include "cuda/kernels/pointwise.cuh"
+
+namespace fused_dropout::cuda {
+FD_INSTANTIATE(float, float)
+}  // namespace fused_dropout::cuda

@@ -1,0 +1,30 @@
+// From the arguments of an operator to what kernels take.
+#pragma once
+
+#include "cuda/launch_types.h"
+#include "ops/common/layout.h"
+
+namespace fused_dropout::cuda {
+
+Stream stream_of(const Tensor& tensor);
+
+// Whether some are kept and some are not.
+inline bool draws(const DropConstants& constants) {
+  return constants.keep_count > 0 && constants.keep_count < 65536;
+}
+
+// The state is read on the device, when the kernel runs: a captured graph may have changed it.
+RandomState state_at(const Tensor& rng_state);
+RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
+                      const DropConstants& constants, const Tensor& x);
+
+// Whether a rule can describe the mask.
+inline bool has_rule(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
+MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count);
+
+// Kernels take vectors beside an x of this dtype in that or fp32.
+at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype);
+Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);  // undefined for none
+Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype);        // undefined for none
+
+}  // namespace fused_dropout::cuda

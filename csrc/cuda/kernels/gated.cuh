@@ -1,0 +1,286 @@
+// The gated kernels: y = drop(act(gate + gate_bias) * (value + value_bias)), and its gradient.
+#pragma once
+
+#include "cuda/device/column_loop.cuh"
+#include "cuda/device/mask.cuh"
+#include "cuda/device/operands.cuh"
+#include "cuda/device/sums.cuh"
+#include "cuda/gated.h"
+#include "math/activation_dispatch.h"
+
+namespace fused_dropout::cuda {
+
+// Where the halves of x lie for the elements of a thread's column. Rows of x are twice as long as
+// those of y: from the start of a row on, a place in x is twice that in y, less the place in the
+// row, which is the same all the way down a column.
+struct HalfRows {
+  int64_t width;
+  int64_t first;  // place in the row of the column's first element
+
+  FD_HD HalfRows(const Layout& layout, int64_t column) {
+    width = layout.channels;
+    first = place_in_repetition(layout, column * kGroup);
+  }
+
+  // A group that lies within one row.
+  template <class T>
+  FD_HD T* group_at(T* half, int64_t base, uint32_t place) const {
+    constexpr int kBoth = 2 * kGroup;
+    return half + (base * kBoth - first) + static_cast<uint64_t>(place) * kBoth;
+  }
+
+  // Calls visit(k, place) with the places of the first `count` elements of any group.
+  template <class Visit>
+  FD_HD void for_each(int64_t position, int count, Visit visit) const {
+    int64_t column = first;
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      if (k < count) visit(k, 2 * (position + k) - column);
+      if (++column == width) column = 0;
+    }
+  }
+  template <class T, class C>
+  FD_HD void load(const T* half, int64_t position, int count, C (&values)[kGroup]) const {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) values[k] = C(0);
+    for_each(position, count, [&](int k, int64_t place) { values[k] = widen(half[place]); });
+  }
+  template <class T, class C>
+  FD_HD void store(T* half, int64_t position, int count, const C (&values)[kGroup]) const {
+    for_each(position, count, [&](int k, int64_t place) { narrow(values[k], half[place]); });
+  }
+};
+
+// What forward and backward read alike.
+template <class T, template <class> class Functor, class Args>
+struct GatedOperands {
+  using C = typename Arithmetic<T>::Scalar;
+  using Function = Functor<typename PrecisionOf<T>::Type>;
+
+  const Args& args;
+  PhiloxState state;
+  HalfRows rows;
+  C gate_bias[kGroup], value_bias[kGroup];
+
+  FD_HD GatedOperands(const Args& arguments, int64_t column)
+      : args(arguments), state(resolve(args.random)), rows(args.layout, column) {
+    load_bias<T>(args.gate_bias, args.layout, column * kGroup, gate_bias);
+    load_bias<T>(args.value_bias, args.layout, column * kGroup, value_bias);
+  }
+  FD_HD const T* gate() const { return static_cast<const T*>(args.gate); }
+  FD_HD const T* value() const { return static_cast<const T*>(args.value); }
+};
+
+template <class T, template <class> class Functor>
+struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
+  using Operands = GatedOperands<T, Functor, GatedForwardArgs>;
+  using Operands::args, Operands::state, Operands::rows, Operands::gate, Operands::value;
+  using Operands::gate_bias, Operands::value_bias;
+  using typename Operands::C;
+  using typename Operands::Function;
+
+  FD_HD GatedForward(const GatedForwardArgs& arguments, int64_t column)
+      : Operands(arguments, column) {}
+  FD_HD T* y(int64_t base, uint32_t place) const {
+    return group_at(static_cast<T*>(args.y), base, place);
+  }
+
+  // The result takes the place of `gates`.
+  template <class Keep>
+  FD_HD void apply(C (&gates)[kGroup], const C (&values)[kGroup], const Keep& keep) const {
+    const C scale = number<C>(args.scale), shift = number<C>(args.shift);
+    const C fill = number<C>(args.fill), parameter = number<C>(args.parameter);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      gates[k] = gated_element<Function>(gates[k] + gate_bias[k], values[k] + value_bias[k],
+                                         keep(k), scale, shift, fill, parameter);
+    }
+  }
+
+  FD_HD void element_by_element(int64_t base, uint32_t place) const {
+    const int64_t position = (base + place) * kGroup;
+    const int count = count_in_group(args.layout.numel - position);
+    const AnyMask mask = any_mask(args.mask, state, position, count);
+    C gates[kGroup], values[kGroup];
+    rows.load(gate(), position, count, gates);
+    rows.load(value(), position, count, values);
+    apply(gates, values, mask);
+    Single<T>::store(y(base, place), count, gates);
+  }
+
+  template <int kUnroll>
+  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) const {
+    Packed<T> packed_gates[kUnroll], packed_values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      packed_gates[u].load(rows.group_at(gate(), base, place + u * step));
+      packed_values[u].load(rows.group_at(value(), base, place + u * step));
+    }
+    GroupMask masks[kUnroll];
+    group_masks(args.mask, state, base + place, step, masks);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      C gates[kGroup], values[kGroup];
+      packed_gates[u].widen_to(gates);
+      packed_values[u].widen_to(values);
+      apply(gates, values, masks[u]);
+      Packed<T>::store(y(base, place + u * step), gates);
+    }
+  }
+};
+
+template <class T, template <class> class Functor, bool kVector>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    gated_forward_kernel(const GatedForwardArgs args, const Grid grid) {
+  Walk walk(grid, blockIdx.x, threadIdx.x);
+  const GatedForward<T, Functor> work(args, walk.column);
+  write_down(args.random, work.state);
+  if constexpr (kVector) {                         // rows are whole groups
+    walk_whole_groups<4 / sizeof(T)>(walk, work);  // 64 bytes of loads
+    walk_whole_groups<1>(walk, work);
+  } else {
+    walk_groups(walk, args.layout.numel, work);
+  }
+}
+
+// Two biases and two sums for each element: five blocks leave a thread 96 registers, three 168.
+template <class T, bool kVector>
+constexpr int kGatedBlocks = std::is_same_v<T, double> ? 1
+                             : kVector                 ? 5
+                                                       : 3;
+
+template <class T, template <class> class Functor>
+struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
+  using Operands = GatedOperands<T, Functor, GatedBackwardArgs>;
+  using Operands::args, Operands::state, Operands::rows, Operands::gate, Operands::value;
+  using Operands::gate_bias, Operands::value_bias;
+  using typename Operands::C;
+  using typename Operands::Function;
+
+  C gate_sums[kGroup], value_sums[kGroup];
+
+  FD_HD GatedBackward(const GatedBackwardArgs& arguments, int64_t column)
+      : Operands(arguments, column) {
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) gate_sums[k] = value_sums[k] = C(0);
+  }
+  FD_HD const T* dy(int64_t base, uint32_t place) const {
+    return group_at(static_cast<const T*>(args.dy), base, place);
+  }
+  FD_HD T* dgate() const { return static_cast<T*>(args.dgate); }
+  FD_HD T* dvalue() const { return static_cast<T*>(args.dvalue); }
+
+  // The gradients take the places of what they are by.
+  template <class Keep>
+  FD_HD void apply(const C (&upstream)[kGroup], C (&gates)[kGroup], C (&values)[kGroup],
+                   const Keep& keep) {
+    const C scale = number<C>(args.scale), parameter = number<C>(args.parameter);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      gated_backward_element<Function>(upstream[k], gates[k] + gate_bias[k],
+                                       values[k] + value_bias[k], keep(k), scale, parameter,
+                                       gates[k], values[k]);
+      gate_sums[k] = gate_sums[k] + gates[k];
+      value_sums[k] = value_sums[k] + values[k];
+    }
+  }
+
+  FD_HD void element_by_element(int64_t base, uint32_t place) {
+    const int64_t position = (base + place) * kGroup;
+    const int count = count_in_group(args.layout.numel - position);
+    const AnyMask mask = any_mask(args.mask, state, position, count);
+    C upstream[kGroup], gates[kGroup], values[kGroup];
+    Single<T>::load(dy(base, place), count, upstream);
+    rows.load(gate(), position, count, gates);
+    rows.load(value(), position, count, values);
+    apply(upstream, gates, values, mask);
+    if (!args.dgate) return;
+    rows.store(dgate(), position, count, gates);
+    rows.store(dvalue(), position, count, values);
+  }
+
+  template <int kUnroll>
+  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) {
+    Packed<T> packed_dy[kUnroll], packed_gates[kUnroll], packed_values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      packed_dy[u].load(dy(base, place + u * step));
+      packed_gates[u].load(rows.group_at(gate(), base, place + u * step));
+      packed_values[u].load(rows.group_at(value(), base, place + u * step));
+    }
+    GroupMask masks[kUnroll];
+    group_masks(args.mask, state, base + place, step, masks);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      C upstream[kGroup], gates[kGroup], values[kGroup];
+      packed_dy[u].widen_to(upstream);
+      packed_gates[u].widen_to(gates);
+      packed_values[u].widen_to(values);
+      apply(upstream, gates, values, masks[u]);
+      if (!args.dgate) continue;
+      Packed<T>::store(rows.group_at(dgate(), base, place + u * step), gates);
+      Packed<T>::store(rows.group_at(dvalue(), base, place + u * step), values);
+    }
+  }
+};
+
+template <class T, template <class> class Functor, bool kVector>
+__global__ void __launch_bounds__(kThreads, kGatedBlocks<T, kVector>)
+    gated_backward_kernel(const GatedBackwardArgs args, const Grid grid) {
+  using C = typename Arithmetic<T>::Scalar;
+  Walk walk(grid, blockIdx.x, threadIdx.x);
+  GatedBackward<T, Functor> work(args, walk.column);
+  if constexpr (kVector) {
+    walk_whole_groups<1>(walk, work);
+  } else {
+    walk_groups(walk, args.layout.numel, work);
+  }
+  if (args.gate_partials) {
+    const int64_t period = args.layout.period;
+    write_partials(walk, grid, period, work.gate_sums, static_cast<C*>(args.gate_partials));
+    write_partials(walk, grid, period, work.value_sums, static_cast<C*>(args.value_partials));
+  }
+}
+
+// Whether every group lies within one row and one draw of the generator.
+inline bool has_whole_groups(const Layout& layout, const MaskRule& mask) {
+  return layout.channels % kGroup == 0 && is_vectorisable(mask);
+}
+
+template <class T, template <class> class Functor>
+void gated_forward_with(FunctorTag<Functor>, const GatedForwardArgs& args, Stream stream) {
+  launch_walk(
+      gated_forward_kernel<T, Functor, kHasVectors<T>>, gated_forward_kernel<T, Functor, false>,
+      has_whole_groups(args.layout, args.mask) && are_aligned(args.gate, args.value, args.y),
+      forward_grid(args.layout), args, stream);
+}
+
+template <class T, template <class> class Functor>
+void gated_backward_with(FunctorTag<Functor>, const GatedBackwardArgs& args, Stream stream) {
+  launch_walk(gated_backward_kernel<T, Functor, kHasVectors<T>>,
+              gated_backward_kernel<T, Functor, false>,
+              has_whole_groups(args.layout, args.mask) &&
+                  are_aligned(args.dy, args.gate, args.value, args.dgate, args.dvalue),
+              backward_grid(args.layout), args, stream);
+}
+
+template <class T>
+void gated_forward_of(GatedForwardArgs args, int activation, Stream stream) {
+  args.gate_bias = along<T>(args.gate_bias, args.layout);
+  args.value_bias = along<T>(args.value_bias, args.layout);
+  with_functor(activation, [&](auto functor) { gated_forward_with<T>(functor, args, stream); });
+}
+
+template <class T>
+void gated_backward_of(GatedBackwardArgs args, int activation, Stream stream) {
+  args.gate_bias = along<T>(args.gate_bias, args.layout);
+  args.value_bias = along<T>(args.value_bias, args.layout);
+  with_functor(activation, [&](auto functor) { gated_backward_with<T>(functor, args, stream); });
+}
+
+// One translation unit for each type.
+#define FD_INSTANTIATE(T)                                           \
+  template void gated_forward_of<T>(GatedForwardArgs, int, Stream); \
+  template void gated_backward_of<T>(GatedBackwardArgs, int, Stream);
+
+}  // namespace fused_dropout::cuda

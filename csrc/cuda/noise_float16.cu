@@ -1,5 +1,0 @@
-#include "noise.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(Half)
-}  // namespace fused_dropout::cuda

@@ -1,7 +1,0 @@
-#include "norm.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(Half, Half, Half)
-FD_INSTANTIATE(Half, float, Half)
-FD_INSTANTIATE(Half, float, float)
-}  // namespace fused_dropout::cuda

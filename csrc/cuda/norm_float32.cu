@@ -1,5 +1,0 @@
-#include "norm.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(float, float, float)
-}  // namespace fused_dropout::cuda

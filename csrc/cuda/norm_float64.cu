@@ -1,5 +1,0 @@
-#include "norm.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(double, double, double)
-}  // namespace fused_dropout::cuda

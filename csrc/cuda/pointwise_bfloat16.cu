@@ -1,5 +1,0 @@
-#include "pointwise.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(BFloat16, BFloat16)
-}  // namespace fused_dropout::cuda

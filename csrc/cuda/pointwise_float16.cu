@@ -1,5 +1,0 @@
-#include "pointwise.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(Half, Half)
-}  // namespace fused_dropout::cuda

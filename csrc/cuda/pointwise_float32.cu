@@ -1,5 +1,0 @@
-#include "pointwise.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(float, float)
-}  // namespace fused_dropout::cuda

@@ -1,5 +1,0 @@
-#include "pointwise.cuh"
-
-namespace fused_dropout::cuda {
-FD_INSTANTIATE(double, double)
-}  // namespace fused_dropout::cuda

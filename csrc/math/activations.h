@@ -1,0 +1,413 @@
+// THE list of activations, their values and derivatives.
+//
+// A new one is a functor and a line in FD_FOR_EACH_ACTIVATION; kernels, names and tests follow.
+// Formulas use the vocabulary of lanes.h and math_functions.h only, and hold for fp32 and fp64
+// registers and for tensors that torch differentiates again. So constants are written in double
+// precision, T(1.702), and rounded once where T is fp32; kinks are a select, which has one
+// derivative where minimum and maximum tie; a branch not selected stays finite.
+//
+// Values and derivatives are torch's, at kinks too. A NaN that torch gives for an infinite argument
+// may be the limit here, and the sign of a zero may differ.
+//
+// Largest errors (tests/test_accuracy.py has them one by one). Full, values: at most 5.6 ULP; but
+// gelu from -5.5 downwards, where it is smaller than 1e-7, loses digits up to a relative 5e-5, and
+// quick_gelu and gelu_tanh reach 9 and 31 ULP at -5 and lose more in their tail, where rounding the
+// argument of the exponential counts (torch's gelu_tanh has no correct digit there). Full,
+// derivatives: at most 6 ULP of max(|derivative|, 1/8). Reduced, values and derivatives: of the
+// 65,536 inputs, the stored result is not the correctly rounded one for 0.18 % (gelu), 0.1 %
+// (softplus) or 0.03 % (others) in fp16, and for 0.15 % (gelu) or 0.05 % in bf16. An exponential
+// below 2^-126 may count as zero.
+#pragma once
+
+#include <string_view>
+
+#include "math/transcendental.h"
+
+namespace fused_dropout {
+
+// The one runtime scalar that some activations take; the others ignore it.
+enum class Parameter : int { kNone, kNegativeSlope, kAlpha };
+
+struct ActivationTraits {
+  // A few instructions, so that memory and not arithmetic sets the speed.
+  static constexpr bool kLight = false;
+  // The derivative is exactly zero over whole intervals. There torch selects a zero gradient, so
+  // that an infinity from upstream goes no further, where a product would be NaN.
+  static constexpr bool kCloses = false;
+  static constexpr Parameter kParameter = Parameter::kNone;
+  // The value is the argument: backward needs no input at all.
+  static constexpr bool kIdentity = false;
+  // derivative(value(x)) == derivative(x): backward may read the output instead of the input.
+  static constexpr bool kFromOutput = false;
+  // Value and derivative have an expensive part in common: there is a function `both`.
+  static constexpr bool kShares = false;
+};
+
+template <class Precision>
+struct Identity : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr bool kIdentity = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return x;
+  }
+  template <class T>
+  static FD_HD T derivative(T, T) {
+    return T(1.0);
+  }
+};
+
+template <class Precision>
+struct Relu : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr bool kCloses = true;
+  static constexpr bool kFromOutput = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return select(x <= T(0.0), T(0.0), x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    return select(x <= T(0.0), T(0.0), T(1.0));
+  }
+};
+
+template <class Precision>
+struct Relu6 : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr bool kCloses = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return select(x <= T(0.0), T(0.0), select(x >= T(6.0), T(6.0), x));
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    return select(x > T(0.0), select(x >= T(6.0), T(0.0), T(1.0)), T(0.0));
+  }
+};
+
+template <class Precision>
+struct LeakyRelu : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr Parameter kParameter = Parameter::kNegativeSlope;
+
+  template <class T>
+  static FD_HD T value(T x, T negative_slope) {
+    return select(x > T(0.0), x, negative_slope * x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T negative_slope) {
+    return select(x > T(0.0), T(1.0), negative_slope);
+  }
+};
+
+// Hendrycks and Gimpel, "Gaussian error linear units", 2016: x Phi(x).
+template <class Precision>
+struct Gelu : ActivationTraits {
+  static constexpr bool kShares = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return multiply_by_normal_cdf<Precision>(x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    T cdf, pdf;
+    normal_cdf_and_pdf<Precision>(x, cdf, pdf);
+    // Not x times zero where x is infinite.
+    value = maximum(x, T(-3e38)) * cdf;
+    derivative = fmadd(x, pdf, cdf);
+  }
+};
+
+// The same paper's approximation, x/2 (1 + tanh(z)), which is x sigmoid(2z).
+template <class Precision>
+struct GeluTanh : ActivationTraits {
+  static constexpr bool kShares = true;
+  static constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
+  static constexpr double kCubic = 0.044715 * kLinear;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return x * sigmoid<Precision>(x * fmadd(T(kCubic), x * x, T(kLinear)));
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    // Beyond the bounds the derivative is 0 or 1; within them the square is finite.
+    const T bounded = minimum(maximum(x, T(-11.0)), T(11.0));
+    const T square = bounded * bounded;
+    const T inner = bounded * fmadd(T(kCubic), square, T(kLinear));
+    T s, ds;
+    sigmoid_and_derivative<Precision>(inner, s, ds);
+    value = x * s;
+    derivative = fmadd(bounded * fmadd(T(3.0 * kCubic), square, T(kLinear)), ds, s);
+  }
+};
+
+template <class Precision>
+struct QuickGelu : ActivationTraits {
+  static constexpr bool kShares = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return x * sigmoid<Precision>(T(1.702) * x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    T s, ds;
+    sigmoid_and_derivative<Precision>(T(1.702) * x, s, ds);
+    value = x * s;
+    derivative = fmadd(x, T(1.702) * ds, s);
+  }
+};
+
+template <class Precision>
+struct Silu : ActivationTraits {
+  static constexpr bool kShares = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return x * sigmoid<Precision>(x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    T s, ds;
+    sigmoid_and_derivative<Precision>(x, s, ds);
+    value = x * s;
+    derivative = fmadd(x, ds, s);
+  }
+};
+
+template <class Precision>
+struct Sigmoid : ActivationTraits {
+  static constexpr bool kShares = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return sigmoid<Precision>(x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    both(x, parameter, value, derivative);
+    return derivative;
+  }
+  template <class T>
+  static FD_HD void both(T x, T, T& value, T& derivative) {
+    sigmoid_and_derivative<Precision>(x, value, derivative);
+  }
+};
+
+template <class Precision>
+struct Tanh : ActivationTraits {
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return hyperbolic_tangent<Precision>(x);
+  }
+  // 1 - tanh^2, without the difference that cancels: with e = e^-2|x| it is 4 e / (1 + e)^2.
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    const T e = exponential<Precision>(T(-2.0) * absolute(x));
+    return quotient<Precision>(T(4.0) * e, fmadd(e, e + T(2.0), T(1.0)));
+  }
+};
+
+template <class Precision>
+struct Elu : ActivationTraits {
+  static constexpr Parameter kParameter = Parameter::kAlpha;
+
+  template <class T>
+  static FD_HD T value(T x, T alpha) {
+    const T negative = alpha * exponential_minus_one<Precision>(minimum(x, T(0.0)));
+    return select(x > T(0.0), x, negative);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T alpha) {
+    const T negative = alpha * exponential<Precision>(minimum(x, T(0.0)));
+    return select(x > T(0.0), T(1.0), negative);
+  }
+};
+
+// Klambauer et al., "Self-normalizing neural networks", 2017.
+template <class Precision>
+struct Selu : ActivationTraits {
+  static constexpr double kScale = 1.0507009873554804934;
+  static constexpr double kScaledAlpha = 1.6732632423543772848 * kScale;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    const T em = exponential_minus_one<Precision>(minimum(x, T(0.0)));
+    return select(x > T(0.0), T(kScale) * x, T(kScaledAlpha) * em);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    const T e = exponential<Precision>(minimum(x, T(0.0)));
+    return select(x > T(0.0), T(kScale), T(kScaledAlpha) * e);
+  }
+};
+
+template <class Precision>
+struct Softplus : ActivationTraits {
+  template <class T>
+  static FD_HD T value(T x, T) {
+    return softplus<Precision>(x);
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    return sigmoid<Precision>(x);
+  }
+};
+
+// Misra, "Mish: a self regularized non-monotonic activation function", 2019: x tanh(softplus(x)).
+// With e = e^x and n = e (e + 2) the hyperbolic tangent is n / (n + 2). It is 1 from x = 20 on, in
+// fp64 too.
+template <class Precision>
+struct Mish : ActivationTraits {
+  template <class T>
+  static FD_HD T value(T x, T) {
+    const T e = exponential<Precision>(minimum(x, T(20.0)));
+    const T n = e * (e + T(2.0));
+    return x * quotient<Precision>(n, n + T(2.0));
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    const T bounded = minimum(x, T(20.0));
+    const T e = exponential<Precision>(bounded);
+    const T n = e * (e + T(2.0));
+    const T d = quotient<Precision>(T(1.0), n + T(2.0));
+    return d * fmadd(bounded * d, T(4.0) * fmadd(e, e, e), n);
+  }
+};
+
+template <class Precision>
+struct Hardswish : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr bool kCloses = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    const T shifted = x + T(3.0);
+    const T gate = select(shifted <= T(0.0), T(0.0), select(shifted >= T(6.0), T(6.0), shifted));
+    return x * (gate * T(1.0 / 6.0));
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    const T inner = fmadd(x, T(1.0 / 3.0), T(0.5));
+    return select(x <= T(-3.0), T(0.0), select(x >= T(3.0), T(1.0), inner));
+  }
+};
+
+// So et al., "Primer", 2021.
+template <class Precision>
+struct SquaredRelu : ActivationTraits {
+  static constexpr bool kLight = true;
+  static constexpr bool kCloses = true;
+
+  template <class T>
+  static FD_HD T value(T x, T) {
+    const T positive = maximum(x, T(0.0));
+    return positive * positive;
+  }
+  template <class T>
+  static FD_HD T derivative(T x, T) {
+    return T(2.0) * maximum(x, T(0.0));
+  }
+};
+
+// X(functor, name)
+#define FD_FOR_EACH_ACTIVATION(X) \
+  X(Identity, "identity")         \
+  X(Relu, "relu")                 \
+  X(Relu6, "relu6")               \
+  X(LeakyRelu, "leaky_relu")      \
+  X(Gelu, "gelu")                 \
+  X(GeluTanh, "gelu_tanh")        \
+  X(QuickGelu, "quick_gelu")      \
+  X(Silu, "silu")                 \
+  X(Sigmoid, "sigmoid")           \
+  X(Tanh, "tanh")                 \
+  X(Elu, "elu")                   \
+  X(Selu, "selu")                 \
+  X(Softplus, "softplus")         \
+  X(Mish, "mish")                 \
+  X(Hardswish, "hardswish")       \
+  X(SquaredRelu, "squared_relu")
+
+template <class Function, class T>
+FD_HD void value_and_derivative(T x, T parameter, T& value, T& derivative) {
+  if constexpr (Function::kShares) {
+    Function::both(x, parameter, value, derivative);
+  } else {
+    value = Function::value(x, parameter);
+    derivative = Function::derivative(x, parameter);
+  }
+}
+
+enum class Activation : int {
+#define FD_ENUMERATOR(Functor, name) k##Functor,
+  FD_FOR_EACH_ACTIVATION(FD_ENUMERATOR)
+#undef FD_ENUMERATOR
+};
+
+struct ActivationInfo {
+  const char* name;
+  Parameter parameter;
+  bool identity;
+  bool from_output;
+};
+
+// Indexed by Activation.
+inline constexpr ActivationInfo kActivations[] = {
+#define FD_INFO(Functor, name) \
+  {name, Functor<Full>::kParameter, Functor<Full>::kIdentity, Functor<Full>::kFromOutput},
+    FD_FOR_EACH_ACTIVATION(FD_INFO)
+#undef FD_INFO
+};
+inline constexpr int kActivationCount = sizeof(kActivations) / sizeof(kActivations[0]);
+
+// The index of a name, -1 for an unknown one.
+inline int activation_from_name(std::string_view name) {
+  for (int i = 0; i < kActivationCount; ++i) {
+    if (name == kActivations[i].name) return i;
+  }
+  return -1;
+}
+
+// What the parameter is called and what it is unless given; null and 0 for none.
+inline constexpr const char* parameter_name(Parameter parameter) {
+  return parameter == Parameter::kNegativeSlope ? "negative_slope"
+         : parameter == Parameter::kAlpha       ? "alpha"
+                                                : nullptr;
+}
+inline constexpr double parameter_default(Parameter parameter) {
+  return parameter == Parameter::kNegativeSlope ? 0.01 : parameter == Parameter::kAlpha ? 1.0 : 0.0;
+}
+
+}  // namespace fused_dropout

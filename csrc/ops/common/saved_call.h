@@ -1,0 +1,124 @@
+// What autograd saves of a call besides tensors: the fields of a struct, in one list of integers.
+// Compiled autograd takes the elements of lists for constants of its graph, but makes inputs of
+// numbers that are saved by themselves, and refuses objects.
+#pragma once
+
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cstring>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+#include "ops/common/arguments.h"
+
+namespace fused_dropout {
+
+constexpr auto kSavedCall = "call";
+
+// `archive` takes the fields to save, or to fill. Of a call that is what options() gives, without
+// p_tensor: it is saved with the other tensors, whose versions autograd checks.
+template <class Archive>
+void list_fields(Archive& archive, Resolved& call) {
+  archive(call.p, call.activation, call.negative_slope, call.alpha, call.bias_dim, call.mode,
+          call.training, call.shared_dims, call.mask_strides, call.mask_offset);
+}
+
+class FieldWriter {
+ public:
+  template <class... Fields>
+  void operator()(Fields&... fields) {
+    (write(fields), ...);
+  }
+
+  void save(torch::autograd::AutogradContext* ctx) const {
+    ctx->saved_data[kSavedCall] = c10::IValue(c10::SymIntArrayRef(list_));
+  }
+
+ private:
+  template <class Field>
+  void write(Field& field) {
+    if constexpr (std::is_enum_v<Field> || std::is_integral_v<Field>) {
+      list_.emplace_back(static_cast<int64_t>(field));
+    } else {
+      list_fields(*this, field);
+    }
+  }
+  void write(c10::SymInt& field) { list_.push_back(field); }
+  // In halves: not every 64 bits are a plain integer to SymInt.
+  void write(double& field) {
+    uint64_t bits;
+    std::memcpy(&bits, &field, sizeof bits);
+    list_.emplace_back(static_cast<int64_t>(bits >> 32));
+    list_.emplace_back(static_cast<int64_t>(bits & 0xFFFFFFFF));
+  }
+  template <class Field>
+  void write(std::vector<Field>& field) {
+    list_.emplace_back(static_cast<int64_t>(field.size()));
+    for (Field& element : field) write(element);
+  }
+  template <class Field>
+  void write(std::optional<Field>& field) {
+    list_.emplace_back(int64_t{field.has_value()});
+    if (field) write(*field);
+  }
+
+  c10::SmallVector<c10::SymInt, 48> list_;
+};
+
+class FieldReader {
+ public:
+  explicit FieldReader(torch::autograd::AutogradContext* ctx)
+      : next_(ctx->saved_data[kSavedCall].toListRef().begin()) {}
+
+  template <class... Fields>
+  void operator()(Fields&... fields) {
+    (read(fields), ...);
+  }
+
+ private:
+  int64_t next() { return (next_++)->toInt(); }
+
+  template <class Field>
+  void read(Field& field) {
+    if constexpr (std::is_enum_v<Field> || std::is_integral_v<Field>) {
+      field = static_cast<Field>(next());
+    } else {
+      list_fields(*this, field);
+    }
+  }
+  void read(c10::SymInt& field) { field = (next_++)->toSymInt(); }
+  void read(double& field) {
+    const uint64_t high = next(), bits = high << 32 | next();
+    std::memcpy(&field, &bits, sizeof bits);
+  }
+  template <class Field>
+  void read(std::vector<Field>& field) {
+    field.resize(next());
+    for (Field& element : field) read(element);
+  }
+  template <class Field>
+  void read(std::optional<Field>& field) {
+    if (next()) read(field.emplace());
+  }
+
+  const c10::IValue* next_;  // in the list
+};
+
+template <class Call>
+void save_call(torch::autograd::AutogradContext* ctx, Call& call) {
+  FieldWriter writer;
+  list_fields(writer, call);
+  writer.save(ctx);
+}
+
+template <class Call>
+Call read_call(torch::autograd::AutogradContext* ctx) {
+  Call call{};
+  FieldReader reader(ctx);
+  list_fields(reader, call);
+  return call;
+}
+
+}  // namespace fused_dropout

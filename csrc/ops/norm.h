@@ -1,0 +1,139 @@
+// The operator h = residual + branch, y = norm(h) * weight + norm_bias, where the branch is
+// drop(act(x + bias)) * layer_scale * row_scale, over the last dimension.
+#pragma once
+
+#include "ops/common/arguments.h"
+
+namespace fused_dropout::norm {
+
+enum class Kind : int { kLayer, kRms };
+
+// What the operator computes with besides x.
+struct Operands {
+  OptionalTensor residual;
+  OptionalTensor bias;
+  OptionalTensor row_scale;  // of x's shape without the last dimension
+  OptionalTensor layer_scale;
+  OptionalTensor weight;
+  OptionalTensor norm_bias;
+};
+
+struct Settings {
+  std::string_view kind;  // "layer_norm" or "rms_norm"
+  double eps;
+  bool prenorm;  // whether h is a result too; y has x's dtype then, else h's
+};
+
+struct ResolvedNorm : Resolved {
+  Kind kind;
+  at::ScalarType h_dtype, y_dtype;
+};
+
+// The types that kernels know: x's, and fp32 for the stream beside 16 bits. A wider stream widens
+// x.
+struct Types {
+  at::ScalarType x, h, y;
+  Types(at::ScalarType x_type, at::ScalarType h_type, at::ScalarType y_type)
+      : x(h_type == x_type || h_type == at::kFloat ? x_type : h_type),
+        h(h_type),
+        y(y_type == x_type ? x : h) {}
+  at::ScalarType arithmetic() const { return arithmetic_of(x); }
+  bool wide_h() const { return h != x; }
+  bool wide_y() const { return y != x; }
+};
+
+// y; h, of no elements unless prenorm; the statistics of each row in the order of a dense x: the
+// mean (LayerNorm only) and the reciprocal of the standard deviation.
+using Results = std::tuple<Tensor, Tensor, Tensor>;
+using DrawnResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // and the state
+
+// One of the statistics of all rows.
+inline char* statistic(const Tensor& statistics, int64_t index) {
+  return static_cast<char*>(statistics.data_ptr()) +
+         index * statistics.stride(0) * statistics.element_size();
+}
+
+// What backward reads of the forward pass: h, or else x and the residual; x too where the branch's
+// derivative or the gradient of layer_scale needs it.
+struct Saved {
+  OptionalTensor h;
+  OptionalTensor x;
+  OptionalTensor residual;
+  OptionalTensor bias;
+  OptionalTensor row_scale;
+  OptionalTensor layer_scale;
+  OptionalTensor weight;
+  Tensor statistics;
+};
+
+enum Output { kDx, kDresidual, kDbias, kDlayerScale, kDweight, kDnormBias, kOutputs };
+struct Gradient {
+  at::SymIntArrayRef strides;  // of dx: those of a dense x
+  at::ScalarType dtype;        // of x
+  at::ScalarType h_dtype;      // of the residual's gradient
+  std::array<bool, kOutputs> output_mask;
+
+  Types types(at::ScalarType dy_dtype) const {
+    return {dtype, h_dtype, dy_dtype == dtype ? dtype : h_dtype};
+  }
+};
+// The gradients of vectors along rows are in the dtype that is computed in.
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+ResolvedNorm check(const char* function, const Tensor& x, const Operands& operands,
+                   const OptionalTensor& rng_state, const Settings& settings,
+                   const Options& options);
+ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
+                            const OptionalTensor& rng_state, const Settings& settings,
+                            const Options& options, const Gradient& gradient);
+
+// Calls through the dispatcher.
+Results call_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
+                     const Settings& settings, const Options& options);
+DrawnResults call_draw_forward(const Tensor& x, const Operands& operands,
+                               const OptionalGenerator& generator, const Settings& settings,
+                               const Options& options);
+Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
+                        const OptionalTensor& rng_state, const Settings& settings,
+                        const Options& options, const Gradient& gradient);
+
+// The composition of plain torch operators.
+Results compose_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
+                        const Settings& settings, const Options& options);
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
+                           const OptionalTensor& rng_state, const Settings& settings,
+                           const Options& options, const Gradient& gradient);
+
+// These turn the flat argument lists of the schemas into structs.
+template <auto kFunction, class Random, class Result>
+Result any_forward_entry(const Tensor& x, const OptionalTensor& residual,
+                         const OptionalTensor& bias, const OptionalTensor& row_scale,
+                         const OptionalTensor& layer_scale, const OptionalTensor& weight,
+                         const OptionalTensor& norm_bias, const Random& random,
+                         std::string_view kind, double eps, bool prenorm,
+                         FD_ROW_OPTION_PARAMETERS) {
+  return kFunction(x, {residual, bias, row_scale, layer_scale, weight, norm_bias}, random,
+                   {kind, eps, prenorm}, FD_ROW_OPTIONS);
+}
+template <auto kFunction>
+constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Results>;
+template <auto kFunction>
+constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, DrawnResults>;
+
+template <Gradients (*kFunction)(const Tensor&, const OptionalTensor&, const Saved&,
+                                 const OptionalTensor&, const Settings&, const Options&,
+                                 const Gradient&)>
+Gradients backward_entry(const Tensor& dy, const OptionalTensor& dh, const OptionalTensor& h,
+                         const OptionalTensor& x, const OptionalTensor& residual,
+                         const OptionalTensor& bias, const OptionalTensor& row_scale,
+                         const OptionalTensor& layer_scale, const OptionalTensor& weight,
+                         const Tensor& statistics, const OptionalTensor& rng_state,
+                         std::string_view kind, double eps, FD_ROW_OPTION_PARAMETERS,
+                         at::SymIntArrayRef strides, at::ScalarType dtype, at::ScalarType h_dtype,
+                         std::array<bool, kOutputs> output_mask) {
+  return kFunction(dy, dh, {h, x, residual, bias, row_scale, layer_scale, weight, statistics},
+                   rng_state, {kind, eps, false}, FD_ROW_OPTIONS,
+                   {strides, dtype, h_dtype, output_mask});
+}
+
+}  // namespace fused_dropout::norm

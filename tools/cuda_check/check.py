@@ -1,0 +1,435 @@
+"""What can be said about the CUDA kernels without a GPU: `python tools/cuda_check/check.py`.
+
+Every .cu file is compiled by nvcc, without torch, for each architecture below that the toolkit
+knows and for PTX; what the machine code needs and how many instructions it has is held to budgets,
+and a table of the counts is printed. With `--objects` the object files of a build are read for the
+architectures that they have, and only the others are compiled for. nvcc, cuobjdump and nvdisasm are
+looked for in CUDA_HOME, on the PATH, and among the packages of requirements-cuda.txt. The exit
+status is 0 only if everything was checked.
+"""
+
+import argparse
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import sass
+
+ROOT = Path(__file__).parent.parent.parent
+CUDA = ROOT / "csrc" / "cuda"
+BUILD = ROOT / "build" / "cuda_check"
+ARCHITECTURES = (80, 90, 100)
+FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}"]
+OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
+THREADS = 128  # of a block
+# Kernels without 16-byte accesses, for rows of more than 4,096 numbers: a thread has 32 of them,
+# and of their gradients, of fp64 too. All other kernels use no local memory.
+WIDE_ROWS = re.compile(r"norm_\w+_kernelI\w+Lb\dELb0ELi4")
+WIDEST = 416  # bytes
+
+LIGHT = ("Identity", "Relu")
+HEAVY = ("Gelu", "GeluTanh", "QuickGelu", "Silu", "Sigmoid", "Tanh")
+# Elements of a large tensor that a thread handles: what it executes before its loop is spread over
+# them: kMostRows groups in csrc/cuda/device/column_loop.cuh, and rows of one group in norm_grid of
+# row_group.cuh, which backward has more of.
+WALKED = 8 * 16
+ROWS_FORWARD, ROWS_BACKWARD = 8 * 8, 8 * 16
+
+
+@dataclass
+class Loop:
+    """The main loop of a family's kernels with 16-byte accesses, and its budgets.
+
+    These are issue slots per element, of them integer and comparison instructions (half rate) and
+    special functions (an eighth). An H200 that copies at its full bandwidth has 7.7, 3.8 and 1 of
+    them for a byte. What comes before the loop counts too, spread over the elements of a thread.
+    """
+
+    family: str
+    direction: str  # empty where a kernel is its own gradient
+    types: str  # the template arguments of the kernel, mangled; a group names the activation
+    unroll: int  # groups in one turn
+    loads: int  # of 16 bytes, at least, in one turn
+    stores: int
+    instructions: dict  # by activation
+    alu: float
+    special: float
+    file: str = ""  # the family's unless given
+    counters: int | None = None  # drawn from in one turn; one for each group unless given
+    dtype: str = "bfloat16"
+    vectors: int = 0  # loads before the loop: of biases, or of a first row
+    spread: int = WALKED
+
+    def activation_of(self, kernel):
+        """None for a kernel that is not meant."""
+        name = "_".join(filter(None, (self.family, self.direction, "kernel")))
+        found = re.search(rf"\d{name}I{self.types}EE", kernel)
+        if found is None:
+            return None
+        return found[1] if found.groups() else "Identity"
+
+    def vectors_of(self, activation):
+        """Those of a typical call: plain dropout has no bias."""
+        plain = self.family == "pointwise" and activation == "Identity"
+        return 0 if plain else self.vectors
+
+    def loads_of(self, activation):
+        """The derivative of the identity reads no input."""
+        both = self.family == "pointwise" and self.direction == "backward"
+        return 2 * self.loads if both and activation != "Identity" else self.loads
+
+    @property
+    def object(self):
+        return f"{self.file or self.family}_{self.dtype}"
+
+
+TYPES = {"bfloat16": r"NS_8BFloat16E", "float32": "f"}
+ONE_TYPE = {dtype: rf"{name}NS_\d+([A-Z]\w*?)ELb1" for dtype, name in TYPES.items()}
+TWO_TYPES = {
+    "bfloat16": r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1",
+    "float32": r"ffNS_\d+([A-Z]\w*?)ELb1",
+}
+ONLY_TYPE = r"NS_8BFloat16ELb1"
+ROWS = {"bfloat16": r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1", "float32": "fffLb1ELb1ELi1"}
+GATED = {
+    **dict.fromkeys(LIGHT, 30),
+    **dict.fromkeys(("Silu", "Sigmoid", "QuickGelu"), 30),
+    **dict.fromkeys(("Gelu", "GeluTanh", "Tanh"), 36),
+}
+LOOPS = [
+    Loop(
+        "pointwise", "forward", TWO_TYPES["bfloat16"], unroll=2, loads=2, stores=2, vectors=1,
+        instructions={"Identity": 18, "Relu": 19, **dict.fromkeys(HEAVY, 30)}, alu=13, special=2,
+    ),
+    Loop(
+        "pointwise", "backward", TWO_TYPES["bfloat16"], unroll=2, loads=2, stores=2, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 40), alu=19, special=3,
+    ),
+    Loop(
+        "gated", "forward", ONE_TYPE["bfloat16"], unroll=2, loads=4, stores=2, vectors=2,
+        instructions=GATED, alu=15, special=3,
+    ),
+    Loop(
+        "gated", "backward", ONE_TYPE["bfloat16"], unroll=1, loads=3, stores=2, vectors=2,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
+    ),
+    # 2.4 of them mend the rounding of the mean. sm_100 takes 63, sm_90 59, sm_80 55 (nvcc 13.0).
+    Loop(
+        "norm", "forward", ROWS["bfloat16"], unroll=1, loads=2, stores=2, vectors=2,
+        spread=ROWS_FORWARD, instructions={"Identity": 66}, alu=24, special=2,
+    ),
+    Loop(
+        "norm", "backward", ROWS["bfloat16"], unroll=1, loads=3, stores=2, vectors=3,
+        spread=ROWS_BACKWARD, instructions={"Identity": 68}, alu=26, special=2,
+    ),
+    # A word for each element, and so two counters for eight.
+    Loop(
+        "gaussian", "", ONLY_TYPE, unroll=1, loads=1, stores=1,
+        instructions={"Identity": 34}, alu=16, special=3, file="noise", counters=2,
+    ),
+    Loop(
+        "concrete", "forward", ONLY_TYPE, unroll=1, loads=1, stores=1,
+        instructions={"Identity": 42}, alu=17, special=5, file="noise", counters=2,
+    ),
+    Loop(
+        "concrete", "backward", ONLY_TYPE, unroll=1, loads=2, stores=1,
+        instructions={"Identity": 50}, alu=20, special=5, file="noise", counters=2,
+    ),
+    Loop(
+        "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
+        instructions={"Identity": 62}, alu=20, special=3, file="noise",
+    ),
+    # fp32 has twice the slots for an element, as it has twice the bytes.
+    Loop(
+        "pointwise", "forward", TWO_TYPES["float32"], unroll=2, loads=4, stores=4, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 60), alu=26, special=4, dtype="float32",
+    ),
+    Loop(
+        "pointwise", "backward", TWO_TYPES["float32"], unroll=2, loads=4, stores=4, vectors=1,
+        instructions=dict.fromkeys((*LIGHT, *HEAVY), 80), alu=38, special=6, dtype="float32",
+    ),
+]  # fmt: skip
+
+
+@dataclass
+class RowLoop:
+    """The normalised kernels: what is seen of how they wait, in the loop over rows."""
+
+    direction: str
+    dtype: str
+    groups: int  # that a thread holds
+    tensors: int  # that a call reads, at most
+
+    # Rows up to 8,192 numbers keep twice that on their way; kernels of several groups do so anyhow.
+    @property
+    def loads(self):
+        return 2 * self.tensors
+
+    def is_meant(self, kernel):
+        types = ROWS[self.dtype].replace("Li1", f"Li{self.groups}")
+        return re.search(rf"\dnorm_{self.direction}_kernelI{types}EE", kernel) is not None
+
+    @property
+    def what(self):
+        return f"norm {self.direction} {self.dtype} {self.groups} groups"
+
+
+# x and residual; dy, dh, h or the residual, and x.
+ROW_LOOPS = [
+    RowLoop(direction, dtype, groups, tensors)
+    for direction, tensors in (("forward", 2), ("backward", 4))
+    for dtype in ROWS
+    for groups in (1, 4)
+]
+# At width 1,024 with many rows backward has blocks of 512 threads (kMostTeam in row_group.cuh), and
+# more of them than fit on the processors. Each thread copies dy, dh and h of two rows ahead, and
+# adds up
+# the gradients of weight and norm bias.
+ROW_THREADS = 512
+ROW_SHARED = ROW_THREADS * (2 * 3 * 16 + 2 * 8 * 4)
+WARPS = 32  # of a processor, to be busy at least
+SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a processor; each block takes one more
+
+
+def find(tool):
+    places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
+    places += os.environ["PATH"].split(os.pathsep)
+    places += [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/bin")]
+    return shutil.which(tool, path=os.pathsep.join(places))
+
+
+@dataclass
+class Tools:
+    nvcc: str
+    cuobjdump: str
+
+    @classmethod
+    def found(cls):
+        paths = {tool: find(tool) for tool in ("nvcc", "cuobjdump", "nvdisasm")}
+        missing = [tool for tool, path in paths.items() if path is None]
+        if missing:
+            sys.exit(
+                f"NOT CHECKED: {', '.join(missing)} not found.\n"
+                "Set CUDA_HOME, or pip install -r requirements-cuda.txt."
+            )
+        os.environ["PATH"] += os.pathsep + os.path.dirname(paths["nvdisasm"])
+        return cls(paths["nvcc"], paths["cuobjdump"])
+
+    def known(self):
+        text = subprocess.run([self.nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout
+        return {int(number) for number in re.findall(r"sm_(\d+)\b", text)}
+
+    def architectures(self):
+        known = self.known()
+        return [number for number in ARCHITECTURES if number in known]
+
+
+@dataclass
+class Resources:
+    kernel: str
+    architecture: int
+    registers: int
+    local: int  # bytes of memory of its own, spilled registers among them
+
+
+def compile_one(tools, source, architectures, target=None):
+    """The object file, without PTX for a single architecture."""
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    newest = architectures[-1]
+    if len(architectures) > 1:
+        codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    file = BUILD / (target or f"{source.stem}.o")
+    command = [tools.nvcc, *FLAGS, *codes, "-c", source]
+    done = subprocess.run([*command, "-o", file], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
+    return file
+
+
+def object_in(folder, stem):
+    """The object file of a source file, in whichever folder of a build."""
+    return next(folder.rglob(f"{stem}.o"))
+
+
+def compile_all(tools, sources, architectures, jobs):
+    print(f"{tools.nvcc}: sm_{', sm_'.join(map(str, architectures))} and PTX")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if OLDEST in tools.known():
+        source = CUDA / "instantiations" / "pointwise_bfloat16.cu"
+        compile_one(tools, source, [OLDEST], "oldest.o")
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(
+            pool.map(
+                lambda source: compile_one(tools, source, architectures_of(source, architectures)),
+                sources,
+            )
+        )
+
+
+def architectures_of(source, architectures):
+    """fp16 differs from bf16 in the conversions alone: one architecture shows that it compiles."""
+    return architectures[-1:] if "_float16" in source.stem else architectures
+
+
+def resources(tools, file):
+    """Of every kernel in an object file."""
+    command = [tools.cuobjdump, "--dump-resource-usage", file]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = []
+    for part in text.split("Fatbin elf code:")[1:]:
+        architecture = int(re.search(r"arch = sm_(\d+)", part)[1])
+        pattern = r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)"
+        found += [
+            Resources(name, architecture, int(registers), int(stack) + int(local))
+            for name, registers, stack, local in re.findall(pattern, part)
+        ]
+    return found
+
+
+def resident_warps(registers, threads=THREADS):
+    """Warps that run on a processor together, of the 64 that it has room for."""
+    per_block = -(-registers // 8) * 8 * threads
+    return min(64, 65536 // per_block * threads // 32)
+
+
+@functools.cache
+def disassembled(cuobjdump, file, architecture):
+    return sass.disassemble(cuobjdump, str(file), f"sm_{architecture}")
+
+
+def counts_of(tools, file, loop, architecture):
+    """{activation: (counts, instructions per element before the loop)}"""
+    found = {}
+    for name, code in disassembled(tools.cuobjdump, file, architecture).items():
+        activation = loop.activation_of(name)
+        if activation is None:
+            continue
+        try:
+            loads = loop.loads_of(activation)
+            count = sass.main_loop(code, loop.unroll, loads, loop.stores, loop.counters)
+            before = sass.prologue(code, count.first, loop.vectors_of(activation))
+        except ValueError as error:
+            sys.exit(f"sm_{architecture} {name}: {error}")
+        found[activation] = count, len(before) / loop.spread
+    return dict(sorted(found.items()))
+
+
+def check_loop(loop, architecture, counts, registers):
+    """Prints the counts; returns what is over its budget."""
+    wrong = []
+    where = f"{loop.family:10}{loop.direction:9}{loop.dtype:9}"
+    for activation, (count, before) in counts.items():
+        limit = loop.instructions.get(activation)
+        total = count.instructions + before
+        print(
+            f"{where}{activation:14}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
+            f"{limit or '-':>4}"
+            f"{count.alu:7.2f}{loop.alu:4}{count.special:9.2f}{loop.special:3}"
+            f"{registers[activation]:11}{resident_warps(registers[activation]):7}"
+        )
+        what = f"sm_{architecture} {where} {activation}"
+        if limit and total > limit:
+            wrong.append(f"{what}: {total:.2f} instructions, budget {limit}")
+        if limit and count.alu > loop.alu:
+            wrong.append(f"{what}: {count.alu:.2f} ALU instructions")
+        if limit and count.special > loop.special:
+            wrong.append(f"{what}: {count.special:.2f} special functions")
+    missing = [
+        f"sm_{architecture} {where}: no kernel of {activation} was found"
+        for activation in loop.instructions
+        if activation not in counts
+    ]
+    return wrong + missing
+
+
+def check_rows(tools, loop, file, architecture, used):
+    """Prints how the kernel waits; returns what is wrong with it."""
+    kernels = disassembled(tools.cuobjdump, file, architecture)
+    name = next((name for name in kernels if loop.is_meant(name)), None)
+    what = f"sm_{architecture} {loop.what}"
+    if name is None:
+        return [f"{what}: no kernel was found"]
+    code = kernels[name]
+    first, last = max(sass.loops(code), key=lambda ends: ends[1] - ends[0])
+    loads = sass.loads_in_flight(code, first)
+    chain = sass.has_chain_of_shared_loads(code, first, last)
+    registers = next(
+        one.registers for one in used if (one.kernel, one.architecture) == (name, architecture)
+    )
+    threads = ROW_THREADS if loop.direction == "backward" else THREADS
+    warps = resident_warps(registers, threads)
+    is_narrow = loop.direction == "backward" and loop.groups == 1 and loop.dtype == "bfloat16"
+    if is_narrow:
+        blocks = SHARED[architecture] * 1024 // (ROW_SHARED + 1024 + 1280)
+        warps = min(warps, blocks * ROW_THREADS // 32)
+    print(
+        f"{loop.what:34}{loads:6} of{loop.loads:3}{'chain' if chain else 'shuffles':>10}"
+        f"{registers:11}{warps:7}"
+    )
+    wrong = []
+    if loads < loop.loads:
+        wrong.append(f"{what}: {loads} loads before the first use, expected {loop.loads}")
+    if chain:
+        wrong.append(f"{what}: the sums over a row are a chain of loads from shared memory")
+    if is_narrow and architecture >= 90 and warps < WARPS:
+        wrong.append(f"{what}: {warps} warps on a processor, expected {WARPS}")
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--objects", type=Path, metavar="FOLDER", help="of a build for some of the architectures"
+    )
+    options = parser.parse_args()
+    tools = Tools.found()
+    architectures = tools.architectures()
+    sources = sorted(CUDA.rglob("*.cu"))
+    used, folders = [], {}  # by architecture
+    if options.objects:
+        for source in sources:
+            used += resources(tools, object_in(options.objects, source.stem))
+        folders = dict.fromkeys((entry.architecture for entry in used), options.objects)
+    if missing := [number for number in architectures if number not in folders]:
+        for file in compile_all(tools, sources, missing, options.jobs):
+            used += resources(tools, file)
+        folders |= dict.fromkeys(missing, BUILD)
+    print(f"{len(sources)} files, {len(used)} kernels")
+
+    wrong = [
+        f"sm_{entry.architecture} {entry.kernel}: {entry.local} bytes of local memory"
+        for entry in used
+        if entry.local > (WIDEST if WIDE_ROWS.search(entry.kernel) else 0)
+    ]
+    for architecture in architectures:
+        print(f"\nsm_{architecture}, instructions per element")
+        print(f"{'':28}{'activation':14}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
+        print(f"{'ALU':>7}{'of':>4}{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
+        for loop in LOOPS:
+            registers = {
+                loop.activation_of(entry.kernel): entry.registers
+                for entry in used
+                if entry.architecture == architecture
+            }
+            file = object_in(folders[architecture], loop.object)
+            counts = counts_of(tools, file, loop, architecture)
+            wrong += check_loop(loop, architecture, counts, registers)
+        print(
+            f"\n{'loads of a thread before one is used':46}{'sums':>9}{'registers':>11}{'warps':>7}"
+        )
+        for loop in ROW_LOOPS:
+            file = object_in(folders[architecture], f"norm_{loop.dtype}")
+            wrong += check_rows(tools, loop, file, architecture, used)
+    print()
+    sys.exit("\n".join(wrong) if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
