@@ -7,6 +7,7 @@
 
 #include "cpu/kernel_table.h"
 #include "ops/common/layout.h"
+#include "ops/random.h"
 
 namespace fused_dropout::cpu {
 

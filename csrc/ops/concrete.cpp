@@ -37,7 +37,7 @@ Tensor call_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_stat
                     double temperature, const Options& o) {
   static const auto op =
       find_operator("fused_dropout::concrete_dropout", &forward_entry<compose_forward>);
-  return op.call(x, logit, rng_state, temperature, FD_PLACE_ARGUMENTS(o));
+  return op.call(x, logit, rng_state, temperature, FD_MASK_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
@@ -45,8 +45,17 @@ Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::concrete_dropout_backward", &backward_entry<compose_backward>);
-  return op.call(dy, x, logit, rng_state, temperature, FD_PLACE_ARGUMENTS(o), gradient.strides,
+  return op.call(dy, x, logit, rng_state, temperature, FD_MASK_ARGUMENTS(o), gradient.strides,
                  gradient.output_mask);
+}
+
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& logit,
+                     const OptionalTensor& rng_state, double temperature, const Options& options) {
+  check(eager.function, x, logit, rng_state, temperature, options);
+  return eager.with_state(x, options.mask_strides.has_value(), rng_state,
+                          [&](const OptionalTensor& state) {
+                            return call_forward(x, logit, *state, temperature, options);
+                          });
 }
 
 namespace {
@@ -110,10 +119,10 @@ struct ConcreteDropout : torch::autograd::Function<ConcreteDropout> {
 
 Tensor forward_autograd(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                         double temperature, const Options& options) {
-  if (needs_composition({x, logit})) {
+  if (needs_composite(x, logit)) {
     return compose_forward(x, logit, rng_state, temperature, options);
   }
-  if (needs_graph({x, logit})) {
+  if (needs_graph(x, logit)) {
     return ConcreteDropout::apply(x, logit, rng_state, temperature, options);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -123,7 +132,7 @@ Tensor forward_autograd(const Tensor& x, const Tensor& logit, const Tensor& rng_
 Gradients backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& logit,
                             const Tensor& rng_state, double temperature, const Options& options,
                             const Gradient& gradient) {
-  if (needs_composition({dy, x, logit}) || needs_graph({dy, x, logit})) {
+  if (needs_composite(dy, x, logit) || needs_graph(dy, x, logit)) {
     return compose_backward(dy, x, logit, rng_state, temperature, options, gradient);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -134,12 +143,12 @@ Gradients backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& log
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   m.def(c10::str("concrete_dropout(Tensor x, Tensor logit, Tensor rng_state, float temperature, ",
-                 kPlaceOptions, ") -> Tensor")
+                 kMaskOptions, ") -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
   m.def(c10::str("concrete_dropout_backward(Tensor dy, Tensor x, Tensor logit, Tensor rng_state, "
                  "float temperature, ",
-                 kPlaceOptions, ", SymInt[] strides, bool[2] output_mask) -> (Tensor, Tensor)")
+                 kMaskOptions, ", SymInt[] strides, bool[2] output_mask) -> (Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
 }

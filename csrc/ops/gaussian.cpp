@@ -36,7 +36,15 @@ double scale_of(const CallParams& call) {
 Tensor call(const Tensor& x, const Tensor& rng_state, const Options& o,
             at::OptionalSymIntArrayRef strides) {
   static const auto op = find_operator("fused_dropout::gaussian_dropout", &entry<compose>);
-  return op.call(x, rng_state, o.p, o.p_tensor, FD_PLACE_ARGUMENTS(o), strides);
+  return op.call(x, rng_state, o.p, o.p_tensor, FD_MASK_ARGUMENTS(o), strides);
+}
+
+Tensor eager(const EagerCall& eager, const Tensor& x, const OptionalTensor& rng_state,
+             const Options& options, at::OptionalSymIntArrayRef strides) {
+  check(eager.function, x, rng_state, options, strides);
+  return eager.with_state(
+      x, options.mask_strides.has_value(), rng_state,
+      [&](const OptionalTensor& state) { return call(x, *state, options, strides); });
 }
 
 namespace {
@@ -87,8 +95,8 @@ struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
 
 Tensor autograd(const Tensor& x, const Tensor& rng_state, const Options& options,
                 at::OptionalSymIntArrayRef strides) {
-  if (needs_composition({x})) return compose(x, rng_state, options, strides);
-  if (needs_graph({x})) return GaussianDropout::apply(x, rng_state, options, strides);
+  if (needs_composite(x)) return compose(x, rng_state, options, strides);
+  if (needs_graph(x)) return GaussianDropout::apply(x, rng_state, options, strides);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return gaussian::call(x, rng_state, options, strides);
 }
@@ -97,7 +105,7 @@ Tensor autograd(const Tensor& x, const Tensor& rng_state, const Options& options
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   m.def(c10::str("gaussian_dropout(Tensor x, Tensor rng_state, float p, Tensor? p_tensor, ",
-                 kPlaceOptions, ", SymInt[]? strides=None) -> Tensor")
+                 kMaskOptions, ", SymInt[]? strides=None) -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
 }

@@ -2,24 +2,9 @@
 // and Standout. What is shared, and each operator's checks, calls and composition.
 #pragma once
 
-#include "ops/common/arguments.h"
+#include "ops/random.h"
 
 namespace fused_dropout {
-
-// Where the draws of a tensor lie, as the schemas list it; the same in Options.
-constexpr auto kPlaceOptions = "int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset";
-#define FD_PLACE_PARAMETERS \
-  at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset
-#define FD_PLACE shared_dims, mask_strides, std::move(mask_offset)
-#define FD_PLACE_ARGUMENTS(o) o.shared_dims, o.mask_strides, o.mask_offset
-
-inline Options place_options(FD_PLACE_PARAMETERS) {
-  Options options;
-  options.shared_dims = shared_dims;
-  options.mask_strides = mask_strides;
-  options.mask_offset = std::move(mask_offset);
-  return options;
-}
 
 // y = x (1 + sigma z), z standard normal.
 namespace gaussian {
@@ -37,14 +22,18 @@ Tensor call(const Tensor& x, const Tensor& rng_state, const Options& options,
             at::OptionalSymIntArrayRef strides);
 Tensor compose(const Tensor& x, const Tensor& rng_state, const Options& options,
                at::OptionalSymIntArrayRef strides);
+// A call from Python.
+Tensor eager(const EagerCall& eager, const Tensor& x, const OptionalTensor& rng_state,
+             const Options& options, at::OptionalSymIntArrayRef strides);
 
-template <auto kImplementation>
-Tensor entry(const Tensor& x, const Tensor& rng_state, double p, const OptionalTensor& p_tensor,
-             FD_PLACE_PARAMETERS, at::OptionalSymIntArrayRef strides) {
-  Options options = place_options(FD_PLACE);
+template <auto kImplementation, class State = Tensor, class... Leading>
+Tensor entry(Leading... leading, const Tensor& x, const State& rng_state, double p,
+             const OptionalTensor& p_tensor, FD_MASK_PARAMETERS,
+             at::OptionalSymIntArrayRef strides) {
+  Options options = mask_options(FD_MASK_OPTIONS);
   options.p = p;
   options.p_tensor = p_tensor;
-  return kImplementation(x, rng_state, options, strides);
+  return kImplementation(leading..., x, rng_state, options, strides);
 }
 
 }  // namespace gaussian
@@ -68,22 +57,26 @@ Tensor call_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_stat
 Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                         const Tensor& rng_state, double temperature, const Options& options,
                         const Gradient& gradient);
+// A call from Python.
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& logit,
+                     const OptionalTensor& rng_state, double temperature, const Options& options);
 Tensor compose_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                        double temperature, const Options& options);
 Gradients compose_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                            const Tensor& rng_state, double temperature, const Options& options,
                            const Gradient& gradient);
 
-template <auto kImplementation>
-Tensor forward_entry(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
-                     double temperature, FD_PLACE_PARAMETERS) {
-  return kImplementation(x, logit, rng_state, temperature, place_options(FD_PLACE));
+template <auto kImplementation, class State = Tensor, class... Leading>
+Tensor forward_entry(Leading... leading, const Tensor& x, const Tensor& logit,
+                     const State& rng_state, double temperature, FD_MASK_PARAMETERS) {
+  return kImplementation(leading..., x, logit, rng_state, temperature,
+                         mask_options(FD_MASK_OPTIONS));
 }
 template <auto kImplementation>
 Gradients backward_entry(const Tensor& dy, const Tensor& x, const Tensor& logit,
-                         const Tensor& rng_state, double temperature, FD_PLACE_PARAMETERS,
+                         const Tensor& rng_state, double temperature, FD_MASK_PARAMETERS,
                          at::SymIntArrayRef strides, std::array<bool, 2> output_mask) {
-  return kImplementation(dy, x, logit, rng_state, temperature, place_options(FD_PLACE),
+  return kImplementation(dy, x, logit, rng_state, temperature, mask_options(FD_MASK_OPTIONS),
                          {strides, output_mask});
 }
 
@@ -116,24 +109,30 @@ Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_
 Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                         const OptionalTensor& rng_state, const Settings& settings,
                         const Options& options, const Gradient& gradient);
+// A call from Python.
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& z,
+                     const OptionalTensor& rng_state, const Settings& settings,
+                     const Options& options);
 Tensor compose_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                        const Settings& settings, const Options& options);
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                            const OptionalTensor& rng_state, const Settings& settings,
                            const Options& options, const Gradient& gradient);
 
-template <auto kImplementation>
-Tensor forward_entry(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
-                     double alpha, double beta, bool training, FD_PLACE_PARAMETERS) {
-  return kImplementation(x, z, rng_state, {alpha, beta, training}, place_options(FD_PLACE));
+template <auto kImplementation, class... Leading>
+Tensor forward_entry(Leading... leading, const Tensor& x, const Tensor& z,
+                     const OptionalTensor& rng_state, double alpha, double beta, bool training,
+                     FD_MASK_PARAMETERS) {
+  return kImplementation(leading..., x, z, rng_state, {alpha, beta, training},
+                         mask_options(FD_MASK_OPTIONS));
 }
 template <auto kImplementation>
 Gradients backward_entry(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                          const OptionalTensor& rng_state, double alpha, double beta, bool training,
-                         FD_PLACE_PARAMETERS, at::SymIntArrayRef strides, at::ScalarType z_dtype,
+                         FD_MASK_PARAMETERS, at::SymIntArrayRef strides, at::ScalarType z_dtype,
                          std::array<bool, 2> output_mask) {
-  return kImplementation(dy, x, z, rng_state, {alpha, beta, training}, place_options(FD_PLACE),
-                         {strides, z_dtype, output_mask});
+  return kImplementation(dy, x, z, rng_state, {alpha, beta, training},
+                         mask_options(FD_MASK_OPTIONS), {strides, z_dtype, output_mask});
 }
 
 }  // namespace standout

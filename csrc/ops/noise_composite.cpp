@@ -30,7 +30,7 @@ struct Draws {
 // Of a tensor with these dense strides, in a shape that broadcasts to its.
 Draws draws_for(const CallParams& call, const Tensor& rng_state, const Tensor& x,
                 at::SymIntArrayRef strides) {
-  const Tensor index = mask_index_for(call, rng_state, x, strides);
+  const Tensor index = mask_index(call, x.sym_sizes(), strides, x.device());
   return {index.bitwise_and(3), words_of_group(rng_state, at::bitwise_right_shift(index, 2))};
 }
 
@@ -115,7 +115,7 @@ Tensor is_dropped(const CallParams& call, const OptionalTensor& rng_state, const
   // Of nothing, nothing is dropped, and no state was drawn.
   if (!rng_state && z.sym_numel() == 0) return at::zeros({}, z.options().dtype(at::kBool));
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
-  const Tensor index = mask_index_for(call, *rng_state, z, strides);
+  const Tensor index = mask_index(call, z.sym_sizes(), strides, z.device());
   const Value threshold =
       keep_threshold(Value(z.detach().to(at::kFloat)), Value(static_cast<float>(settings.alpha)),
                      Value(static_cast<float>(settings.beta)));

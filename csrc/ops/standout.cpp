@@ -43,7 +43,7 @@ CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tenso
 Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& s, const Options& o) {
   static const auto op = find_operator("fused_dropout::standout", &forward_entry<compose_forward>);
-  return op.call(x, z, rng_state, s.alpha, s.beta, s.training, FD_PLACE_ARGUMENTS(o));
+  return op.call(x, z, rng_state, s.alpha, s.beta, s.training, FD_MASK_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
@@ -51,8 +51,17 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor&
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::standout_backward", &backward_entry<compose_backward>);
-  return op.call(dy, x, z, rng_state, s.alpha, s.beta, s.training, FD_PLACE_ARGUMENTS(o),
+  return op.call(dy, x, z, rng_state, s.alpha, s.beta, s.training, FD_MASK_ARGUMENTS(o),
                  gradient.strides, gradient.z_dtype, gradient.output_mask);
+}
+
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& z,
+                     const OptionalTensor& rng_state, const Settings& settings,
+                     const Options& options) {
+  check(eager.function, x, z, rng_state, settings, options);
+  return eager.with_state(
+      x, options.mask_strides.has_value(), rng_state,
+      [&](const OptionalTensor& state) { return call_forward(x, z, state, settings, options); });
 }
 
 namespace {
@@ -124,8 +133,8 @@ struct Standout : torch::autograd::Function<Standout> {
 
 Tensor forward_autograd(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                         const Settings& settings, const Options& options) {
-  if (needs_composition({x, z})) return compose_forward(x, z, rng_state, settings, options);
-  if (needs_graph({x, z})) return Standout::apply(x, z, rng_state, settings, options);
+  if (needs_composite(x, z)) return compose_forward(x, z, rng_state, settings, options);
+  if (needs_graph(x, z)) return Standout::apply(x, z, rng_state, settings, options);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_forward(x, z, rng_state, settings, options);
 }
@@ -133,7 +142,7 @@ Tensor forward_autograd(const Tensor& x, const Tensor& z, const OptionalTensor& 
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                             const OptionalTensor& rng_state, const Settings& settings,
                             const Options& options, const Gradient& gradient) {
-  if (needs_composition({dy, x, z}) || needs_graph({dy, x, z})) {
+  if (needs_composite(dy, x, z) || needs_graph(dy, x, z)) {
     return compose_backward(dy, x, z, rng_state, settings, options, gradient);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
@@ -144,9 +153,9 @@ Gradients backward_autograd(const Tensor& dy, const OptionalTensor& x, const Ten
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   constexpr auto kSettings = "Tensor? rng_state, float alpha, float beta, bool training, ";
-  m.def(c10::str("standout(Tensor x, Tensor z, ", kSettings, kPlaceOptions, ") -> Tensor").c_str(),
+  m.def(c10::str("standout(Tensor x, Tensor z, ", kSettings, kMaskOptions, ") -> Tensor").c_str(),
         {at::Tag::pt2_compliant_tag});
-  m.def(c10::str("standout_backward(Tensor dy, Tensor? x, Tensor z, ", kSettings, kPlaceOptions,
+  m.def(c10::str("standout_backward(Tensor dy, Tensor? x, Tensor z, ", kSettings, kMaskOptions,
                  ", SymInt[] strides, ScalarType z_dtype, bool[2] output_mask) -> (Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});

@@ -1,4 +1,4 @@
-"""Functional interface. Shapes and dtypes are those of torch; see the README for the mask."""
+"""Functional interface: functions with the shapes and dtypes of their counterparts in torch."""
 
 import torch
 
@@ -35,6 +35,6 @@ __all__ = [
     "standout",
 ]
 
-# Tools that trace symbolically record calls of these instead of looking inside.
+# torch.fx records calls of these functions instead of tracing into them.
 for _name in set(__all__) - {"ACTIVATIONS", "MODES", "dropout_mask"}:
     torch.fx.wrap(_name)
