@@ -15,10 +15,12 @@
 #include "cpu/capability.h"
 #include "math/activations.h"
 #include "ops/common/arguments.h"
+#include "ops/concrete.h"
 #include "ops/drop_block.h"
 #include "ops/gated.h"
-#include "ops/noise.h"
+#include "ops/gaussian.h"
 #include "ops/norm.h"
+#include "ops/standout.h"
 
 namespace fused_dropout {
 namespace {
@@ -173,7 +175,7 @@ Tensor drop_block(const std::string& function, const Tensor& x, double p, int64_
 Tensor gaussian_dropout(const std::string& function, const Tensor& x, double p,
                         const std::vector<int64_t>& shared_dims, const OptionalGenerator& generator,
                         const OptionalTensor& rng_state) {
-  Options options = place_options(shared_dims, {}, 0);
+  Options options = mask_options(shared_dims, {}, 0);
   options.p = p;
   gaussian::check(function.c_str(), x, rng_state, options);
   return gaussian::call(x, given_or_drawn(x, generator, rng_state), options, {});
@@ -183,7 +185,7 @@ Tensor gaussian_dropout(const std::string& function, const Tensor& x, double p,
 Tensor concrete_dropout(const std::string& function, const Tensor& x, const Tensor& logit,
                         double temperature, const std::vector<int64_t>& shared_dims,
                         const OptionalGenerator& generator, const OptionalTensor& rng_state) {
-  const Options options = place_options(shared_dims, {}, 0);
+  const Options options = mask_options(shared_dims, {}, 0);
   concrete::check(function.c_str(), x, logit, rng_state, temperature, options);
   return concrete::call_forward(x, logit, given_or_drawn(x, generator, rng_state), temperature,
                                 options);
@@ -192,7 +194,7 @@ Tensor concrete_dropout(const std::string& function, const Tensor& x, const Tens
 Tensor standout_call(const std::string& function, const Tensor& x, const Tensor& z, double alpha,
                      double beta, bool training, const std::vector<int64_t>& shared_dims,
                      const OptionalGenerator& generator, const OptionalTensor& rng_state) {
-  const Options options = place_options(shared_dims, {}, 0);
+  const Options options = mask_options(shared_dims, {}, 0);
   const standout::Settings settings{alpha, beta, training};
   standout::check(function.c_str(), x, z, rng_state, settings, options);
   OptionalTensor state;
@@ -313,7 +315,7 @@ PYBIND11_MODULE(_C, m) {
         with_names(
             +[](const std::string& function, const Tensor& x, double p,
                 const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
-              Options options = place_options(shared_dims, {}, 0);
+              Options options = mask_options(shared_dims, {}, 0);
               options.p = p;
               gaussian::check(function.c_str(), x, rng_state, options);
             },
@@ -328,7 +330,7 @@ PYBIND11_MODULE(_C, m) {
           +[](const std::string& function, const Tensor& x, const Tensor& logit, double temperature,
               const std::vector<int64_t>& shared_dims, const OptionalTensor& rng_state) {
             concrete::check(function.c_str(), x, logit, rng_state, temperature,
-                            place_options(shared_dims, {}, 0));
+                            mask_options(shared_dims, {}, 0));
           },
           {"x", "logit", "temperature", "shared_dims", "rng_state"}));
   m.def("standout",
@@ -341,7 +343,7 @@ PYBIND11_MODULE(_C, m) {
                 double beta, const std::vector<int64_t>& shared_dims,
                 const OptionalTensor& rng_state) {
               standout::check(function.c_str(), x, z, rng_state, {alpha, beta, true},
-                              place_options(shared_dims, {}, 0));
+                              mask_options(shared_dims, {}, 0));
             },
             {"x", "z", "alpha", "beta", "shared_dims", "rng_state"}));
   m.def("drop_block",

@@ -7,6 +7,7 @@
 
 #include "math/drop_block.h"
 #include "math/dtype.h"
+#include "math/noise.h"
 #include "math/philox.h"
 
 namespace fused_dropout::cpu {
@@ -161,67 +162,18 @@ using NormBackwardKernel = void (*)(const NormBackwardArgs&, BranchKernel, Branc
                                     const ColumnSums&, int64_t first_row, int64_t last_row,
                                     void* scratch);
 
-// ---- noise: draws that are numbers, and keep probabilities of single elements ------------------
+// ---- noise -----------------------------------------------------------------------------------
 
-// y = x (1 + sigma z). Its own gradient.
-struct GaussianArgs {
-  const void* x;
-  void* y;
+// The tensors and numbers of a functor of math/noise.h. All tensors have one dtype and one layout.
+struct NoiseArgs {
+  const void* inputs[kMaxNoiseInputs];
+  void* outputs[kMaxNoiseOutputs];  // null where not wanted
   MaskIndexing mask;
-  double sigma;
+  double constants[kMaxNoiseConstants];
 };
 
-struct ConcreteArgs {
-  const void* x;
-  MaskIndexing mask;
-  double logit;
-  double inverse_temperature;
-  double scale;  // 1 / (1 - p)
-  double p;
-};
-
-struct ConcreteForwardArgs : ConcreteArgs {
-  void* y;
-};
-
-struct ConcreteBackwardArgs : ConcreteArgs {
-  const void* dy;
-  void* dx;  // null where not wanted
-};
-
-// In training x where a unit is kept, which takes dy to dx as well; in evaluation the mean of that.
-struct StandoutArgs {
-  const void* x;
-  const void* z;
-  void* y;
-  MaskIndexing mask;
-  double alpha, beta;
-};
-
-// Of evaluation.
-struct StandoutBackwardArgs {
-  const void* dy;
-  const void* x;
-  const void* z;
-  void* dx;  // null where not wanted, as the next
-  void* dz;
-  double alpha, beta;
-};
-
-using GaussianKernel = void (*)(const GaussianArgs&, int64_t begin, int64_t end);
-using ConcreteForwardKernel = void (*)(const ConcreteForwardArgs&, int64_t begin, int64_t end);
-// Returns this part's share in the gradient by the logit.
-using ConcreteBackwardKernel = double (*)(const ConcreteBackwardArgs&, int64_t begin, int64_t end);
-using StandoutKernel = void (*)(const StandoutArgs&, int64_t begin, int64_t end);
-using StandoutBackwardKernel = void (*)(const StandoutBackwardArgs&, int64_t begin, int64_t end);
-
-struct NoiseTable {
-  GaussianKernel (*gaussian)(Storage storage);
-  ConcreteForwardKernel (*concrete_forward)(Storage storage);
-  ConcreteBackwardKernel (*concrete_backward)(Storage storage);
-  StandoutKernel (*standout)(Storage storage, bool training);
-  StandoutBackwardKernel (*standout_backward)(Storage storage);
-};
+// Returns the sum over the elements, for a functor that has one.
+using NoiseKernel = double (*)(const NoiseArgs&, int64_t begin, int64_t end);
 
 // What a row kernel keeps of one row: three vectors and the draws, in 8 bytes a number and 2.
 constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kChunk + kPadding); }
@@ -281,7 +233,7 @@ struct KernelTable {
   NormBackwardKernel (*norm_backward)(Storage storage, bool wide_h, bool wide_y);
   DropBlockCountKernel drop_block_count;
   DropBlockApplyKernel (*drop_block_apply)(Storage storage);
-  NoiseTable noise;
+  NoiseKernel (*noise)(Storage storage, int functor);  // kNoiseIndex of it
 };
 
 const KernelTable* baseline_kernels();

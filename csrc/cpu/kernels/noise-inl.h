@@ -1,23 +1,14 @@
-// The noise kernels: Gaussian and Concrete dropout and Standout, and their gradients.
+// The kernel of the noise operators, for every functor of math/noise.h.
 #pragma once
+
+#include <utility>
 
 #include "cpu/kernels/registers-inl.h"
 #include "math/noise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// The numbers of neighbouring words, which fill a register.
-template <class V>
-FD_HD V numbers_of(const uint32_t* words) {
-  if constexpr (std::is_same_v<V, double>) {
-    return draw_number<double>(*words);
-  } else {
-    return {draw_numbers(load_vector<UIntVector>(words)),
-            draw_numbers(load_vector<UIntVector>(words + kLanes))};
-  }
-}
-
-// Calls visit(position of the block, count) for every block.
+// Calls visit(position of the chunk, count) for every chunk.
 template <class Visit>
 FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
   for (int64_t position = begin; position < end; position += kChunk) {
@@ -25,9 +16,9 @@ FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
   }
 }
 
-// ---- Gaussian dropout -------------------------------------------------------------------------
+// ---- draws ------------------------------------------------------------------------------------
 
-// The standard normal numbers of one block after another. C is float or double.
+// The standard normal numbers of one chunk after another. C is float or double.
 template <class C, class Precision>
 class ChunkNormals {
  public:
@@ -111,160 +102,134 @@ class ChunkNormals {
   alignas(64) C values_[kMost + kPadding], stretch_[kMost], cached_[kMost];
 };
 
-template <class T>
-void gaussian_kernel(const GaussianArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
+// The draws of one chunk after another, and how a register of them is loaded: at(position, count)
+// returns a pointer that value<V>(pointer) reads. V is a register or double.
+template <NoiseDraw draw, class A>
+class ChunkNoise;
 
-  const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-  ChunkNormals<C, typename A::Precision> source(args.mask);
-  const V sigma(static_cast<C>(args.sigma));
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const C* normals = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      store_some(y + position + i,
-                 gaussian_element(V(load_some(x + position + i, some)),
-                                  V(load_register(normals + i)), sigma),
-                 some);
-    });
-  });
-}
+template <class A>
+class ChunkNoise<NoiseDraw::kBits, A> : public ChunkDraws {
+ public:
+  using ChunkDraws::ChunkDraws;
 
-// ---- Concrete dropout -------------------------------------------------------------------------
-
-template <class V>
-FD_HD ConcreteConstants<V> constants_of(const ConcreteArgs& args) {
-  using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
-  return {V(static_cast<C>(args.logit)), V(static_cast<C>(args.inverse_temperature)),
-          V(static_cast<C>(args.scale)), V(static_cast<C>(args.p))};
-}
-
-template <class T>
-void concrete_forward_kernel(const ConcreteForwardArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-
-  const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-  ChunkWords source(args.mask);
-  const auto constants = constants_of<V>(args);
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint32_t* words = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      const V result = concrete_element<typename A::Precision>(V(load_some(x + position + i, some)),
-                                                               numbers_of<V>(words + i), constants);
-      store_some(y + position + i, result, some);
-    });
-  });
-}
-
-template <class T>
-double concrete_backward_kernel(const ConcreteBackwardArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
-
-  const T* dy = static_cast<const T*>(args.dy);
-  const T* x = static_cast<const T*>(args.x);
-  T* dx = static_cast<T*>(args.dx);
-  ChunkWords source(args.mask);
-  const auto constants = constants_of<V>(args);
-  double total = 0;
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint32_t* words = source.at(position, count);
-    V sum(C(0));
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      prefetch_register(dy + position + i + kChunk);
-      V gradient, share;
-      concrete_backward_element<typename A::Precision>(
-          V(load_some(dy + position + i, some)), V(load_some(x + position + i, some)),
-          numbers_of<V>(words + i), constants, gradient, share);
-      if (dx) store_some(dx + position + i, gradient, some);
-      sum = sum + only_some(share, some);
-    });
-    total += sum_of_lanes(sum);
-  });
-  return total;
-}
-
-// ---- Standout ---------------------------------------------------------------------------------
-
-// x where a unit is kept, else zero. Decisions are made in fp32.
-template <class V>
-FD_HD V keep_units(V x, V z, const uint16_t* draws, float alpha, float beta) {
-  if constexpr (std::is_same_v<V, double>) {
-    return standout_element(x, static_cast<float>(*draws),
-                            keep_threshold(static_cast<float>(z), alpha, beta));
-  } else {
-    const V numbers{small_numbers(load_wide(draws)), small_numbers(load_wide(draws + kLanes))};
-    return standout_element(x, numbers, keep_threshold(z, V(alpha), V(beta)));
+  // In fp32 for double, too.
+  template <class V>
+  static FD_HD auto value(const uint16_t* draws) {
+    if constexpr (std::is_same_v<V, double>) {
+      return static_cast<float>(*draws);
+    } else {
+      return V{small_numbers(load_wide(draws)), small_numbers(load_wide(draws + kLanes))};
+    }
   }
-}
+};
 
-template <class T>
-void standout_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
+template <class A>
+class ChunkNoise<NoiseDraw::kUniform, A> : public ChunkWords {
+ public:
+  using ChunkWords::ChunkWords;
 
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* y = static_cast<T*>(args.y);
-  ChunkDraws source(args.mask);
-  const float alpha = static_cast<float>(args.alpha), beta = static_cast<float>(args.beta);
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint16_t* draws = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      prefetch_register(z + position + i + kChunk);
-      const V result = keep_units(V(load_some(x + position + i, some)),
-                                  V(load_some(z + position + i, some)), draws + i, alpha, beta);
-      store_some(y + position + i, result, some);
-    });
-  });
-}
+  template <class V>
+  static FD_HD V value(const uint32_t* words) {
+    if constexpr (std::is_same_v<V, double>) {
+      return draw_number<double>(*words);
+    } else {
+      return {draw_numbers(load_vector<UIntVector>(words)),
+              draw_numbers(load_vector<UIntVector>(words + kLanes))};
+    }
+  }
+};
 
-template <class T>
-void standout_mean_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
+template <class A>
+class ChunkNoise<NoiseDraw::kNormal, A>
+    : public ChunkNormals<typename A::Scalar, typename A::Precision> {
+ public:
+  using ChunkNormals<typename A::Scalar, typename A::Precision>::ChunkNormals;
 
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* y = static_cast<T*>(args.y);
-  const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
-    const V result = standout_mean<typename A::Precision>(V(load_some(x + i, some)),
-                                                          V(load_some(z + i, some)), alpha, beta);
-    store_some(y + i, result, some);
-  });
-}
+  template <class V>
+  static FD_HD V value(const typename A::Scalar* normals) {
+    return load_register(normals);
+  }
+};
 
-template <class T>
-void standout_backward_kernel(const StandoutBackwardArgs& args, int64_t begin, int64_t end) {
+// ---- the kernel -------------------------------------------------------------------------------
+
+// What a kernel call keeps in registers: the pointers and the constants.
+template <class T, class Functor>
+class NoiseLoop {
   using A = Arithmetic<T>;
   using V = typename A::Register;
   using C = typename A::Scalar;
+  using Constants = typename Functor::template Constants<V>;
+  using Inputs = std::make_index_sequence<Functor::kInputs>;
+  using Outputs = std::make_index_sequence<Functor::kOutputs>;
 
-  const T* dy = static_cast<const T*>(args.dy);
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* dx = static_cast<T*>(args.dx);
-  T* dz = static_cast<T*>(args.dz);
-  const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
-    V by_x, by_z;
-    standout_mean_backward<typename A::Precision>(
-        V(load_some(dy + i, some)), V(load_some(x + i, some)), V(load_some(z + i, some)), alpha,
-        beta, by_x, by_z);
-    if (dx) store_some(dx + i, by_x, some);
-    if (dz) store_some(dz + i, by_z, some);
-  });
+ public:
+  FD_HD explicit NoiseLoop(const NoiseArgs& args)
+      : NoiseLoop(args, Inputs(), Outputs(),
+                  std::make_index_sequence<kNoiseConstants<Functor>>()) {}
+
+  // Returns the sum over the elements from `begin` to `end`, for a functor that has one.
+  FD_HD double run(const MaskIndexing& mask, int64_t begin, int64_t end) const {
+    double total = 0;
+    if constexpr (Functor::kDraw == NoiseDraw::kNone) {
+      static_assert(!Functor::kSum);
+      for_each_register<A::kWidth>(begin, end, [&](int64_t position, auto some) FD_INLINE {
+        compute(position, V(C(0)), some, Inputs(), Outputs());
+      });
+    } else {
+      ChunkNoise<Functor::kDraw, A> source(mask);
+      for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
+        const auto* draws = source.at(position, count);
+        V sum(C(0));
+        for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+          prefetch(position + i + kChunk, Inputs());
+          const V last = compute(position + i, source.template value<V>(draws + i), some, Inputs(),
+                                 Outputs());
+          if constexpr (Functor::kSum) sum = sum + only_some(last, some);
+        });
+        if constexpr (Functor::kSum) total += sum_of_lanes(sum);
+      });
+    }
+    return total;
+  }
+
+ private:
+  template <size_t... i, size_t... j, size_t... k>
+  FD_HD NoiseLoop(const NoiseArgs& args, std::index_sequence<i...>, std::index_sequence<j...>,
+                  std::index_sequence<k...>)
+      : inputs_{static_cast<const T*>(args.inputs[i])...},
+        outputs_{static_cast<T*>(args.outputs[j])...},
+        constants_{V(static_cast<C>(args.constants[k]))...} {}
+
+  template <size_t... i>
+  FD_HD void prefetch(int64_t position, std::index_sequence<i...>) const {
+    (prefetch_register(inputs_[i] + position), ...);
+  }
+
+  // Stores one register of every output; returns the last result.
+  template <class Draw, class Some, size_t... i, size_t... j>
+  FD_HD V compute(int64_t position, Draw draw, Some some, std::index_sequence<i...>,
+                  std::index_sequence<j...>) const {
+    const V inputs[] = {V(load_some(inputs_[i] + position, some))...};
+    V results[Functor::kResults];
+    Functor::template element<typename A::Precision>(inputs, draw, constants_, results);
+    (store_output(outputs_[j], position, results[j], some), ...);
+    return results[Functor::kResults - 1];
+  }
+  template <class Some>
+  static FD_HD void store_output(T* output, int64_t position, V result, Some some) {
+    constexpr bool kAlwaysWanted = Functor::kResults == 1;
+    if (kAlwaysWanted || output) store_some(output + position, result, some);
+  }
+
+  const T* const inputs_[Functor::kInputs];
+  T* const outputs_[Functor::kOutputs];
+  const Constants constants_;
+};
+
+template <class T, class Functor>
+double noise_kernel(const NoiseArgs& args, int64_t begin, int64_t end) {
+  return NoiseLoop<T, Functor>(args).run(args.mask, begin, end);
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -132,35 +132,18 @@ inline NormBackwardKernel norm_backward(Storage storage, bool wide_h, bool wide_
       });
 }
 
-inline GaussianKernel gaussian(Storage storage) {
-  return with_type<GaussianKernel>(
-      storage, [](auto type) { return gaussian_kernel<typename decltype(type)::Type>; });
+// ---- noise -----------------------------------------------------------------------------------
+
+template <class T, class... Functors>
+NoiseKernel noise_in(NoiseList<Functors...>, int functor) {
+  static constexpr NoiseKernel kKernels[] = {noise_kernel<T, Functors>...};
+  return kKernels[functor];
 }
 
-inline ConcreteForwardKernel concrete_forward(Storage storage) {
-  return with_type<ConcreteForwardKernel>(
-      storage, [](auto type) { return concrete_forward_kernel<typename decltype(type)::Type>; });
-}
-
-inline ConcreteBackwardKernel concrete_backward(Storage storage) {
-  return with_type<ConcreteBackwardKernel>(
-      storage, [](auto type) { return concrete_backward_kernel<typename decltype(type)::Type>; });
-}
-
-inline StandoutKernel standout(Storage storage, bool training) {
-  return with_type<StandoutKernel>(storage, [&](auto type) {
-    using T = typename decltype(type)::Type;
-    return training ? standout_kernel<T> : standout_mean_kernel<T>;
+inline NoiseKernel noise(Storage storage, int functor) {
+  return with_type<NoiseKernel>(storage, [&](auto type) {
+    return noise_in<typename decltype(type)::Type>(NoiseFunctors(), functor);
   });
-}
-
-inline StandoutBackwardKernel standout_backward(Storage storage) {
-  return with_type<StandoutBackwardKernel>(
-      storage, [](auto type) { return standout_backward_kernel<typename decltype(type)::Type>; });
-}
-
-constexpr NoiseTable noise_table() {
-  return {gaussian, concrete_forward, concrete_backward, standout, standout_backward};
 }
 
 constexpr KernelTable kernel_table(const char* name) {
@@ -176,7 +159,7 @@ constexpr KernelTable kernel_table(const char* name) {
           norm_backward,
           drop_block_count_kernel,
           drop_block_apply,
-          noise_table()};
+          noise};
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -101,24 +101,8 @@ ColumnSums flat_sums(const void* partials, const Layout& layout, void* target) {
   return sums;
 }
 
-void launch_gaussian(const GaussianArgs& args, Storage storage, Stream stream) {
-  with_type(storage, [&](auto element) { gaussian_of<decltype(element)>(args, stream); });
-}
-
-void launch_concrete_forward(const ConcreteForwardArgs& args, Storage storage, Stream stream) {
-  with_type(storage, [&](auto element) { concrete_forward_of<decltype(element)>(args, stream); });
-}
-
-void launch_concrete_backward(const ConcreteBackwardArgs& args, Storage storage, Stream stream) {
-  with_type(storage, [&](auto element) { concrete_backward_of<decltype(element)>(args, stream); });
-}
-
-void launch_standout(const StandoutArgs& args, Storage storage, bool training, Stream stream) {
-  with_type(storage, [&](auto element) { standout_of<decltype(element)>(args, training, stream); });
-}
-
-void launch_standout_backward(const StandoutBackwardArgs& args, Storage storage, Stream stream) {
-  with_type(storage, [&](auto element) { standout_backward_of<decltype(element)>(args, stream); });
+void launch_noise(int functor, const NoiseArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { launch_noise_of<decltype(element)>(functor, args, stream); });
 }
 
 int64_t norm_partial_rows(int64_t rows, int width) {

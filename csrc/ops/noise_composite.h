@@ -1,0 +1,36 @@
+// What the compositions of plain torch operators have in common for the noise operators: the
+// formulas of math/noise.h, evaluated on tensors.
+#pragma once
+
+#include <array>
+#include <functional>
+
+#include "math/noise.h"
+#include "ops/common/tensor_value.h"
+#include "ops/noise.h"
+
+namespace fused_dropout {
+
+using composition::Value;
+
+// The random numbers that the elements of x draw, in a shape that broadcasts to that of x, whose
+// dense strides are `strides`.
+Value noise_draws(NoiseDraw draw, const CallParams& call, const Tensor& rng_state, const Tensor& x,
+                  at::SymIntArrayRef strides);
+
+// The results of a functor on tensors, in the dtype that is computed in.
+template <class Functor, size_t inputs>
+std::array<Tensor, Functor::kResults> compose_noise(
+    const std::reference_wrapper<const Tensor> (&tensors)[inputs], const Value& draw,
+    const typename Functor::template Constants<Value>& constants) {
+  static_assert(inputs == Functor::kInputs);
+  const at::ScalarType arithmetic = arithmetic_of(tensors[0].get().scalar_type());
+  Value values[inputs], results[Functor::kResults];
+  for (size_t i = 0; i < inputs; ++i) values[i] = tensors[i].get().to(arithmetic);
+  Functor::template element<Full>(values, draw, constants, results);
+  std::array<Tensor, Functor::kResults> found;
+  for (size_t i = 0; i < found.size(); ++i) found[i] = results[i].tensor;
+  return found;
+}
+
+}  // namespace fused_dropout

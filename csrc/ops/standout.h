@@ -1,0 +1,52 @@
+// Standout: y = kept ? x : 0, kept where draw < rint(65536 sigmoid(alpha z + beta)). In evaluation
+// y is the mean of that, x sigmoid(alpha z + beta).
+#pragma once
+
+#include "ops/noise.h"
+
+namespace fused_dropout::standout {
+
+struct Settings {
+  double alpha, beta;
+  bool training;
+};
+
+struct Gradient {
+  at::SymIntArrayRef strides;  // of both gradients
+  at::ScalarType z_dtype;      // of dz; dx has that of dy
+  std::array<bool, 2> output_mask;
+};
+
+CallParams check(const char* function, const Tensor& x, const Tensor& z,
+                 const OptionalTensor& rng_state, const Settings& settings, const Options& options);
+// `x` only in evaluation.
+CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                          const OptionalTensor& rng_state, const Settings& settings,
+                          const Options& options, const Gradient& gradient);
+
+Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
+                    const Settings& settings, const Options& options);
+Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                        const OptionalTensor& rng_state, const Settings& settings,
+                        const Options& options, const Gradient& gradient);
+Tensor compose_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
+                       const Settings& settings, const Options& options);
+Gradients compose_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                           const OptionalTensor& rng_state, const Settings& settings,
+                           const Options& options, const Gradient& gradient);
+
+template <auto kImplementation>
+Tensor forward_entry(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
+                     double alpha, double beta, bool training, FD_MASK_OPTION_PARAMETERS) {
+  return kImplementation(x, z, rng_state, {alpha, beta, training}, FD_MASK_OPTIONS);
+}
+template <auto kImplementation>
+Gradients backward_entry(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                         const OptionalTensor& rng_state, double alpha, double beta, bool training,
+                         FD_MASK_OPTION_PARAMETERS, at::SymIntArrayRef strides, at::ScalarType z_dtype,
+                         std::array<bool, 2> output_mask) {
+  return kImplementation(dy, x, z, rng_state, {alpha, beta, training}, FD_MASK_OPTIONS,
+                         {strides, z_dtype, output_mask});
+}
+
+}  // namespace fused_dropout::standout
