@@ -187,19 +187,19 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
 void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
                int64_t copies, Storage storage, int shift) {
   DropBlockArgs args;
-  args.indexing.volumes = volumes;
-  args.indexing.copies = copies;
+  args.geometry.volumes = volumes;
+  args.geometry.copies = copies;
   for (const int64_t size : axes) {
-    args.indexing.axes[args.indexing.ndim++] = {size, size < 7 ? size : 7};
+    args.geometry.axes[args.geometry.ndim++] = {size, size < 7 ? size : 7};
   }
-  args.indexing.inner = inner;
-  args.indexing.run = run;
-  args.indexing.copy_stride = args.indexing.places() * run;
-  args.indexing.volume_stride = copies * args.indexing.copy_stride;
-  args.indexing.keep_count = 65000;
+  args.geometry.inner = inner;
+  args.geometry.run = run;
+  args.geometry.copy_stride = args.geometry.places() * run;
+  args.geometry.volume_stride = copies * args.geometry.copy_stride;
+  args.geometry.keep_count = 65000;
   args.random.seed = 42;
-  const Input x(args.indexing.numel(), size_of(storage), shift);
-  const Output y(args.indexing.numel(), size_of(storage), shift);
+  const Input x(args.geometry.numel(), size_of(storage), shift);
+  const Output y(args.geometry.numel(), size_of(storage), shift);
   const Counter kept(0);
   launch_drop_block_count(args, kept.number(), nullptr);
   args.x = x.data();

@@ -115,16 +115,16 @@ struct BlockCall {
 
 static DropBlockArgs block_of(const BlockCall& call) {
   DropBlockArgs args;
-  args.indexing.volumes = call.volumes;
-  args.indexing.copies = call.copies;
-  args.indexing.volume_stride = call.volume_stride;
-  args.indexing.copy_stride = call.copy_stride;
-  args.indexing.ndim = call.ndim;
-  for (int i = 0; i < call.ndim; ++i) args.indexing.axes[i] = {call.sizes[i], call.blocks[i]};
-  args.indexing.inner = call.inner;
-  args.indexing.run = call.run;
-  args.indexing.keep_count =
-      keep_count_of(drop_block::seed_probability(call.p, args.indexing.axes, call.ndim));
+  args.geometry.volumes = call.volumes;
+  args.geometry.copies = call.copies;
+  args.geometry.volume_stride = call.volume_stride;
+  args.geometry.copy_stride = call.copy_stride;
+  args.geometry.ndim = call.ndim;
+  for (int i = 0; i < call.ndim; ++i) args.geometry.axes[i] = {call.sizes[i], call.blocks[i]};
+  args.geometry.inner = call.inner;
+  args.geometry.run = call.run;
+  args.geometry.keep_count =
+      keep_count_of(drop_block::seed_probability(call.p, args.geometry.axes, call.ndim));
   args.random.seed = call.seed;
   args.random.offset = call.offset;
   return args;
@@ -276,7 +276,7 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   return bytes == 0;
 }
 
-bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).indexing); }
+bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).geometry); }
 
 void shim_block_count(const BlockCall* call, int64_t* kept) {
   launch_drop_block_count(block_of(*call), kept, nullptr);

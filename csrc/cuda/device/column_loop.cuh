@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/device/launch.cuh"
+#include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 

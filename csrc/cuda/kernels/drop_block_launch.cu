@@ -1,4 +1,7 @@
+// Launches the DropBlock kernels, and instantiates them.
 #include "cuda/kernels/drop_block.cuh"
+
+#include "cuda/device/storage_dispatch.cuh"
 
 namespace fused_dropout::cuda {
 
@@ -19,6 +22,10 @@ void launch_drop_block_count(const DropBlockArgs& args, int64_t* kept, Stream st
   FD_LAUNCH_SHARED(drop_block_count_kernel, tiles.count(), kDropBlockThreads, tiles.shared_bytes(),
                    stream, args.random, tiles, args.geometry.elements_each(),
                    reinterpret_cast<unsigned long long*>(kept));
+}
+
+void launch_drop_block_apply(const DropBlockArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { drop_block_apply_of<decltype(element)>(args, stream); });
 }
 
 }  // namespace fused_dropout::cuda

@@ -1,0 +1,65 @@
+// Launches the norm kernels for the storage types of a call.
+#include "cuda/device/launch.cuh"
+#include "cuda/device/row_group.cuh"
+#include "cuda/device/row_tensor.cuh"
+#include "cuda/device/storage_dispatch.cuh"
+#include "cuda/norm.h"
+
+namespace fused_dropout::cuda {
+
+int64_t norm_partial_rows(int64_t rows, int width) {
+  return norm_grid(rows, width, /*sums=*/true).blocks;
+}
+
+// 16-byte words of what a thread holds of a row of a tensor, if there is one.
+static int words_of(const void* tensor, Storage storage, int width) {
+  if (!tensor) return 0;
+  return static_cast<int>(row_groups(width) * size_of(storage) * kGroup / sizeof(Words4));
+}
+
+static int staged_words(const NormForwardArgs& args, const NormTypes& types) {
+  return words_of(args.branch.x, types.x, args.width) +
+         words_of(args.residual_stream(), types.h(), args.width);
+}
+static int staged_words(const NormBackwardArgs& args, const NormTypes& types) {
+  return words_of(args.branch.x, types.x, args.width) +
+         words_of(args.residual_stream(), types.h(), args.width) +
+         words_of(args.dy, types.y(), args.width) + words_of(args.dh, types.h(), args.width);
+}
+
+int64_t norm_scratch(const NormBackwardArgs& args, const NormTypes& types) {
+  const RowGrid grid = norm_grid(args.rows, args.width, args.vectors > 0);
+  const int64_t size = types.x == Storage::kFloat64 ? sizeof(double) : sizeof(float);
+  const int64_t sums = sums_bytes(grid, args.vectors, size);
+  const int64_t staged = Staging::bytes(staged_words(args, types), grid.threads(),
+                                        stages_of(size_of(types.x), grid.groups));
+  return sums + staged <= most_shared() ? 0 : grid.blocks * sums;
+}
+
+void launch_norm_forward(const NormForwardArgs& given, const NormTypes& types, Stream stream) {
+  NormForwardArgs args = given;
+  args.staged_words = staged_words(args, types);
+  with_type(types.x, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (types.wide_y) return norm_forward_of<T, float, float>(args, stream);
+      if (types.wide_h) return norm_forward_of<T, float, T>(args, stream);
+    }
+    norm_forward_of<T, T, T>(args, stream);
+  });
+}
+
+void launch_norm_backward(const NormBackwardArgs& given, const NormTypes& types, Stream stream) {
+  NormBackwardArgs args = given;
+  args.staged_words = staged_words(args, types);
+  with_type(types.x, [&](auto element) {
+    using T = decltype(element);
+    if constexpr (kIsHalf<T>) {
+      if (types.wide_y) return norm_backward_of<T, float, float>(args, stream);
+      if (types.wide_h) return norm_backward_of<T, float, T>(args, stream);
+    }
+    norm_backward_of<T, T, T>(args, stream);
+  });
+}
+
+}  // namespace fused_dropout::cuda

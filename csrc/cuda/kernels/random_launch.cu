@@ -1,0 +1,30 @@
+// The kernels that write a mask or a generator state.
+#include "cuda/device/column_loop.cuh"
+#include "cuda/device/mask.cuh"
+
+namespace fused_dropout::cuda {
+
+static __global__ void __launch_bounds__(kThreads)
+    mask_kernel(const MaskIndexing indexing, const RandomState random, int64_t numel, bool* kept) {
+  const int64_t position = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kGroup;
+  if (position >= numel) return;
+  const int count = count_in_group(numel - position);
+  const AnyMask mask = any_mask(indexing, resolve(random), position, count);
+  for (int k = 0; k < count; ++k) kept[position + k] = mask(k);
+}
+
+void launch_mask(const MaskIndexing& mask, const RandomState& random, int64_t numel, bool* kept,
+                 Stream stream) {
+  FD_LAUNCH(mask_kernel, divide_up(divide_up(numel, kGroup), kThreads), kThreads, stream, mask,
+            random, numel, kept);
+}
+
+static __global__ void state_kernel(const RandomState random) {
+  write_down(random, resolve(random));
+}
+
+void launch_state(const RandomState& random, Stream stream) {
+  FD_LAUNCH(state_kernel, 1, 1, stream, random);
+}
+
+}  // namespace fused_dropout::cuda
