@@ -1,6 +1,9 @@
 // The noise kernels: Gaussian and Concrete dropout and Standout, and their gradients.
 #pragma once
 
+#include "cpu/kernel_table.h"
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
 #include "cpu/kernels/registers-inl.h"
 #include "math/noise.h"
 
