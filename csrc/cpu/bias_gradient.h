@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernel_args.h"
+#include "cpu/pointwise.h"
 
 namespace fused_dropout::cpu {
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/kernel_args.h"
+#include "cpu/norm.h"
 
 namespace fused_dropout::cpu {
 namespace {

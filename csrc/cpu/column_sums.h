@@ -6,7 +6,7 @@
 
 #include <functional>
 
-#include "cpu/kernel_table.h"
+#include "cpu/indexing.h"
 
 namespace fused_dropout::cpu {
 

@@ -95,7 +95,7 @@ Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const drop_block::Opti
       DropBlockArgs args = arguments(*geometry, rng_state);
       const SeedOrder order(*geometry, args.seeds);
       for_each_range(args, [&](const DropBlockRange& range, uint16_t* window) {
-        kept += kernels().drop_block_count(args, range, window);
+        kept += kernels().drop_block.count(args, range, window);
       });
       kept = kept * geometry->elements_each();
     }
@@ -133,7 +133,7 @@ Tensor apply_cpu(const Tensor& x_any, const OptionalTensor& rng_state, const Opt
   args.y = y.mutable_data_ptr();
   args.scale = scale;
   args.non_temporal = exceeds_cache(y.nbytes());
-  const DropBlockApplyKernel kernel = kernels().drop_block_apply(storage_of(dtype));
+  const DropBlockApplyKernel kernel = kernels().drop_block.apply(storage_of(dtype));
   for_each_range(
       args, [&](const DropBlockRange& range, uint16_t* window) { kernel(args, range, window); });
   return y;

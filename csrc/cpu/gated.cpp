@@ -45,7 +45,7 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first), y.data()};
   args.non_temporal = exceeds_cache(y.nbytes());
   const Storage storage = storage_of(x.scalar_type());
-  const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
+  const auto kernel = row_kernels(storage).gated.forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
                layout.rows, layout.width, /*cuts_columns=*/true);
   return y.finish();
@@ -77,7 +77,7 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   const GatedBackwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
                                dy.const_data_ptr(), dx.data()};
   const Storage storage = storage_of(x.scalar_type());
-  const auto kernel = row_kernels(storage).gated_backward(storage, call.activation);
+  const auto kernel = row_kernels(storage).gated.backward(storage, call.activation);
   const RowTask task = [&](void* const* sums, const RowRange& range, void*) {
     ColumnSums columns;
     if (sums) {

@@ -5,7 +5,7 @@
 
 #include <functional>
 
-#include "cpu/kernel_table.h"
+#include "cpu/indexing.h"
 #include "ops/common/layout.h"
 
 namespace fused_dropout::cpu {

@@ -73,7 +73,7 @@ double run(const CallParams& call, PhiloxState state, const TensorRef (&from)[in
     args.mask = mask_indexing(*mask, kDrawsAlways, state);
   }
   const Storage storage = storage_of(x.scalar_type());
-  const NoiseKernel kernel = row_kernels(storage).noise(storage, kNoiseIndex<Functor>);
+  const NoiseKernel kernel = row_kernels(storage).noise.kernel(storage, kNoiseIndex<Functor>);
   if (Functor::kSum) {
     return sum_over(x.numel(),
                     [&](int64_t begin, int64_t end) { return kernel(args, begin, end); });

@@ -101,8 +101,8 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
 
   const Storage storage = storage_of(types.x);
   const KernelTable& table = row_kernels(storage);
-  const auto kernel = table.norm_forward(storage, types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage, call.activation);
+  const auto kernel = table.norm.forward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.norm.branch(storage, call.activation);
   for_each_row(
       [&](void* const*, const RowRange& range, void* scratch) {
         kernel(args, branch, range.first_row, range.last_row, scratch);
@@ -184,9 +184,9 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
 
   const Storage storage = storage_of(types.x);
   const KernelTable& table = row_kernels(storage);
-  const auto kernel = table.norm_backward(storage, types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage, call.activation);
-  const auto branch_backward = table.branch_backward(storage, call.activation);
+  const auto kernel = table.norm.backward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.norm.branch(storage, call.activation);
+  const auto branch_backward = table.norm.branch_backward(storage, call.activation);
   const RowTask task = [&](void* const* columns, const RowRange& range, void* scratch) {
     ColumnSums places;
     for (size_t i = 0; columns && i < summed.size(); ++i) places.*kPlaces[summed[i]] = columns[i];

@@ -1,7 +1,7 @@
 // The bias values of one block of elements, and the places where its gradient is summed.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/indexing.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 

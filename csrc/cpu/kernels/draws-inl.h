@@ -1,8 +1,8 @@
 // Where a kernel gets the random draws of one block of elements from.
 #pragma once
 
+#include "cpu/indexing.h"
 #include "cpu/isa/pair.h"
-#include "cpu/kernel_table.h"
 #include "math/mutations.h"
 
 namespace fused_dropout::cpu::FD_ISA {

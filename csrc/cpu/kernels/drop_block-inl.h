@@ -2,6 +2,9 @@
 // seed, into a window that stays in the cache; seeds are few.
 #pragma once
 
+#include "cpu/drop_block.h"
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
 #include "cpu/kernels/registers-inl.h"
 #include "math/drop_block.h"
 
@@ -230,17 +233,10 @@ void drop_block_apply_kernel(const DropBlockArgs& args, const DropBlockRange& ra
 }
 
 inline DropBlockApplyKernel drop_block_apply(Storage storage) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return drop_block_apply_kernel<float>;
-    case Storage::kFloat64:
-      return drop_block_apply_kernel<double>;
-    case Storage::kFloat16:
-      return drop_block_apply_kernel<Half>;
-    case Storage::kBFloat16:
-      return drop_block_apply_kernel<BFloat16>;
-  }
-  return nullptr;
+  return with_type<DropBlockApplyKernel, true>(
+      storage, [](auto type) { return drop_block_apply_kernel<typename decltype(type)::Type>; });
 }
+
+constexpr DropBlockTable drop_block_table() { return {drop_block_count_kernel, drop_block_apply}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

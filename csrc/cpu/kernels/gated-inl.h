@@ -1,7 +1,11 @@
 // The gated kernels: y = drop(act(x1 + b1) * (x2 + b2)), and its gradient.
 #pragma once
 
+#include "cpu/gated.h"
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
 #include "cpu/kernels/registers-inl.h"
+#include "math/elementwise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
@@ -102,5 +106,21 @@ void gated_backward_kernel(const GatedBackwardArgs& args, const ColumnSums& sums
         });
       });
 }
+
+inline GatedForwardKernel gated_forward(Storage storage, int activation) {
+  return with_type_and_functor<GatedForwardKernel>(
+      storage, activation, [](auto type, auto functor) {
+        return gated_forward_kernel<typename decltype(type)::Type, decltype(functor)::template Of>;
+      });
+}
+
+inline GatedBackwardKernel gated_backward(Storage storage, int activation) {
+  return with_type_and_functor<GatedBackwardKernel>(
+      storage, activation, [](auto type, auto functor) {
+        return gated_backward_kernel<typename decltype(type)::Type, decltype(functor)::template Of>;
+      });
+}
+
+constexpr GatedTable gated_table() { return {gated_forward, gated_backward}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

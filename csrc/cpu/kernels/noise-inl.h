@@ -3,7 +3,10 @@
 
 #include <utility>
 
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
 #include "cpu/kernels/registers-inl.h"
+#include "cpu/noise.h"
 #include "math/noise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
@@ -231,5 +234,19 @@ template <class T, class Functor>
 double noise_kernel(const NoiseArgs& args, int64_t begin, int64_t end) {
   return NoiseLoop<T, Functor>(args).run(args.mask, begin, end);
 }
+
+template <class T, class... Functors>
+NoiseKernel noise_kernel_in(NoiseList<Functors...>, int functor) {
+  static constexpr NoiseKernel kKernels[] = {noise_kernel<T, Functors>...};
+  return kKernels[functor];
+}
+
+inline NoiseKernel noise_kernel_of(Storage storage, int functor) {
+  return with_type<NoiseKernel>(storage, [&](auto type) {
+    return noise_kernel_in<typename decltype(type)::Type>(NoiseFunctors(), functor);
+  });
+}
+
+constexpr NoiseTable noise_table() { return {noise_kernel_of}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -2,63 +2,14 @@
 // is drop(act(x + bias)) * layer_scale * row_scale; and their gradients.
 #pragma once
 
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
+#include "cpu/kernels/norm_branch-inl.h"
 #include "cpu/kernels/registers-inl.h"
+#include "cpu/norm.h"
+#include "math/elementwise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
-
-template <class T, template <class> class Functor>
-void branch_kernel(const BranchArgs& args, int64_t row, int64_t width, const uint16_t* draws,
-                   void* values) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
-  using Function = Functor<typename A::Precision>;
-
-  const T* x = static_cast<const T*>(args.x) + row * width;
-  const C* bias = static_cast<const C*>(args.bias);
-  C* target = static_cast<C*>(values);
-  const uint32_t keep_count = args.mask.keep_count;
-  const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
-      fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
-  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
-    prefetch_register(x + i + kChunk);
-    store(target + i, forward_element<Function>(load_some(x + i, some) + load_register(bias + i),
-                                                keep_of<V>(draws + i, keep_count), scale, shift,
-                                                fill, parameter));
-  });
-}
-
-template <class T, template <class> class Functor>
-void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
-                            const uint16_t* draws, const void* gradients, void* dx, void* sums) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
-  using Function = Functor<typename A::Precision>;
-
-  const T* x = static_cast<const T*>(args.x) + row * width;
-  const C* bias = static_cast<const C*>(args.bias);
-  const C* upstream = static_cast<const C*>(gradients);
-  T* target = dx ? static_cast<T*>(dx) + row * width : nullptr;
-  C* columns = static_cast<C*>(sums);
-  const uint32_t keep_count = args.mask.keep_count;
-  const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
-  const bool non_temporal = args.non_temporal && is_register_aligned(target);
-  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
-    V value(C(0));
-    if constexpr (!Function::kIdentity) {
-      value = load_some(x + i, some) + load_register(bias + i);
-    }
-    const V dy = load_register(upstream + i);
-    const V result =
-        backward_element<Function>(dy, value, keep_of<V>(draws + i, keep_count), scale, parameter);
-    if (target) store_some(target + i, result, some, non_temporal);
-    if (columns) {
-      const V term = mutated(Mutation::kUnmaskedBiasGradient) ? dy * scale : result;
-      store_some(columns + i, load_register(columns + i) + term, some);
-    }
-  });
-}
 
 // What a row kernel keeps of one row, within its scratch memory.
 template <class C>
@@ -262,6 +213,38 @@ void norm_backward_kernel(const NormBackwardArgs& args, BranchKernel branch,
       branch_backward(args.branch, row, width, draws, row_of.gradients, args.dx, sums.bias);
     }
   }
+}
+
+// visit(TypeTag, TypeTag, TypeTag) for the types of x, of the stream and of y.
+template <class Kernel, class Visit>
+Kernel with_stream_types(Storage storage, bool wide_h, bool wide_y, Visit visit) {
+  return with_type<Kernel>(storage, [&](auto type) -> Kernel {
+    if constexpr (sizeof(typename decltype(type)::Type) == 2) {
+      if (wide_y) return visit(type, TypeTag<float>{}, TypeTag<float>{});
+      if (wide_h) return visit(type, TypeTag<float>{}, type);
+    }
+    return visit(type, type, type);
+  });
+}
+
+inline NormForwardKernel norm_forward(Storage storage, bool wide_h, bool wide_y) {
+  return with_stream_types<NormForwardKernel>(
+      storage, wide_h, wide_y, [](auto x, auto h, auto y) -> NormForwardKernel {
+        return norm_forward_kernel<typename decltype(x)::Type, typename decltype(h)::Type,
+                                   typename decltype(y)::Type>;
+      });
+}
+
+inline NormBackwardKernel norm_backward(Storage storage, bool wide_h, bool wide_y) {
+  return with_stream_types<NormBackwardKernel>(
+      storage, wide_h, wide_y, [](auto x, auto h, auto y) -> NormBackwardKernel {
+        return norm_backward_kernel<typename decltype(x)::Type, typename decltype(h)::Type,
+                                    typename decltype(y)::Type>;
+      });
+}
+
+constexpr NormTable norm_table() {
+  return {norm_branch, norm_branch_backward, norm_forward, norm_backward};
 }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -1,80 +1,14 @@
 // The pointwise kernels: y = residual + drop(act(x + bias)), and its gradient.
 #pragma once
 
-#include "cpu/isa/pair.h"
-#include "cpu/kernel_table.h"
 #include "cpu/kernels/bias-inl.h"
+#include "cpu/kernels/dispatch-inl.h"
 #include "cpu/kernels/draws-inl.h"
-#include "math/activations.h"
+#include "cpu/kernels/registers-inl.h"
+#include "cpu/pointwise.h"
 #include "math/elementwise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
-
-// How a storage type is computed with: in which registers and to which precision.
-template <class T>
-struct Arithmetic {
-  using Scalar = float;
-  using Register = Pair<F32>;
-  using Precision = Reduced;
-  static constexpr int kWidth = 2 * kLanes;
-};
-template <>
-struct Arithmetic<float> : Arithmetic<Half> {
-  using Precision = Full;
-};
-template <>
-struct Arithmetic<double> {
-  using Scalar = double;
-  using Register = double;
-  using Precision = Full;
-  static constexpr int kWidth = 1;
-};
-
-template <class T>
-FD_HD Pair<F32> load_register(const T* source) {
-  return {load(source), load(source + kLanes)};
-}
-FD_HD double load_register(const double* source) { return *source; }
-FD_HD void store(double* target, double value) { *target = value; }
-FD_HD void store_non_temporal(double* target, double value) { *target = value; }
-
-// A register of which only the first `count` values are in memory.
-template <class T>
-FD_HD auto load_part(const T* source, int count) {
-  T values[Arithmetic<T>::kWidth] = {};
-  memcpy(values, source, count * sizeof(T));
-  return load_register(values);
-}
-
-template <class T, class V>
-FD_HD void store_part(T* target, V value, int count) {
-  T values[Arithmetic<T>::kWidth];
-  store(values, value);
-  memcpy(target, values, count * sizeof(T));
-}
-
-template <class V>
-FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
-  if constexpr (std::is_same_v<V, double>) {
-    return is_kept(*draws, keep_count);
-  } else {
-    return MaskPair<KeepMask>{keep_mask(draws, keep_count), keep_mask(draws + kLanes, keep_count)};
-  }
-}
-
-// Asks for what the next block reads. The processor's own prefetching stops at every page.
-template <class T>
-FD_HD void prefetch_register(const T* source) {
-  constexpr int kLine = 64;
-  for (size_t byte = 0; byte < Arithmetic<T>::kWidth * sizeof(T); byte += kLine) {
-    __builtin_prefetch(reinterpret_cast<const char*>(source) + byte);
-  }
-}
-
-template <class T>
-FD_HD bool is_register_aligned(const T* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
-}
 
 // R is the residual's type, or void. The result has the wider of the two.
 template <class T, class R, template <class> class Functor>
@@ -186,13 +120,38 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   }
 }
 
-inline void mask_kernel(const MaskIndexing& indexing, bool* kept, int64_t begin, int64_t end) {
-  ChunkDraws source(indexing);
-  for (int64_t position = begin; position < end; position += kChunk) {
-    const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
-    const uint16_t* draws = source.at(position, count);
-    for (int i = 0; i < count; ++i) kept[position + i] = is_kept(draws[i], indexing.keep_count);
-  }
+inline ForwardKernel pointwise_forward(Storage storage, Residual residual, int activation) {
+  return with_type_and_functor<ForwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> ForwardKernel {
+        using T = typename decltype(type)::Type;
+        if (residual == Residual::kNone) {
+          return forward_kernel<T, void, decltype(functor)::template Of>;
+        }
+        if constexpr (sizeof(T) == 2) {
+          if (residual == Residual::kFloat32) {
+            return forward_kernel<T, float, decltype(functor)::template Of>;
+          }
+        }
+        return forward_kernel<T, T, decltype(functor)::template Of>;
+      });
 }
+
+inline BackwardKernel pointwise_backward(Storage storage, bool wide_gradient, bool sum_bias,
+                                         int activation) {
+  return with_type_and_functor<BackwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> BackwardKernel {
+        using T = typename decltype(type)::Type;
+        if constexpr (sizeof(T) == 2) {
+          if (wide_gradient) {
+            return sum_bias ? backward_kernel<T, float, decltype(functor)::template Of, true>
+                            : backward_kernel<T, float, decltype(functor)::template Of, false>;
+          }
+        }
+        return sum_bias ? backward_kernel<T, T, decltype(functor)::template Of, true>
+                        : backward_kernel<T, T, decltype(functor)::template Of, false>;
+      });
+}
+
+constexpr PointwiseTable pointwise_table() { return {pointwise_forward, pointwise_backward}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -1,13 +1,80 @@
 // Pieces of the row kernels: whole and cut registers, and sums over a row.
 #pragma once
 
-#include "cpu/kernels/draws-inl.h"
-#include "cpu/kernels/pointwise-inl.h"
+#include "cpu/indexing.h"
+#include "cpu/isa/pair.h"
+#include "math/transcendental.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
 // Behind the parameters of a lambda: one that is not inlined reads its captures from memory.
 #define FD_INLINE __attribute__((always_inline))
+
+// How a storage type is computed with: in which registers and to which precision.
+template <class T>
+struct Arithmetic {
+  using Scalar = float;
+  using Register = Pair<F32>;
+  using Precision = Reduced;
+  static constexpr int kWidth = 2 * kLanes;
+};
+template <>
+struct Arithmetic<float> : Arithmetic<Half> {
+  using Precision = Full;
+};
+template <>
+struct Arithmetic<double> {
+  using Scalar = double;
+  using Register = double;
+  using Precision = Full;
+  static constexpr int kWidth = 1;
+};
+
+template <class T>
+FD_HD Pair<F32> load_register(const T* source) {
+  return {load(source), load(source + kLanes)};
+}
+FD_HD double load_register(const double* source) { return *source; }
+FD_HD void store(double* target, double value) { *target = value; }
+FD_HD void store_non_temporal(double* target, double value) { *target = value; }
+
+// A register of which only the first `count` values are in memory.
+template <class T>
+FD_HD auto load_part(const T* source, int count) {
+  T values[Arithmetic<T>::kWidth] = {};
+  memcpy(values, source, count * sizeof(T));
+  return load_register(values);
+}
+
+template <class T, class V>
+FD_HD void store_part(T* target, V value, int count) {
+  T values[Arithmetic<T>::kWidth];
+  store(values, value);
+  memcpy(target, values, count * sizeof(T));
+}
+
+template <class V>
+FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
+  if constexpr (std::is_same_v<V, double>) {
+    return is_kept(*draws, keep_count);
+  } else {
+    return MaskPair<KeepMask>{keep_mask(draws, keep_count), keep_mask(draws + kLanes, keep_count)};
+  }
+}
+
+// Asks for what the next block reads. The processor's own prefetching stops at every page.
+template <class T>
+FD_HD void prefetch_register(const T* source) {
+  constexpr int kLine = 64;
+  for (size_t byte = 0; byte < Arithmetic<T>::kWidth * sizeof(T); byte += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(source) + byte);
+  }
+}
+
+template <class T>
+FD_HD bool is_register_aligned(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
+}
 
 // How much of a register belongs to the row.
 struct Whole {};
