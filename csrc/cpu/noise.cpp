@@ -65,8 +65,7 @@ double run(const CallParams& call, PhiloxState state, const TensorRef (&from)[in
   NoiseArgs args{};
   for (size_t i = 0; i < inputs; ++i) args.inputs[i] = from[i].get().const_data_ptr();
   for (size_t i = 0; i < outputs; ++i) args.outputs[i] = to[i].get().mutable_data_ptr();
-  static_assert(kNoiseConstants<Functor> <= kMaxNoiseConstants);
-  std::memcpy(args.constants, &constants, sizeof(constants));
+  store_constants<Functor>(constants, args.constants);
   std::optional<MaskLayout> mask;
   if (Functor::kDraw != NoiseDraw::kNone) {
     mask.emplace(call, x.sizes(), x.strides());
@@ -101,7 +100,7 @@ Tensor gaussian_cpu(const Tensor& x_any, const Tensor& rng_state, const Options&
 // ---- Concrete dropout -------------------------------------------------------------------------
 
 noise::ConcreteConstants<double> concrete_constants_of(const Tensor& x, const Tensor& logit,
-                                                double temperature) {
+                                                       double temperature) {
   const double number = logit.item<double>();
   const double most = noise::max_scale_logit(x.scalar_type() == at::kDouble);
   return {number, 1 / temperature, 1 + std::exp(std::min(number, most)),
@@ -129,9 +128,9 @@ Gradients concrete_backward_cpu(const Tensor& dy_any, const Tensor& x_any, const
   const Tensor x = in_layout(x_any, strides, x_any.scalar_type());
   const Tensor dy = in_layout(dy_any, strides, x.scalar_type());
   const Tensor dx = output_like(x, strides, need_dx);
-  const double sum = run<noise::ConcreteBackward>(
-      call, backward_state(state_for(x, rng_state)), {dy, x}, {dx},
-      concrete_constants_of(x, logit, temperature));
+  const double sum =
+      run<noise::ConcreteBackward>(call, backward_state(state_for(x, rng_state)), {dy, x}, {dx},
+                                   concrete_constants_of(x, logit, temperature));
   return {dx, need_dlogit ? at::full(logit.sizes(), sum, logit.options())
                           : at::empty({0}, logit.options())};
 }

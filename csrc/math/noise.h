@@ -24,8 +24,8 @@ constexpr int kMaxNoiseInputs = 3, kMaxNoiseOutputs = 2, kMaxNoiseConstants = 4;
 //   - kName, by which tests find it;
 //   - a struct template Constants<T>, of at most kMaxNoiseConstants members of type T;
 //   - element<Precision>(inputs, draw, constants, results), where `inputs` are one element of each
-//     input tensor and `results` one of each output tensor. If kSum, a further result follows, which
-//     the kernel adds up over all elements. kNone: `draw` has no meaning.
+//     input tensor and `results` one of each output tensor. If kSum, a further result follows,
+//     which the kernel adds up over all elements. kNone: `draw` has no meaning.
 // Input and output tensors have one dtype and one memory layout. A kernel with several results
 // computes all of them and writes those that the caller wants.
 template <int inputs, int outputs, NoiseDraw draw, bool sum = false>
@@ -48,6 +48,17 @@ struct NoiseFunctor {
 template <class Functor>
 constexpr int kNoiseConstants =
     sizeof(typename Functor::template Constants<double>) / sizeof(double);
+
+// Puts the constants into the array that kernels take.
+template <class Functor, class Number>
+void store_constants(const typename Functor::template Constants<double>& constants,
+                     Number (&target)[kMaxNoiseConstants]) {
+  constexpr int kCount = kNoiseConstants<Functor>;
+  static_assert(kCount <= kMaxNoiseConstants);
+  double numbers[kMaxNoiseConstants];
+  memcpy(numbers, &constants, kCount * sizeof(double));
+  for (int i = 0; i < kCount; ++i) target[i] = numbers[i];
+}
 
 namespace noise {
 
@@ -244,9 +255,8 @@ struct NoiseList {
   static constexpr int kCount = sizeof...(Functors);
 };
 
-using NoiseFunctors =
-    NoiseList<noise::Gaussian, noise::ConcreteForward, noise::ConcreteBackward, noise::Standout,
-              noise::StandoutMean, noise::StandoutMeanBackward>;
+using NoiseFunctors = NoiseList<noise::Gaussian, noise::ConcreteForward, noise::ConcreteBackward,
+                                noise::Standout, noise::StandoutMean, noise::StandoutMeanBackward>;
 
 template <class Functor, class... Functors>
 constexpr int position_in(NoiseList<Functors...>) {

@@ -42,8 +42,8 @@ Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::concrete_dropout_backward", &backward_entry<compose_backward>);
-  return op.call(dy, x, logit, rng_state, temperature, FD_MASK_OPTION_ARGUMENTS(o), gradient.strides,
-                 gradient.output_mask);
+  return op.call(dy, x, logit, rng_state, temperature, FD_MASK_OPTION_ARGUMENTS(o),
+                 gradient.strides, gradient.output_mask);
 }
 
 namespace {

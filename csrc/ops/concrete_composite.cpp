@@ -20,8 +20,7 @@ Tensor compose_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_s
                        double temperature, const Options& options) {
   const CallParams call = check("concrete_dropout", x, logit, rng_state, temperature, options);
   const auto constants = constants_of(logit, temperature, arithmetic_of(x.scalar_type()));
-  const Value uniform =
-      noise_draws(NoiseDraw::kUniform, call, rng_state, x, strides_like(x));
+  const Value uniform = noise_draws(NoiseDraw::kUniform, call, rng_state, x, strides_like(x));
   const auto [y] = compose_noise<noise::ConcreteForward>({x}, uniform, constants);
   return y.to(x.scalar_type());
 }
@@ -32,8 +31,7 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const Tensor& logi
   const CallParams call = check_backward(dy, x, logit, rng_state, temperature, options, gradient);
   const auto constants = constants_of(logit, temperature, arithmetic_of(x.scalar_type()));
   const Value uniform = noise_draws(NoiseDraw::kUniform, call, rng_state, x, gradient.strides);
-  const auto [by_x, by_logit] =
-      compose_noise<noise::ConcreteBackward>({dy, x}, uniform, constants);
+  const auto [by_x, by_logit] = compose_noise<noise::ConcreteBackward>({dy, x}, uniform, constants);
   Tensor dx = at::empty({0}, x.options()), dlogit = at::empty({0}, logit.options());
   if (gradient.output_mask[0]) dx = by_x.to(x.scalar_type());
   if (gradient.output_mask[1]) {

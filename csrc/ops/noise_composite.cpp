@@ -20,9 +20,9 @@ Tensor uniform_numbers(const WordsOfGroup& words, const Tensor& slot, at::Scalar
 Tensor normal_numbers(const WordsOfGroup& words, const Tensor& slot, at::ScalarType arithmetic) {
   const Tensor is_first_pair = slot < 2;
   Value even, odd;
-  normal_pair<Full>(
-      Value(number_of(at::where(is_first_pair, words[0], words[2]), arithmetic)),
-      Value(number_of(at::where(is_first_pair, words[1], words[3]), arithmetic)), even, odd);
+  normal_pair<Full>(Value(number_of(at::where(is_first_pair, words[0], words[2]), arithmetic)),
+                    Value(number_of(at::where(is_first_pair, words[1], words[3]), arithmetic)),
+                    even, odd);
   return at::where(slot.bitwise_and(1) == 0, even.tensor, odd.tensor);
 }
 

@@ -43,8 +43,8 @@ Tensor forward_entry(const Tensor& x, const Tensor& z, const OptionalTensor& rng
 template <auto kImplementation>
 Gradients backward_entry(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                          const OptionalTensor& rng_state, double alpha, double beta, bool training,
-                         FD_MASK_OPTION_PARAMETERS, at::SymIntArrayRef strides, at::ScalarType z_dtype,
-                         std::array<bool, 2> output_mask) {
+                         FD_MASK_OPTION_PARAMETERS, at::SymIntArrayRef strides,
+                         at::ScalarType z_dtype, std::array<bool, 2> output_mask) {
   return kImplementation(dy, x, z, rng_state, {alpha, beta, training}, FD_MASK_OPTIONS,
                          {strides, z_dtype, output_mask});
 }

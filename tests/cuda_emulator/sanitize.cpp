@@ -232,8 +232,7 @@ void run_functor(int64_t rows, int64_t width, Storage storage, int shift, bool s
   if (Functor::kSum) args.partials = partials.data();
   launch_noise(kNoiseIndex<Functor>, args, storage, nullptr);
   if (Functor::kSum) {
-    launch_column_sums(flat_sums(partials.data(), layout, sum.data()),
-                       storage == Storage::kFloat64,
+    launch_column_sums(flat_sums(partials.data(), layout, sum.data()), storage == Storage::kFloat64,
                        storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
   }
 }

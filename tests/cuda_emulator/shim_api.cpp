@@ -131,7 +131,8 @@ static DropBlockArgs block_of(const BlockCall& call) {
 }
 
 // What the noise kernels take beside a Call. Tensors that a functor does not have, or that are not
-// wanted, are null. `scalar` and `sum` are of arithmetic type; `partials` has shim_partials numbers.
+// wanted, are null. `scalar` and `sum` are of arithmetic type; `partials` has shim_partials
+// numbers.
 struct NoiseCall {
   const void* inputs[kMaxNoiseInputs];
   void* outputs[kMaxNoiseOutputs];

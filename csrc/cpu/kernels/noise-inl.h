@@ -168,8 +168,8 @@ class NoiseLoop {
 
  public:
   FD_HD explicit NoiseLoop(const NoiseArgs& args)
-      : NoiseLoop(args, Inputs(), Outputs(),
-                  std::make_index_sequence<kNoiseConstants<Functor>>()) {}
+      : NoiseLoop(args, Inputs(), Outputs(), std::make_index_sequence<kNoiseConstants<Functor>>()) {
+  }
 
   // Returns the sum over the elements from `begin` to `end`, for a functor that has one.
   FD_HD double run(const MaskIndexing& mask, int64_t begin, int64_t end) const {
@@ -186,8 +186,8 @@ class NoiseLoop {
         V sum(C(0));
         for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
           prefetch(position + i + kChunk, Inputs());
-          const V last = compute(position + i, source.template value<V>(draws + i), some, Inputs(),
-                                 Outputs());
+          const V last =
+              compute(position + i, source.template value<V>(draws + i), some, Inputs(), Outputs());
           if constexpr (Functor::kSum) sum = sum + only_some(last, some);
         });
         if constexpr (Functor::kSum) total += sum_of_lanes(sum);
