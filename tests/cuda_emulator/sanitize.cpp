@@ -62,7 +62,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   backward.random = random;
   launch_pointwise_backward(backward, storage, wide, activation, nullptr);
   const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 1, {dbias.data()}};
+      partials.data(), forward.layout, partial_copies(forward.layout), 1, {dbias.data()}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 
   const Output kept(numel, sizeof(bool), 0);
@@ -117,7 +117,7 @@ void run_gated(int64_t rows, int64_t width, Storage storage, int activation, int
   backward.scale = 1.5;
   launch_gated_backward(backward, storage, activation, nullptr);
   const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 2, {dbias.data(), half(dbias)}};
+      partials.data(), forward.layout, partial_copies(forward.layout), 2, {dbias.data(), half(dbias)}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 }
 
@@ -167,7 +167,7 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   backward.dresidual = dresidual.data();
   backward.vectors = vectors;
   backward.partials = partials.data();
-  const int64_t bytes = norm_scratch(backward, types);
+  const int64_t bytes = norm_scratch_bytes(backward, types);
   const Output scratch(bytes, 1, 0);
   backward.scratch = bytes > 0 ? scratch.data() : nullptr;
   ColumnSums totals{partials.data(),
@@ -176,7 +176,7 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
                     vectors,
                     {}};
   for (int i = 0; i < vectors; ++i) {
-    backward.place_of[i] = i;
+    backward.index_of[i] = i;
     totals.targets[i] = static_cast<char*>(sums.data()) + i * width * wide_size;
   }
   launch_norm_backward(backward, types, nullptr);

@@ -124,7 +124,7 @@ void exchange(void* value, int size, unsigned from) {
 }
 
 void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void* data) {
-  if (shared_bytes > most_shared) {
+  if (shared_bytes > max_shared_bytes) {
     std::fprintf(stderr, "shim: %lld bytes of shared memory\n",
                  static_cast<long long>(shared_bytes));
     std::abort();

@@ -27,7 +27,7 @@ void barrier();
 void exchange(void* value, int size, unsigned from);
 
 // What a block may share, which a test can change, and what the running one shares.
-inline int64_t most_shared = 226 * 1024;
+inline int64_t max_shared_bytes = 226 * 1024;
 inline void* shared_memory = nullptr;
 
 using Body = void (*)(void*);
@@ -61,5 +61,5 @@ T __shfl_xor_sync(unsigned, T value, int offset) {
 #define FD_DYNAMIC_SHARED(name) void* const name = shim::shared_memory
 
 namespace fused_dropout::cuda {
-inline int64_t most_shared() { return shim::most_shared; }
+inline int64_t max_shared_bytes() { return shim::max_shared_bytes; }
 }  // namespace fused_dropout::cuda

@@ -292,7 +292,7 @@ class BlockKernels:
             seed=seed, offset=offset, p=p, ndim=len(sizes), storage=STORAGES[x.dtype],
         )  # fmt: skip
 
-    def has_tiles(self):
+    def can_tile(self):
         return _returning("shim_block_has_tiles", ctypes.c_bool)(ctypes.byref(self.call))
 
     def count(self):
@@ -368,7 +368,7 @@ def set_shared(size):
     library().shim_set_shared(ctypes.c_int64(size))
 
 
-class Grid(ctypes.Structure):
+class ColumnGrid(ctypes.Structure):
     """`GridOf` of shim_api.cpp: of a tensor that need not exist."""
 
     _fields_ = [
@@ -395,7 +395,7 @@ class RowGrid(ctypes.Structure):
     """`RowGridOf` of shim_api.cpp: of rows that need not exist."""
 
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("groups", "team", "teams", "rows_per_team", "blocks")
+        (name, ctypes.c_int64) for name in ("groups", "team", "teams", "rows_per_row_group", "blocks")
     ]
 
     def __init__(self, rows, width, sums):

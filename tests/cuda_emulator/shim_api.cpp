@@ -168,7 +168,7 @@ void shim_backward(const Call* call, const void* dy, const void* x, const void* 
   const auto storage = static_cast<Storage>(call->storage);
   launch_pointwise_backward(args, storage, call->wide, call->activation, nullptr);
   if (dbias) {
-    const ColumnSums sums{partials, args.layout, copies_in(args.layout), 1, {dbias}};
+    const ColumnSums sums{partials, args.layout, partial_copies(args.layout), 1, {dbias}};
     launch_column_sums(sums, storage == Storage::kFloat64, static_cast<Storage>(dbias_storage),
                        nullptr);
   }
@@ -205,7 +205,7 @@ void shim_gated_backward(const Call* call, bool gate_first, const void* dy, cons
   if (!dbias) return;
   const ColumnSums sums{partials,
                         args.layout,
-                        copies_in(args.layout),
+                        partial_copies(args.layout),
                         2,
                         {halves.gate_of(dbias, arithmetic), halves.value_of(dbias, arithmetic)}};
   launch_column_sums(sums, arithmetic == Storage::kFloat64, arithmetic, nullptr);
@@ -246,13 +246,13 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   args.partials = partials;
   ColumnSums totals{partials, layout_for(call->numel, call->channels, 1), 0, 0, {}};
   for (int vector = 0; vector < kNormVectors; ++vector) {
-    args.place_of[vector] = sums[vector] ? totals.vectors : -1;
+    args.index_of[vector] = sums[vector] ? totals.vectors : -1;
     if (sums[vector]) totals.targets[totals.vectors++] = sums[vector];
   }
   args.vectors = totals.vectors;
   const NormTypes types = types_of(*call, *norm);
   const Storage arithmetic = types.x == Storage::kFloat64 ? types.x : Storage::kFloat32;
-  const int64_t bytes = norm_scratch(args, types);
+  const int64_t bytes = norm_scratch_bytes(args, types);
   args.scratch = bytes > 0 ? std::malloc(bytes) : nullptr;
   launch_norm_backward(args, types, nullptr);
   std::free(args.scratch);
@@ -263,7 +263,7 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   return bytes == 0;
 }
 
-bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).geometry); }
+bool shim_block_has_tiles(const BlockCall* call) { return can_tile(block_of(*call).geometry); }
 
 void shim_block_count(const BlockCall* call, int64_t* kept) {
   launch_drop_block_count(block_of(*call), kept, nullptr);
@@ -277,7 +277,7 @@ void shim_block_apply(const BlockCall* call, const void* x, const int64_t* kept,
   launch_drop_block_apply(args, static_cast<Storage>(call->storage), nullptr);
 }
 
-void shim_set_shared(int64_t bytes) { shim::most_shared = bytes; }
+void shim_set_shared(int64_t bytes) { shim::max_shared_bytes = bytes; }
 
 // The grid of a tensor of any size, and the groups that one thread of it visits: how many,
 // the first and the last.
@@ -286,18 +286,18 @@ struct GridOf {
 };
 void shim_grid(const Call* call, bool backward, GridOf* result) {
   const Layout layout = layout_for(call->numel, call->channels, call->inner);
-  const Grid grid = backward ? backward_grid(layout) : forward_grid(layout);
+  const ColumnGrid grid = backward ? backward_grid(layout) : forward_grid(layout);
   *result = {grid.groups,  grid.columns,        grid.column_blocks,
              grid.width(), grid.rows_per_block, row_blocks(layout, grid)};
 }
 int64_t shim_walk(const Call* call, bool backward, uint32_t block, int32_t thread, int64_t* first,
                   int64_t* last) {
   const Layout layout = layout_for(call->numel, call->channels, call->inner);
-  Walk walk(backward ? backward_grid(layout) : forward_grid(layout), block, thread);
+  ColumnLoop loop(backward ? backward_grid(layout) : forward_grid(layout), block, thread);
   const int64_t groups = call->numel / kGroup + (call->numel % kGroup > 0);
   int64_t count = 0;
-  for (; walk.place < walk.end; walk.place += walk.step) {
-    const int64_t group = walk.base + walk.place;
+  for (; loop.place < loop.end; loop.place += loop.step) {
+    const int64_t group = loop.base + loop.place;
     if (group >= groups) continue;
     if (count++ == 0) *first = group;
     *last = group;
@@ -314,11 +314,11 @@ int64_t shim_divide_short(uint32_t numerator, uint32_t divisor) {
 
 // Of the normalised kernels, for rows of one width.
 struct RowGridOf {
-  int64_t groups, team, teams, rows_per_team, blocks;
+  int64_t groups, team, teams, rows_per_row_group, blocks;
 };
 void shim_norm_grid(int64_t rows, int32_t width, bool sums, RowGridOf* result) {
   const RowGrid grid = norm_grid(rows, width, sums);
-  *result = {grid.groups, grid.team, grid.teams, grid.rows_per_team, grid.blocks};
+  *result = {grid.groups, grid.team, grid.teams, grid.rows_per_row_group, grid.blocks};
 }
 
 void shim_mask(const Call* call, bool* kept) {

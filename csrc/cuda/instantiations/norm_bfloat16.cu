@@ -1,3 +1,4 @@
+// The norm kernels for bfloat16 x, with a residual or a result of the same type or float32.
 #include "cuda/kernels/norm.cuh"
 
 namespace fused_dropout::cuda {
