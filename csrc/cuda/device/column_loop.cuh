@@ -149,7 +149,7 @@ inline ColumnGrid forward_grid(const Layout& layout) {
   return with_derived_fields(column_grid(layout));
 }
 
-// Each row block of a backward kernel writes a row of partial sums, so that fewer are better.
+// Each row block of a backward kernel writes a row of partial sums, so fewer row blocks are better.
 inline ColumnGrid backward_grid(const Layout& layout) {
   constexpr int64_t kMaxPartials = 512;  // exceeded if there would be too few thread blocks
   ColumnGrid grid = column_grid(layout);

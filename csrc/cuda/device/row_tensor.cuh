@@ -1,5 +1,5 @@
-// The tensors of a kernel whose row groups share rows, as one thread sees them: its groups of eight
-// elements of each row, copied to shared memory ahead of their use if accesses have 16 bytes.
+// The tensors of a kernel whose row groups share rows. A thread reads its groups of eight elements
+// of each row. Kernels with 16-byte accesses copy them to shared memory before they are needed.
 #pragma once
 
 #include <cstring>

@@ -73,6 +73,7 @@ struct GatedOperands {
   FD_HD const T* value() const { return static_cast<const T*>(args.value); }
 };
 
+// The work of one thread on the groups of its column.
 template <class T, template <class> class Functor>
 struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
   using Operands = GatedOperands<T, Functor, GatedForwardArgs>;
@@ -152,6 +153,7 @@ constexpr int kGatedBlocksPerSM = std::is_same_v<T, double> ? 1
                                   : kVectorised             ? 5
                                                             : 3;
 
+// The same for the gradients. The sums are the thread's share of the bias gradients.
 template <class T, template <class> class Functor>
 struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
   using Operands = GatedOperands<T, Functor, GatedBackwardArgs>;

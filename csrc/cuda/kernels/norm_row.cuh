@@ -1,5 +1,5 @@
-// One row of a norm kernel, as a thread sees it: mask, branch and residual of the groups that it
-// holds.
+// What a thread of a norm kernel computes for its groups of a row: mask, branch, and their sum with
+// the residual.
 #pragma once
 
 #include "cuda/device/mask.cuh"

@@ -10,6 +10,7 @@
 
 namespace fused_dropout::cuda {
 
+// The work of one thread on the groups of its column. T is the type of x, Y that of residual and y.
 template <class T, class Y, template <class> class Functor>
 struct PointwiseForward {
   using C = typename Arithmetic<T>::Scalar;
@@ -102,6 +103,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
   for_remaining_groups(loop, args.layout.numel, work);
 }
 
+// The same for the gradients. DY is the type of dy. `sums` is the thread's share of the bias
+// gradient.
 template <class T, class DY, template <class> class Functor>
 struct PointwiseBackward {
   using C = typename Arithmetic<T>::Scalar;
