@@ -169,7 +169,7 @@ class RowLoop:
     groups: int  # of a row, per thread
     tensors: int  # that a call reads, at most
 
-    # Each tensor has two loads or more in flight: several words of one row, or one word of two rows.
+    # Each tensor has at least two loads in flight: words of one row, or one word of two rows.
     @property
     def loads(self):
         return 2 * self.tensors
