@@ -1,8 +1,9 @@
-// Calls of every kind of kernel on buffers of exactly the size they need. Compiled with shim.h it
-// is for AddressSanitizer, by nvcc with the kernels of csrc/cuda (no torch) for compute-sanitizer.
+// A program that calls every kind of kernel on buffers of exactly the size that they need. g++ with
+// shim.h compiles it for AddressSanitizer. nvcc compiles it with the kernels of csrc/cuda, without
+// torch, for compute-sanitizer.
 //
-//   --every N    of N calls one
-//   --seconds S  begin no call after this time; the calls come in mixed order
+//   --every N    run one of N calls
+//   --seconds S  start no call after this time; the calls run in mixed order
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +29,8 @@ struct Shape {
   int64_t outer, channels, inner;
 };
 
-void run(const Shape& shape, Storage storage, bool wide, int activation, int shift, bool strided) {
+void run_pointwise(const Shape& shape, Storage storage, bool wide, int activation, int shift,
+                   bool strided) {
   const int64_t numel = shape.outer * shape.channels * shape.inner;
   const size_t size = size_of(storage);
   const size_t wide_size = wide ? 4 : size;
@@ -62,7 +64,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   backward.random = random;
   launch_pointwise_backward(backward, storage, wide, activation, nullptr);
   const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 1, {dbias.data()}};
+      partials.data(), forward.layout, partial_copies(forward.layout), 1, {dbias.data()}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 
   const Output kept(numel, sizeof(bool), 0);
@@ -116,8 +118,11 @@ void run_gated(int64_t rows, int64_t width, Storage storage, int activation, int
   backward.mask = forward.mask;
   backward.scale = 1.5;
   launch_gated_backward(backward, storage, activation, nullptr);
-  const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 2, {dbias.data(), half(dbias)}};
+  const ColumnSums totals{partials.data(),
+                          forward.layout,
+                          partial_copies(forward.layout),
+                          2,
+                          {dbias.data(), half(dbias)}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 }
 
@@ -167,7 +172,7 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   backward.dresidual = dresidual.data();
   backward.vectors = vectors;
   backward.partials = partials.data();
-  const int64_t bytes = norm_scratch(backward, types);
+  const int64_t bytes = norm_scratch_bytes(backward, types);
   const Output scratch(bytes, 1, 0);
   backward.scratch = bytes > 0 ? scratch.data() : nullptr;
   ColumnSums totals{partials.data(),
@@ -176,16 +181,16 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
                     vectors,
                     {}};
   for (int i = 0; i < vectors; ++i) {
-    backward.place_of[i] = i;
+    backward.index_of[i] = i;
     totals.targets[i] = static_cast<char*>(sums.data()) + i * width * wide_size;
   }
   launch_norm_backward(backward, types, nullptr);
   launch_column_sums(totals, arithmetic == Storage::kFloat64, arithmetic, nullptr);
 }
 
-// `axes`: sizes, the slowest first; 0 for none.
-void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
-               int64_t copies, Storage storage, int shift) {
+// `axes` are the sizes of the spatial axes, the slowest first.
+void run_drop_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
+                    int64_t copies, Storage storage, int shift) {
   DropBlockArgs args;
   args.geometry.volumes = volumes;
   args.geometry.copies = copies;
@@ -257,8 +262,8 @@ void add_pointwise(std::vector<Call>& calls) {
           const auto type = static_cast<Storage>(storage);
           const int activation = count++ % kActivationCount;
           for (const bool wide : {false, true}) {
-            if (wide && storage < 2) continue;  // beside 16 bits only
-            calls.push_back([=] { run(shape, type, wide, activation, shift, strided); });
+            if (wide && storage < 2) continue;  // only 16-bit types have a wide variant
+            calls.push_back([=] { run_pointwise(shape, type, wide, activation, shift, strided); });
           }
         }
       }
@@ -288,22 +293,22 @@ void add_rows(std::vector<Call>& calls) {
   }
 }
 
-void add_blocks(std::vector<Call>& calls) {
+void add_drop_block(std::vector<Call>& calls) {
   using Axes = std::vector<int64_t>;
   for (int storage = 0; storage < 4; ++storage) {
     for (const int shift : {0, 3}) {
       const auto type = static_cast<Storage>(storage);
       for (const Axes& axes : {Axes{5}, {40}, {7, 7}, {28, 28}, {3, 70}, {4, 9, 10}}) {
-        calls.push_back([=] { run_block(3, axes, 1, 1, 1, type, shift); });
-        calls.push_back([=] { run_block(2, axes, 40, 1, 1, type, shift); });
-        calls.push_back([=] { run_block(2, axes, 1, 5, 1, type, shift); });
-        calls.push_back([=] { run_block(1, axes, 3, 1, 2, type, shift); });
+        calls.push_back([=] { run_drop_block(3, axes, 1, 1, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(2, axes, 40, 1, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(2, axes, 1, 5, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(1, axes, 3, 1, 2, type, shift); });
       }
     }
   }
-  calls.push_back([] { run_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0); });
-  calls.push_back([] { run_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0); });
-  calls.push_back([] { run_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0); });
 }
 
 struct Options {
@@ -334,8 +339,8 @@ int main(int count, char** arguments) {
   std::vector<Call> calls;
   add_pointwise(calls);
   add_rows(calls);
-  add_blocks(calls);
-  // A part of the calls, whatever its size, has some of every kind.
+  add_drop_block(calls);
+  // A large stride mixes the order, so that even few calls cover every kind of kernel.
   const size_t all = calls.size();
   const size_t step = std::gcd(all, size_t{7919}) == 1 ? 7919 : 1;
   const auto start = std::chrono::steady_clock::now();

@@ -1,4 +1,4 @@
-"""The CUDA kernels as a library for the CPU: csrc/cuda, compiled by g++ under shim.h."""
+"""Runs the CUDA kernels on the CPU: g++ compiles csrc/cuda with shim.h to a library."""
 
 import ctypes
 import functools
@@ -22,7 +22,7 @@ STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16
 
 
 def build(target, entry, flags=()):
-    """Compiles what is older than its sources, through ninja; returns the path of `target`."""
+    """Builds `target` with ninja if a source is newer. Returns its path."""
     folder = BUILD / target.split(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
     link = "-shared" if target.endswith(".so") else ""
@@ -100,7 +100,7 @@ def _arithmetic(dtype):
 
 
 def _unwritten(count, dtype):
-    """Every number has to be written, or what is made of them is NaN."""
+    """A buffer that starts as NaN, so that a number that no kernel writes shows in the results."""
     return torch.full((count,), torch.nan, dtype=_arithmetic(dtype))
 
 
@@ -111,7 +111,7 @@ def _returning(name, kind=ctypes.c_int64):
 
 
 class Kernels:
-    """One call's pointwise kernels, on contiguous CPU tensors."""
+    """The pointwise kernels with the arguments of one call, on contiguous CPU tensors."""
 
     def __init__(self, x, bias=None, **options):
         self.x, self.bias = x, bias
@@ -132,7 +132,7 @@ class Kernels:
         return y
 
     def backward(self, dy, x=None, bias_dtype=None, need_dx=True, dx=None):
-        """`x`, unless the activation is the identity."""
+        """`x` may be None if the activation is the identity."""
         self.call.wide = dy.dtype != self.x.dtype
         if need_dx and dx is None:
             dx = torch.empty_like(self.x)
@@ -157,7 +157,7 @@ class Kernels:
 
 
 class GatedKernels:
-    """One call's gated kernels; `x` has rows of two halves."""
+    """The gated kernels with the arguments of one call. Rows of `x` hold gate and value."""
 
     def __init__(self, x, bias=None, *, gate_first=True, **options):
         self.x, self.bias, self.gate_first = x, bias, gate_first
@@ -203,7 +203,7 @@ class NormCall(ctypes.Structure):
 
 
 class NormKernels:
-    """One call's normalised kernels; `tensors` by the names of NormCall."""
+    """The norm kernels with the arguments of one call. `tensors` has the names of NormCall."""
 
     def __init__(self, tensors, *, norm, prenorm, eps=1e-5, **options):
         self.tensors, self.prenorm = tensors, prenorm
@@ -221,7 +221,7 @@ class NormKernels:
         )  # fmt: skip
 
     def forward(self):
-        """y, and h with prenorm."""
+        """Returns y, and h if prenorm."""
         self.h = torch.empty_like(self.x, dtype=self.h_dtype) if self.prenorm else None
         y = torch.empty_like(self.x, dtype=self.y_dtype)
         self.mean, self.rstd = (_unwritten(self.call.numel // self.call.channels, self.x.dtype)
@@ -233,7 +233,10 @@ class NormKernels:
         return (y, self.h) if self.prenorm else (y,)
 
     def backward(self, dy, dh=None, wanted=("x", "residual", *NormCall.SUMS)):
-        """After forward: the gradients by name. `in_shared`: where the last sums were."""
+        """Returns the gradients by name; needs forward first.
+
+        Sets `in_shared`: True if the column sums fitted into shared memory.
+        """
         found = {}
         if "x" in wanted:
             found["x"] = torch.empty_like(self.x)
@@ -254,8 +257,8 @@ class NormKernels:
         return found
 
 
-class BlockCall(ctypes.Structure):
-    """`BlockCall` of shim_api.cpp."""
+class DropBlockCall(ctypes.Structure):
+    """`DropBlockCall` of shim_api.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("volumes", "copies", "volume_stride", "copy_stride")),
@@ -267,8 +270,11 @@ class BlockCall(ctypes.Structure):
     ]
 
 
-class BlockKernels:
-    """One call's DropBlock kernels; the spatial dimensions of `x` lie next to each other."""
+class DropBlockKernels:
+    """The DropBlock kernels with the arguments of one call.
+
+    The spatial dimensions of `x` have to be adjacent in memory.
+    """
 
     def __init__(self, x, p=0.1, block_size=7, *, shared_channels=False, seed=0, offset=0):
         self.x = x
@@ -280,7 +286,7 @@ class BlockKernels:
         sizes = [x.shape[order[i]] for i in space]
         if not space and order and order[-1] in shared:
             outer, within = order[:-1], order[-1:]
-        self.call = BlockCall(
+        self.call = DropBlockCall(
             volumes=math.prod(x.shape[dim] for dim in outer if dim not in shared),
             copies=math.prod(x.shape[dim] for dim in outer if dim in shared),
             volume_stride=min((x.stride(dim) for dim in outer if dim not in shared), default=0),
@@ -292,19 +298,19 @@ class BlockKernels:
             seed=seed, offset=offset, p=p, ndim=len(sizes), storage=STORAGES[x.dtype],
         )  # fmt: skip
 
-    def has_tiles(self):
-        return _returning("shim_block_has_tiles", ctypes.c_bool)(ctypes.byref(self.call))
+    def can_tile(self):
+        return _returning("shim_drop_block_can_tile", ctypes.c_bool)(ctypes.byref(self.call))
 
     def count(self):
         kept = torch.zeros((), dtype=torch.int64)
-        library().shim_block_count(ctypes.byref(self.call), _pointer(kept))
+        library().shim_drop_block_count(ctypes.byref(self.call), _pointer(kept))
         return int(kept)
 
     def apply(self, kept=None, y=None):
-        """Scaled by the count `kept`, unless it is None."""
+        """Applies the mask. Scales by the count `kept`, unless it is None."""
         kept = None if kept is None else torch.tensor(kept)
         y = torch.full_like(self.x, torch.nan) if y is None else y
-        library().shim_block_apply(
+        library().shim_drop_block_apply(
             ctypes.byref(self.call), _pointer(self.x), _pointer(kept), _pointer(y)
         )
         return y
@@ -372,17 +378,19 @@ class NoiseKernels:
 
 
 def set_shared(size):
-    """How many bytes of memory a block may have for itself."""
+    """Sets how many bytes of shared memory a thread block may have."""
     library().shim_set_shared(ctypes.c_int64(size))
 
 
-class Grid(ctypes.Structure):
-    """`GridOf` of shim_api.cpp: of a tensor that need not exist."""
+class ColumnGrid(ctypes.Structure):
+    """`ColumnGridFields` of shim_api.cpp: the grid of a tensor. It need not exist."""
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("groups", "columns", "column_blocks", "width", "rows_per_block", "row_blocks")
-    ]
+        for name in (
+            "full_groups", "columns", "column_blocks", "width", "rows_per_block", "row_blocks"
+        )
+    ]  # fmt: skip
 
     def __init__(self, numel, channels=1, inner=1, backward=False):
         self.call = Call(numel=numel, channels=channels, inner=inner)
@@ -390,9 +398,9 @@ class Grid(ctypes.Structure):
         library().shim_grid(ctypes.byref(self.call), backward, ctypes.byref(self))
 
     def visited(self, block, thread):
-        """How many groups a thread visits, the first and the last of them."""
+        """The number of groups that a thread visits, the first and the last of them."""
         first, last = ctypes.c_int64(-1), ctypes.c_int64(-1)
-        count = _returning("shim_walk")(
+        count = _returning("shim_column_loop")(
             ctypes.byref(self.call), self.backward, ctypes.c_uint32(block), thread,
             ctypes.byref(first), ctypes.byref(last),
         )  # fmt: skip
@@ -400,30 +408,32 @@ class Grid(ctypes.Structure):
 
 
 class RowGrid(ctypes.Structure):
-    """`RowGridOf` of shim_api.cpp: of rows that need not exist."""
+    """`RowGridFields` of shim_api.cpp: the grid of the norm kernels. The rows need not exist."""
 
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("groups", "team", "teams", "rows_per_team", "blocks")
-    ]
+        (name, ctypes.c_int64)
+        for name in (
+            "groups_per_thread", "row_group_size", "row_groups", "rows_per_row_group", "blocks"
+        )
+    ]  # fmt: skip
 
     def __init__(self, rows, width, sums):
         library().shim_norm_grid(ctypes.c_int64(rows), width, sums, ctypes.byref(self))
 
     @property
     def threads(self):
-        """Of a block."""
-        return self.team * self.teams
+        """Threads of a thread block."""
+        return self.row_group_size * self.row_groups
 
 
 def divide(numerator, divisor, short=False):
-    """As kernels divide by a number that is known before; `short`: by one of 31 bits."""
+    """Divides as the kernels do: Divisor, or ShortDivisor with `short`."""
     if short:
         return _returning("shim_divide_short")(ctypes.c_uint32(numerator), ctypes.c_uint32(divisor))
     return _returning("shim_divide")(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
 
 
 if __name__ == "__main__":
-    # Every access to memory that is not the kernel's, and every address that is not aligned as the
-    # access wants it, ends the program.
+    # Every access outside of the buffers and every misaligned access ends the program.
     flags = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run([build("sanitize", "sanitize.cpp", flags)], check=True)

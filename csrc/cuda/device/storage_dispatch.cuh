@@ -1,11 +1,11 @@
-// From a storage type that is known at run time to a template argument.
+// Turns a storage type that is known at run time into a template argument, for launch functions.
 #pragma once
 
 #include "math/dtype.h"
 
 namespace fused_dropout::cuda {
 
-// Calls visit with an element of the storage type, for its type alone.
+// Calls visit with a value of the storage type; only the type of the value matters.
 template <class Visit>
 void with_type(Storage storage, Visit visit) {
   switch (storage) {

@@ -1,4 +1,4 @@
-// Launches the kernel that adds up partial column sums.
+// Launch function of the kernel that adds up partial sums.
 #include "cuda/device/storage_dispatch.cuh"
 #include "cuda/device/sums.cuh"
 
@@ -8,7 +8,8 @@ void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage stor
                         Stream stream) {
   with_type(storage, [&](auto element) {
     using T = decltype(element);
-    // Channels side by side share a read; a channel of many neighbours fills one by itself.
+    // Eight adjacent channels share a memory transaction. If `inner` is large, the numbers of one
+    // channel are adjacent and fill transactions themselves.
     const int width = sums.layout.inner >= 32 ? 1 : 8;
     const auto blocks = static_cast<uint32_t>(divide_up(sums.layout.channels, width));
     if (fp64_partials) {

@@ -1,4 +1,4 @@
-// Launches the gated kernels for the storage type of a call.
+// Launch functions of the gated kernels.
 #include "cuda/device/storage_dispatch.cuh"
 #include "cuda/gated.h"
 

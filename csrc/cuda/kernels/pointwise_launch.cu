@@ -1,4 +1,4 @@
-// Launches the pointwise kernels for the storage types of a call.
+// Launch functions of the pointwise kernels.
 #include "cuda/device/storage_dispatch.cuh"
 #include "cuda/pointwise.h"
 

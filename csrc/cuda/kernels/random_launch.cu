@@ -1,4 +1,4 @@
-// The kernels that write a mask or a generator state.
+// The kernels that write a mask or the state of a generator, and their launch functions.
 #include "cuda/device/column_loop.cuh"
 #include "cuda/device/mask.cuh"
 
@@ -9,7 +9,7 @@ static __global__ void __launch_bounds__(kThreads)
   const int64_t position = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kGroup;
   if (position >= numel) return;
   const int count = count_in_group(numel - position);
-  const AnyMask mask = any_mask(indexing, resolve(random), position, count);
+  const MaskBits mask = mask_bits(indexing, resolve(random), position, count);
   for (int k = 0; k < count; ++k) kept[position + k] = mask(k);
 }
 
