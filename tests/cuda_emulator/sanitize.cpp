@@ -194,7 +194,7 @@ void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner,
   }
   args.indexing.inner = inner;
   args.indexing.run = run;
-  args.indexing.copy_stride = args.indexing.places() * run;
+  args.indexing.copy_stride = args.indexing.decisions() * run;
   args.indexing.volume_stride = copies * args.indexing.copy_stride;
   args.indexing.keep_count = 65000;
   args.random.seed = 42;

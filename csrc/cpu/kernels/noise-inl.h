@@ -40,7 +40,7 @@ class ChunkNormals {
   // The numbers of `count` <= kChunk elements from `position` on. Some further ones are readable.
   FD_HD const C* at(int64_t position, int count) {
     if (in_memory_order(indexing_)) return generate(indexing_.first + position, count, values_);
-    walk(position, count);
+    fill_general(position, count);
     return values_;
   }
 
@@ -83,19 +83,18 @@ class ChunkNormals {
   }
 
   // The general indexing: see DrawSourceOf.
-  __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(indexing_, position, count,
-                     [&](int64_t index, int64_t stride, int run, int done) {
-                       if (stride == 1 && run >= kStep) {
-                         memcpy(values_ + done, generate(index, run, stretch_), run * sizeof(C));
-                       } else if (stride == 0) {
-                         const C value = single(index);
-                         for (int i = 0; i < run; ++i) values_[done + i] = value;
-                       } else {
-                         for (int i = 0; i < run; ++i)
-                           values_[done + i] = single(index + i * stride);
-                       }
-                     });
+  __attribute__((noinline)) void fill_general(int64_t position, int count) {
+    for_each_index_run(
+        indexing_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
+          if (stride == 1 && run >= kStep) {
+            memcpy(values_ + done, generate(index, run, run_values_), run * sizeof(C));
+          } else if (stride == 0) {
+            const C value = single(index);
+            for (int i = 0; i < run; ++i) values_[done + i] = value;
+          } else {
+            for (int i = 0; i < run; ++i) values_[done + i] = single(index + i * stride);
+          }
+        });
   }
 
   // The ones generated along with it are kept, as the next one is often its neighbour.
@@ -111,7 +110,7 @@ class ChunkNormals {
   DrawSourceOf<uint32_t> source_;
   int64_t cached_first_ = -kStep;
   alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMost)];
-  alignas(64) C values_[kMost + kPadding], stretch_[kMost], cached_[kMost];
+  alignas(64) C values_[kMost + kPadding], run_values_[kMost], cached_[kMost];
 };
 
 template <class T>
@@ -126,12 +125,12 @@ void gaussian_kernel(const GaussianArgs& args, int64_t begin, int64_t end) {
   const V sigma(static_cast<C>(args.sigma));
   for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const C* normals = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
       prefetch_register(x + position + i + kChunk);
-      store_some(y + position + i,
-                 gaussian_element(V(load_some(x + position + i, some)),
-                                  V(load_register(normals + i)), sigma),
-                 some);
+      store_register(y + position + i,
+                     gaussian_element(V(load_register(x + position + i, extent)),
+                                      V(load_register(normals + i)), sigma),
+                     extent);
     });
   });
 }
@@ -156,11 +155,11 @@ void concrete_forward_kernel(const ConcreteForwardArgs& args, int64_t begin, int
   const auto constants = constants_of<V>(args);
   for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint32_t* words = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
       prefetch_register(x + position + i + kChunk);
-      const V result = concrete_element<typename A::Precision>(V(load_some(x + position + i, some)),
-                                                               numbers_of<V>(words + i), constants);
-      store_some(y + position + i, result, some);
+      const V result = concrete_element<typename A::Precision>(
+          V(load_register(x + position + i, extent)), numbers_of<V>(words + i), constants);
+      store_register(y + position + i, result, extent);
     });
   });
 }
@@ -180,15 +179,15 @@ double concrete_backward_kernel(const ConcreteBackwardArgs& args, int64_t begin,
   for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint32_t* words = source.at(position, count);
     V sum(C(0));
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
       prefetch_register(x + position + i + kChunk);
       prefetch_register(dy + position + i + kChunk);
       V gradient, share;
       concrete_backward_element<typename A::Precision>(
-          V(load_some(dy + position + i, some)), V(load_some(x + position + i, some)),
+          V(load_register(dy + position + i, extent)), V(load_register(x + position + i, extent)),
           numbers_of<V>(words + i), constants, gradient, share);
-      if (dx) store_some(dx + position + i, gradient, some);
-      sum = sum + only_some(share, some);
+      if (dx) store_register(dx + position + i, gradient, extent);
+      sum = sum + zero_past_end(share, extent);
     });
     total += sum_of_lanes(sum);
   });
@@ -221,12 +220,13 @@ void standout_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
   const float alpha = static_cast<float>(args.alpha), beta = static_cast<float>(args.beta);
   for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint16_t* draws = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
       prefetch_register(x + position + i + kChunk);
       prefetch_register(z + position + i + kChunk);
-      const V result = keep_units(V(load_some(x + position + i, some)),
-                                  V(load_some(z + position + i, some)), draws + i, alpha, beta);
-      store_some(y + position + i, result, some);
+      const V result =
+          keep_units(V(load_register(x + position + i, extent)),
+                     V(load_register(z + position + i, extent)), draws + i, alpha, beta);
+      store_register(y + position + i, result, extent);
     });
   });
 }
@@ -241,10 +241,10 @@ void standout_mean_kernel(const StandoutArgs& args, int64_t begin, int64_t end) 
   const T* z = static_cast<const T*>(args.z);
   T* y = static_cast<T*>(args.y);
   const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
-    const V result = standout_mean<typename A::Precision>(V(load_some(x + i, some)),
-                                                          V(load_some(z + i, some)), alpha, beta);
-    store_some(y + i, result, some);
+  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto extent) FD_INLINE {
+    const V result = standout_mean<typename A::Precision>(
+        V(load_register(x + i, extent)), V(load_register(z + i, extent)), alpha, beta);
+    store_register(y + i, result, extent);
   });
 }
 
@@ -260,13 +260,13 @@ void standout_backward_kernel(const StandoutBackwardArgs& args, int64_t begin, i
   T* dx = static_cast<T*>(args.dx);
   T* dz = static_cast<T*>(args.dz);
   const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
+  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto extent) FD_INLINE {
     V by_x, by_z;
     standout_mean_backward<typename A::Precision>(
-        V(load_some(dy + i, some)), V(load_some(x + i, some)), V(load_some(z + i, some)), alpha,
-        beta, by_x, by_z);
-    if (dx) store_some(dx + i, by_x, some);
-    if (dz) store_some(dz + i, by_z, some);
+        V(load_register(dy + i, extent)), V(load_register(x + i, extent)),
+        V(load_register(z + i, extent)), alpha, beta, by_x, by_z);
+    if (dx) store_register(dx + i, by_x, extent);
+    if (dz) store_register(dz + i, by_z, extent);
   });
 }
 
