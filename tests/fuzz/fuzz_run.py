@@ -1,9 +1,9 @@
 """Runs the fuzz tests of this folder for some minutes, on each instruction set in turn.
 
-`--package` is the folder of the package, and `--sanitizers` says with which sanitizers it was built.
+`--package` is the folder of the package; `--sanitizers` names the sanitizers it was built with.
 Each round has more examples than the one before. Seeds are 0, 1, 2 and so on, or random numbers.
-The program ends at the first round that fails. It saves the output of pytest and the sanitizers, and
-the call that failed, in build/fuzz.
+The program ends at the first round that fails. It saves the output of pytest and the sanitizers,
+and the call that failed, in build/fuzz.
 
 `--replay FILE` runs one saved call.
 """
@@ -52,8 +52,8 @@ def capabilities(package, variables):
 
 def run_round(package, variables, capability, seed, examples, call):
     """Returns the exit status and the output of pytest."""
-    # Sanitizers write to the stderr of the process before they end it. --capture=sys does not capture
-    # that.
+    # Sanitizers write to the stderr of the process before they end it; --capture=sys does not
+    # capture that.
     program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     how = ("-x", "--tb=short", "--capture=sys", "-p", "no:cacheprovider")
     done = subprocess.run(
