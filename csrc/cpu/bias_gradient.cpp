@@ -1,3 +1,6 @@
+// How the sums of the bias gradient are divided among threads: the elements are divided into parts
+// along memory. If the period of the bias is long and there are few periods, a period is divided
+// into panels as well. One task works on one panel of one part.
 #include "cpu/bias_gradient.h"
 
 #include <ATen/Dispatch.h>
@@ -10,14 +13,11 @@
 namespace fused_dropout::cpu {
 namespace {
 
-// The elements are divided into parts along memory. If a period is long and there are few of them,
-// a period is divided into panels as well. One task works on one panel of one part.
-
 // Enough parts for many cores; more would only cost memory for partial sums.
 constexpr int64_t kMaxParts = 256;
 constexpr int64_t kPartElements = 1 << 17;
 // The partial sums of a part are read and written once. With this many rows to a part they are
-// step_sums compared with the elements of the part.
+// few compared with the elements of the part.
 constexpr int64_t kRowsPerPart = 64;
 constexpr int64_t kPanel = 16 * kChunk;
 constexpr int64_t kRowsPerStep = 32;

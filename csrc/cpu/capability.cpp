@@ -1,3 +1,4 @@
+// Finds the instruction sets that this machine can run, and chooses one.
 #include "cpu/capability.h"
 
 #include <ATen/Version.h>

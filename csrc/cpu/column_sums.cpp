@@ -1,3 +1,5 @@
+// How row kernels are divided among threads: the rows are divided into parts. If rows are long and
+// few, they are divided into panels of columns as well. One task works on one panel of one part.
 #include "cpu/column_sums.h"
 
 #include <ATen/Parallel.h>
@@ -11,9 +13,6 @@
 
 namespace fused_dropout::cpu {
 namespace {
-
-// The rows are divided into parts. If rows are long and few, they are divided into panels of
-// columns as well. One task works on one panel of one part.
 
 // Enough parts for many cores; more would only cost memory for partial sums.
 constexpr int64_t kMaxParts = 64;

@@ -1,3 +1,4 @@
+// Describes masks, biases and vectors to the kernels; see kernel_args.h.
 #include "cpu/kernel_args.h"
 
 #include <ATen/EmptyTensor.h>

@@ -1,3 +1,4 @@
+// Large outputs in huge pages (on Linux), and past the cache; see large_memory.h.
 #include "cpu/large_memory.h"
 
 #include <ATen/ops/empty_like.h>

@@ -15,10 +15,10 @@
 // may differ.
 //
 // Largest errors (tests/activation_oracle.py has them one by one):
-// - Full, values: 5.6 ULP. But gelu below -5.5, where it is smaller than 1e-7, has a relative error
-// of
-//   up to 5e-5; quick_gelu and gelu_tanh have 9 and 31 ULP at -5 and more below, because of the
-//   rounding of the argument of the exponential (torch's gelu_tanh has no correct digit there).
+// - Full, values: 5.6 ULP. But gelu below -5.5, where it is smaller than 1e-7, has a relative
+//   error of up to 5e-5; quick_gelu and gelu_tanh have 9 and 31 ULP at -5 and more below, because
+//   of the rounding of the argument of the exponential (torch's gelu_tanh has no correct digit
+//   there).
 // - Full, derivatives: 6 ULP of max(|derivative|, 1/8).
 // - Reduced, values and derivatives: for some of the 65,536 arguments the stored result is not the
 //   correctly rounded one. In fp16 these are 0.18 % (gelu), 0.1 % (softplus) or 0.03 % (others), in

@@ -15,6 +15,7 @@ using Counters = Pair<Pair<Words>>;
 constexpr int kGroupsPerStep = 4 * kGroupsPerRegister;
 constexpr int kDrawsPerStep = kGroupsPerStep * kGroupSize;
 
+// Consecutive counters, a counter word that all counters share, and the draws of two registers.
 FD_HD Pair<Words> two_registers(uint64_t group) {
   return {group_counters(group), group_counters(group + kGroupsPerRegister)};
 }

@@ -69,6 +69,7 @@ class DropBlockWindow {
   }
 
  private:
+  // Sets the decisions of these slices to 0.
   FD_HD void clear(int64_t first, int64_t last) {
     if (last > args_.slow.size) last = args_.slow.size;
     if (first >= last) return;

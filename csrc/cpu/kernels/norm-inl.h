@@ -52,12 +52,12 @@ FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row,
   for_each_row_chunk(args.width, [&](int64_t first, int64_t last) FD_INLINE {
     V sum(C(0));
     for_each_register<A::kWidth>(first, last, [&](int64_t i, auto extent) FD_INLINE {
-      V before(C(-0.0));
+      V residual_value(C(-0.0));
       if (residual_row) {
         prefetch_register(residual_row + i + kChunk);
-        before = load_register(residual_row + i, extent);
+        residual_value = load_register(residual_row + i, extent);
       }
-      V value = zero_past_end(residual_element(before, load_register(branch + i),
+      V value = zero_past_end(residual_element(residual_value, load_register(branch + i),
                                                load_register(layer_scale + i), row_scale),
                               extent);
       if (h_row) {
