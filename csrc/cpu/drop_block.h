@@ -1,4 +1,6 @@
-// The arguments and the table of the DropBlock kernels.
+// Arguments and dispatch table of the DropBlock kernels. Filled in by drop_block.cpp, used by
+// kernels/drop_block-inl.h. The terms (seed, volume, copies, inner, run) are those of
+// math/drop_block.h.
 #pragma once
 
 #include "cpu/indexing.h"
@@ -7,17 +9,17 @@
 
 namespace fused_dropout::cpu {
 
-// A volume is seen as slices along its slowest dimension. Where volumes are small and lie one after
-// the other, they are the slices of one volume, with blocks of one slice.
+// A volume is a sequence of slices along its slowest dimension. Small volumes that are contiguous
+// to each other are treated as the slices of one volume, in which a block spans one slice.
 struct DropBlockArgs {
   const void* x;
   void* y;
-  MaskIndexing seeds;  // which draw decides about a seed, and keep_count
+  MaskIndexing seeds;  // the draws that select the seeds
   int64_t volumes, copies, volume_stride, copy_stride;
   drop_block::Axis slow;
-  drop_block::Axis fast[3];  // the last is the fastest
+  drop_block::Axis fast[3];  // the last one is the fastest
   int64_t inner, run;
-  int64_t window;  // slices at a time
+  int64_t window;  // slices per window
   double scale;
   bool non_temporal;
 
@@ -25,11 +27,12 @@ struct DropBlockArgs {
   FD_HD int64_t seed_slice() const {
     return fast[0].seeds() * fast[1].seeds() * fast[2].seeds() * inner;
   }
-  // Room for what the last blocks reach beyond, and for whole registers.
+  // Includes the slices that blocks of the window's last seeds extend into, and padding for full
+  // registers.
   FD_HD int64_t window_length() const { return (window + slow.block - 1) * slice() + kPadding; }
 };
 
-// Slices of one volume.
+// The slices [first, last) of one volume.
 struct DropBlockRange {
   int64_t volume, first, last;
 };
@@ -41,7 +44,7 @@ using DropBlockApplyKernel = void (*)(const DropBlockArgs&, const DropBlockRange
                                       uint16_t* window);
 
 struct DropBlockTable {
-  DropBlockCountKernel count;
+  DropBlockCountKernel count;  // returns the number of kept decisions
   DropBlockApplyKernel (*apply)(Storage storage);
 };
 

@@ -1,4 +1,5 @@
-// The gated operator on the CPU: memory, layouts and threads around the kernels.
+// The operator bias_glu_dropout and its backward on the CPU: memory, layouts and threads around the
+// kernels.
 #include "ops/gated.h"
 
 #include <ATen/ops/cat.h>
@@ -47,7 +48,7 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = row_kernels(storage).gated.forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
-               layout.rows, layout.width, /*cuts_columns=*/true);
+               layout.rows, layout.width, /*splits_columns=*/true);
   return y.finish();
 }
 
@@ -90,7 +91,7 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
     const auto halves = sum_columns(task, layout.rows, layout.width, 2, arithmetic, true);
     dbias = at::cat({halves[0], halves[1]}).to(gradient.bias_dtype);
   } else {
-    for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/true);
+    for_each_row(task, layout.rows, layout.width, /*splits_columns=*/true);
   }
   return {dx.finish(), dbias};
 }

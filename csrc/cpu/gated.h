@@ -1,4 +1,6 @@
-// The arguments and the table of the gated kernels.
+// Arguments and dispatch table of the gated kernels: y = drop(act(x1 + b1) * (x2 + b2)), where x1
+// and x2 are the two halves of a row of x: the gate and the value. Filled in by gated.cpp, used by
+// kernels/gated-inl.h.
 #pragma once
 
 #include "cpu/indexing.h"
@@ -6,13 +8,11 @@
 
 namespace fused_dropout::cpu {
 
-// Vectors along a row are arrays of arithmetic type (float, or double for fp64) with kPadding more
-// numbers behind them. None is null: what is not given is a vector that changes nothing.
 struct GatedArgs {
-  const void* x;     // rows of two halves of `width`
-  const void* bias;  // of 2 * width + kPadding
+  const void* x;     // contiguous rows of 2 * width elements
+  const void* bias;  // 2 * width + kPadding numbers of float, or double for fp64; never null
   int64_t width;
-  bool gate_first;
+  bool gate_first;  // the gate is the first half of a row
   MaskIndexing mask;
   double scale, shift, fill;
   double parameter;
@@ -25,7 +25,7 @@ struct GatedForwardArgs : GatedArgs {
 
 struct GatedBackwardArgs : GatedArgs {
   const void* dy;
-  void* dx;  // null where not wanted
+  void* dx;  // null if not needed
 };
 
 using GatedForwardKernel = void (*)(const GatedForwardArgs&, const RowRange&);

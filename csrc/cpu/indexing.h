@@ -1,4 +1,5 @@
-// How kernels of every family find an element's random number, its bias, its row and its sums.
+// How a kernel finds the random draw, the bias and the row of an element. Used by all kernel
+// families, and by the host code that calls them (kernel_args.h, column_sums.h). No torch header.
 #pragma once
 
 #include <cstddef>
@@ -8,17 +9,19 @@
 
 namespace fused_dropout::cpu {
 
-// Elements handled at a time: random draws and broadcast biases of one block live in the L1 cache.
+// Kernels work on chunks of this many elements: the draws and the broadcast bias of one chunk fit
+// into the L1 cache.
 constexpr int kChunk = 512;
-// Buffers read in whole registers are this much longer than their contents.
+// Kernels read buffers in full registers, so buffers have this many numbers behind their contents.
 constexpr int kPadding = 64;
 
-// Which random number decides about the element at a position in memory order: the collapsed
-// dimensions of the tensor, outermost first, and the stride of the mask index along each.
+// Maps a position in memory order to its mask index, which selects the random draw. `sizes` are the
+// collapsed dimensions of the tensor, outermost first; `strides` are the strides of the mask index
+// along them.
 struct MaskIndexing {
   PhiloxState state{};
-  uint32_t keep_count = 65536;
-  int64_t first = 0;
+  uint32_t keep_count = 65536;  // an element is kept if its draw is smaller
+  int64_t first = 0;            // mask index of the first element
   int ndim = 0;
   const int64_t* sizes = nullptr;
   const int64_t* strides = nullptr;
@@ -26,30 +29,31 @@ struct MaskIndexing {
   bool draws() const { return keep_count < 65536; }
 };
 
-// A bias that repeats over memory: element `position` takes values[(position / inner) % channels].
-// Where inner is small, `values` is unrolled to one period (a multiple of channels * inner of at
-// least kChunk elements) and stored with kChunk + kPadding wrapped elements behind it; inner is 1
-// then. Values are float, or double for fp64.
+// A bias that repeats over memory: the element at `position` takes
+// values[(position / inner) % channels], with channels = period / inner. If inner is small, the
+// host unrolls the bias to one period: `values` then has `period` numbers (a multiple of
+// channels * inner, at least kChunk), followed by their first kChunk + kPadding numbers again, and
+// inner is 1. Values are float, or double for fp64.
 struct BiasIndexing {
   const void* values = nullptr;
   int64_t period = kChunk;
   int64_t inner = 1;
 };
 
-// Which columns a row kernel sums up, each into a vector of its own (null where not wanted) that is
-// added to. A gated kernel has the two halves of its bias.
-struct ColumnSums {
-  void* bias = nullptr;
-  void* value_bias = nullptr;  // of the half that is not the first
-  void* layer_scale = nullptr;
-  void* weight = nullptr;
-  void* norm_bias = nullptr;
-};
-
-// Which rows and columns a kernel works on.
+// The rows and columns that one call of a row kernel works on.
 struct RowRange {
   int64_t first_row, last_row;
   int64_t first_column, last_column;
+};
+
+// The sums over rows that a row kernel adds to: one vector of numbers for each gradient, null if
+// that gradient is not needed. A gated kernel has one vector for each half of its bias.
+struct ColumnSums {
+  void* bias = nullptr;
+  void* value_bias = nullptr;  // the second half of a gated bias
+  void* layer_scale = nullptr;
+  void* weight = nullptr;
+  void* norm_bias = nullptr;
 };
 
 }  // namespace fused_dropout::cpu

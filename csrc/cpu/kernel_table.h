@@ -1,5 +1,6 @@
-// What the torch side of the CPU path knows of the kernels: plain structs and one table of function
-// pointers per instruction set. No torch header here, so that the kernels compile in seconds.
+// The dispatch table: one table of kernel pointers for each instruction set. The host code of the
+// operators gets it from capability.h; kernels/table-inl.h fills it in. This header and the family
+// headers below include no torch header, so that the kernels compile in seconds.
 #pragma once
 
 #include "cpu/drop_block.h"
@@ -21,8 +22,10 @@ struct KernelTable {
   NoiseTable noise;
 };
 
-const KernelTable* baseline_kernels();
-const KernelTable* avx2_kernels();  // null where not compiled for this architecture
+// The tables of the files in isa/. Null if the instruction set does not exist on the architecture
+// that is compiled for.
+const KernelTable* baseline_kernels();  // never null
+const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
 
 }  // namespace fused_dropout::cpu

@@ -56,15 +56,15 @@ using TensorRef = std::reference_wrapper<const Tensor>;
 
 // Runs the kernel of a functor over tensors of the dtype and the layout of the first input. Returns
 // the sum of a functor that has one.
-template <class Functor, size_t inputs, size_t outputs>
-double run(const CallParams& call, PhiloxState state, const TensorRef (&from)[inputs],
-           const TensorRef (&to)[outputs],
+template <class Functor, size_t kInputs, size_t kOutputs>
+double run(const CallParams& call, PhiloxState state, const TensorRef (&inputs)[kInputs],
+           const TensorRef (&outputs)[kOutputs],
            const typename Functor::template Constants<double>& constants) {
-  static_assert(inputs == Functor::kInputs && outputs == Functor::kOutputs);
-  const Tensor& x = from[0];
+  static_assert(kInputs == Functor::kInputs && kOutputs == Functor::kOutputs);
+  const Tensor& x = inputs[0];
   NoiseArgs args{};
-  for (size_t i = 0; i < inputs; ++i) args.inputs[i] = from[i].get().const_data_ptr();
-  for (size_t i = 0; i < outputs; ++i) args.outputs[i] = to[i].get().mutable_data_ptr();
+  for (size_t i = 0; i < kInputs; ++i) args.inputs[i] = inputs[i].get().const_data_ptr();
+  for (size_t i = 0; i < kOutputs; ++i) args.outputs[i] = outputs[i].get().mutable_data_ptr();
   store_constants<Functor>(constants, args.constants);
   std::optional<MaskLayout> mask;
   if (Functor::kDraw != NoiseDraw::kNone) {

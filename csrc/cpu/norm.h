@@ -1,4 +1,10 @@
-// The arguments and the table of the normalised kernels.
+// Arguments and dispatch table of the norm kernels: h = residual + branch, y = norm(h), with
+// branch = drop(act(x + bias)) * layer_scale * row_scale. Filled in by norm.cpp, used by
+// kernels/norm-inl.h and kernels/norm_branch-inl.h.
+//
+// Vectors along a row (bias, layer_scale, weight, norm_bias) are arrays of float, or of double for
+// fp64, with kPadding more numbers behind them. They are never null: a vector that the caller does
+// not give is one that changes nothing (ones, or -0 for a bias).
 #pragma once
 
 #include "cpu/indexing.h"
@@ -6,12 +12,11 @@
 
 namespace fused_dropout::cpu {
 
-// A branch drop(act(x + bias)) * layer_scale * row_scale.
 struct BranchArgs {
   const void* x;
   const void* bias;
   const void* layer_scale;
-  const void* row_scale;  // one number a row; null for none
+  const void* row_scale;  // one number for each row; null for none
   MaskIndexing mask;
   double scale, shift, fill;
   double parameter;
@@ -28,47 +33,51 @@ struct NormArgs {
 };
 
 struct NormForwardArgs : NormArgs {
-  const void* residual;  // of h's type, as all of the stream; null for none
+  const void* residual;  // has the dtype of h; null for none
   const void* norm_bias;
   void* y;
-  void* h;     // null where not wanted
-  void* mean;  // one number a row, as rstd; null if not centered
+  void* h;     // null if not needed
+  void* mean;  // one number for each row, like rstd; null if not centered
   void* rstd;
 };
 
+// dh and dresidual have the dtype of h.
 struct NormBackwardArgs : NormArgs {
   const void* dy;
   const void* dh;        // null for none
-  const void* h;         // null where it is computed from x and the residual
+  const void* h;         // null if the kernel computes it again from x and the residual
   const void* residual;  // null for none
   const void* mean;
   const void* rstd;
-  void* dx;  // null where not wanted, as the next
-  void* dresidual;
+  void* dx;         // null if not needed
+  void* dresidual;  // null if not needed
 };
 
-// What a row kernel keeps of one row: three vectors and the draws, in 8 bytes a number and 2.
+// Size of the scratch memory of a norm kernel: one row of values, of branch values, of gradients
+// (8 bytes each at most) and of draws (2 bytes).
 constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kChunk + kPadding); }
 
-// `scratch` has scratch_bytes(width).
-// Writes `width` values of one row, without the two scales.
+// Writes drop(act(x + bias)) of one row to `values`, without layer_scale and row_scale.
 using BranchKernel = void (*)(const BranchArgs&, int64_t row, int64_t width, const uint16_t* draws,
                               void* values);
-// Turns gradients by the branch's value into those by x + bias, writes them to dx, and adds them to
-// `sums`; either may be null.
+// Takes the gradients with respect to drop(act(x + bias)) of one row. Writes those with respect to
+// x + bias to dx and adds them to `bias_sums`; either may be null.
 using BranchBackwardKernel = void (*)(const BranchArgs&, int64_t row, int64_t width,
                                       const uint16_t* draws, const void* gradients, void* dx,
-                                      void* sums);
+                                      void* bias_sums);
+// `scratch` has scratch_bytes(width) bytes.
 using NormForwardKernel = void (*)(const NormForwardArgs&, BranchKernel, int64_t first_row,
                                    int64_t last_row, void* scratch);
 using NormBackwardKernel = void (*)(const NormBackwardArgs&, BranchKernel, BranchBackwardKernel,
                                     const ColumnSums&, int64_t first_row, int64_t last_row,
                                     void* scratch);
 
+// The branch depends on the activation and the norm on the dtypes. They are separate kernels so
+// that not every combination is compiled.
 struct NormTable {
   BranchKernel (*branch)(Storage storage, int activation);
   BranchBackwardKernel (*branch_backward)(Storage storage, int activation);
-  // `wide_h`: the stream is fp32 while x has 16 bits. `wide_y`: so is y, or dy.
+  // For a 16-bit x: `wide_h` if h and the residual are fp32, `wide_y` if y (or dy) is fp32 too.
   NormForwardKernel (*forward)(Storage storage, bool wide_h, bool wide_y);
   NormBackwardKernel (*backward)(Storage storage, bool wide_h, bool wide_y);
 };

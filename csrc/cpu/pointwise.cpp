@@ -1,4 +1,5 @@
-// The CPU operators: memory, layouts and threads around the kernels.
+// The operators bias_act_dropout, its backward and dropout_ on the CPU: memory, layouts and threads
+// around the kernels.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -12,7 +13,7 @@
 namespace fused_dropout::cpu {
 namespace {
 
-// Writes into `out` where it is given (it may be x), else into a new tensor.
+// Writes to `out` if it is given (it may be x), else to a new tensor.
 Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor& bias,
                const OptionalTensor& residual_any, const OptionalTensor& rng_state,
                OptionalTensor out) {
@@ -26,7 +27,8 @@ Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor
     residual_any ? y.copy_(*residual_any) : y.zero_();
     return y;
   }
-  // A residual wider than 32 bits, or than a 32-bit x, widens x: kernels know fp32 beside 16 bits.
+  // The only mixed kernels are those for a 16-bit x with an fp32 residual. In any other mix, x is
+  // converted to the dtype of the result first.
   if (dtype != x.scalar_type() && dtype != at::kFloat) {
     return forward(call, x.to(dtype), bias, residual_any, rng_state, y);
   }
@@ -40,20 +42,20 @@ Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor
     bias_indexing = layout.indexing(values);
   }
   const MaskLayout mask(call, x.sizes(), x.strides());
-  const ForwardArgs args{x.const_data_ptr(),
-                         data_of(residual),
-                         y.mutable_data_ptr(),
-                         bias_indexing,
-                         mask_indexing(mask, constants.keep_count, state),
-                         constants.scale,
-                         constants.shift,
-                         constants.fill,
-                         call.parameter,
-                         exceeds_cache(y.nbytes())};
-  const Residual kind = !residual.defined()        ? Residual::kNone
-                        : dtype == x.scalar_type() ? Residual::kSame
-                                                   : Residual::kFloat32;
-  const ForwardKernel kernel =
+  const PointwiseForwardArgs args{x.const_data_ptr(),
+                                  data_of(residual),
+                                  y.mutable_data_ptr(),
+                                  bias_indexing,
+                                  mask_indexing(mask, constants.keep_count, state),
+                                  constants.scale,
+                                  constants.shift,
+                                  constants.fill,
+                                  call.parameter,
+                                  exceeds_cache(y.nbytes())};
+  const ResidualType kind = !residual.defined()        ? ResidualType::kNone
+                            : dtype == x.scalar_type() ? ResidualType::kSame
+                                                       : ResidualType::kFloat32;
+  const PointwiseForwardKernel kernel =
       kernels().pointwise.forward(storage_of(x.scalar_type()), kind, call.activation);
   for_each_chunk(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
@@ -86,7 +88,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
 
   DropConstants constants = call.constants();
   if (gradient.from_output && constants.keep_count > 0) {
-    constants.keep_count = 65536;  // the output is zero wherever it was dropped
+    constants.keep_count = 65536;  // the output is zero where dropped: no mask is needed
   }
   PhiloxState state = state_for(call, rng_state, constants, dy_any);
   if (mutated(Mutation::kOtherBackwardMask)) ++state.seed;
@@ -116,15 +118,15 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
     bias_indexing = layout->indexing(values);
   }
   const MaskLayout mask(call, sizes, strides);
-  const BackwardArgs args{dy.const_data_ptr(),
-                          data_of(input),
-                          gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
-                          bias_indexing,
-                          mask_indexing(mask, constants.keep_count, state),
-                          constants.scale,
-                          call.parameter,
-                          gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
-  const BackwardKernel kernel =
+  const PointwiseBackwardArgs args{dy.const_data_ptr(),
+                                   data_of(input),
+                                   gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
+                                   bias_indexing,
+                                   mask_indexing(mask, constants.keep_count, state),
+                                   constants.scale,
+                                   call.parameter,
+                                   gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
+  const PointwiseBackwardKernel kernel =
       kernels().pointwise.backward(storage_of(gradient.dtype), wide, sum_bias, call.activation);
   if (sum_bias) {
     const auto arithmetic = arithmetic_of(gradient.dtype);

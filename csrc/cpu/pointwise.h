@@ -1,4 +1,5 @@
-// The arguments and the table of the pointwise kernels.
+// Arguments and dispatch table of the pointwise kernels: y = residual + drop(act(x + bias)).
+// Filled in by pointwise.cpp, used by kernels/pointwise-inl.h.
 #pragma once
 
 #include "cpu/indexing.h"
@@ -6,21 +7,22 @@
 
 namespace fused_dropout::cpu {
 
-struct ForwardArgs {
+// Kept elements become scale * act(x + bias) + shift, dropped elements become `fill`.
+struct PointwiseForwardArgs {
   const void* x;
   const void* residual;
   void* y;
   BiasIndexing bias;
   MaskIndexing mask;
   double scale, shift, fill;
-  double parameter;
+  double parameter;   // of the activation
   bool non_temporal;  // store past the cache
 };
 
-struct BackwardArgs {
+struct PointwiseBackwardArgs {
   const void* dy;
-  const void* x;  // null where the derivative needs no input
-  void* dx;       // null where no gradient by x is wanted
+  const void* x;  // null if the derivative needs no input
+  void* dx;       // null if not needed
   BiasIndexing bias;
   MaskIndexing mask;
   double scale;
@@ -28,16 +30,20 @@ struct BackwardArgs {
   bool non_temporal;
 };
 
-enum class Residual : int { kNone, kSame, kFloat32 };
+// The residual's dtype: no residual, the dtype of x, or fp32 beside a 16-bit x.
+enum class ResidualType : int { kNone, kSame, kFloat32 };
 
-using ForwardKernel = void (*)(const ForwardArgs&, int64_t begin, int64_t end);
-// `partial` (may be null) has the layout of the bias values and is added to.
-using BackwardKernel = void (*)(const BackwardArgs&, void* partial, int64_t begin, int64_t end);
+// Kernels work on the elements [begin, end) in memory order.
+using PointwiseForwardKernel = void (*)(const PointwiseForwardArgs&, int64_t begin, int64_t end);
+// `bias_sums` (may be null) has the layout of the bias values; the kernel adds to it.
+using PointwiseBackwardKernel = void (*)(const PointwiseBackwardArgs&, void* bias_sums,
+                                         int64_t begin, int64_t end);
 
 struct PointwiseTable {
-  ForwardKernel (*forward)(Storage storage, Residual residual, int activation);
-  // `wide_gradient`: dy is fp32 while x is 16 bits wide.
-  BackwardKernel (*backward)(Storage storage, bool wide_gradient, bool sum_bias, int activation);
+  PointwiseForwardKernel (*forward)(Storage storage, ResidualType residual, int activation);
+  // `wide_gradient`: dy is fp32, and x has 16 bits.
+  PointwiseBackwardKernel (*backward)(Storage storage, bool wide_gradient, bool sum_bias,
+                                      int activation);
 };
 
 }  // namespace fused_dropout::cpu

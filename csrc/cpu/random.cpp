@@ -1,4 +1,5 @@
-// The operators that draw on the CPU: seeds for a call, and a mask as a tensor.
+// The operators draw_rng_state and dropout_mask on the CPU: the random state of a call, and a mask
+// as a tensor.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -25,6 +26,7 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
   return call.kept;
 }
 
+// Draws a seed from the generator; the offset is 0. Leaves the generator alone if p is 0 or 1.
 Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
                 const OptionalGenerator& generator) {
   const Tensor state = at::empty({2}, at::TensorOptions().dtype(at::kLong));
@@ -32,7 +34,7 @@ Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
   values[0] = values[1] = 0;
   if (p_tensor) {
     const double p = check_probability("dropout", p_tensor->item<double>());
-    if (p == 0 || p == 1) return state;  // nothing will be drawn with it
+    if (p == 0 || p == 1) return state;  // the call will not use the state
   }
   if (generator) {
     TORCH_CHECK(generator->device().is_cpu(), "dropout: generator is on ", generator->device(),

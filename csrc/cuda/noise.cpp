@@ -32,17 +32,17 @@ using TensorRef = std::reference_wrapper<const Tensor>;
 // Launches the kernel of a functor over tensors of the dtype and the layout of the first input,
 // which has elements. `scalar` (undefined for none): the number of with_scalar, of arithmetic type.
 // `sum` (undefined for none, without elements if not wanted): gets the sum over all elements.
-template <class Functor, size_t inputs, size_t outputs>
-void launch(const MaskLayout& mask, const RandomState& random, const TensorRef (&from)[inputs],
-            const TensorRef (&to)[outputs],
+template <class Functor, size_t kInputs, size_t kOutputs>
+void launch(const MaskLayout& mask, const RandomState& random, const TensorRef (&inputs)[kInputs],
+            const TensorRef (&outputs)[kOutputs],
             const typename Functor::template Constants<double>& constants,
             const Tensor& scalar = {}, const Tensor& sum = {}) {
-  static_assert(inputs == Functor::kInputs && outputs == Functor::kOutputs);
-  const Tensor& x = from[0];
+  static_assert(kInputs == Functor::kInputs && kOutputs == Functor::kOutputs);
+  const Tensor& x = inputs[0];
   const Stream stream = stream_of(x);
   NoiseArgs args;
-  for (size_t i = 0; i < inputs; ++i) args.inputs[i] = from[i].get().const_data_ptr();
-  for (size_t i = 0; i < outputs; ++i) args.outputs[i] = to[i].get().mutable_data_ptr();
+  for (size_t i = 0; i < kInputs; ++i) args.inputs[i] = inputs[i].get().const_data_ptr();
+  for (size_t i = 0; i < kOutputs; ++i) args.outputs[i] = outputs[i].get().mutable_data_ptr();
   args.scalar = data_of(scalar);
   args.layout = flat_layout(x.numel());
   args.random = random;

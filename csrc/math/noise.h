@@ -7,58 +7,9 @@
 #include <type_traits>
 
 #include "math/distributions.h"
+#include "math/noise_functor.h"
 
 namespace fused_dropout {
-
-// Which random number an element draws.
-enum class NoiseDraw {
-  kNone,
-  kBits,     // the 16-bit draw of philox.h, as an fp32 number
-  kUniform,  // 24 bits of a random word: k of distributions.h
-  kNormal,   // a standard normal number
-};
-
-constexpr int kMaxNoiseInputs = 3, kMaxNoiseOutputs = 2, kMaxNoiseConstants = 4;
-
-// Every functor derives from this and adds
-//   - kName, by which tests find it;
-//   - a struct template Constants<T>, of at most kMaxNoiseConstants members of type T;
-//   - element<Precision>(inputs, draw, constants, results), where `inputs` are one element of each
-//     input tensor and `results` one of each output tensor. If kSum, a further result follows,
-//     which the kernel adds up over all elements. kNone: `draw` has no meaning.
-// Input and output tensors have one dtype and one memory layout. A kernel with several results
-// computes all of them and writes those that the caller wants.
-template <int inputs, int outputs, NoiseDraw draw, bool sum = false>
-struct NoiseFunctor {
-  static_assert(inputs <= kMaxNoiseInputs && outputs <= kMaxNoiseOutputs);
-  static constexpr int kInputs = inputs;
-  static constexpr int kOutputs = outputs;
-  static constexpr NoiseDraw kDraw = draw;
-  static constexpr bool kSum = sum;
-  static constexpr int kResults = outputs + sum;
-
-  // CUDA: the constants, where some of them depend on a number in device memory. A functor that
-  // has such a number hides this function.
-  template <class Constants, class C>
-  static FD_HD Constants with_scalar(const Constants& constants, const C*) {
-    return constants;
-  }
-};
-
-template <class Functor>
-constexpr int kNoiseConstants =
-    sizeof(typename Functor::template Constants<double>) / sizeof(double);
-
-// Puts the constants into the array that kernels take.
-template <class Functor, class Number>
-void store_constants(const typename Functor::template Constants<double>& constants,
-                     Number (&target)[kMaxNoiseConstants]) {
-  constexpr int kCount = kNoiseConstants<Functor>;
-  static_assert(kCount <= kMaxNoiseConstants);
-  double numbers[kMaxNoiseConstants];
-  memcpy(numbers, &constants, kCount * sizeof(double));
-  for (int i = 0; i < kCount; ++i) target[i] = numbers[i];
-}
 
 namespace noise {
 
@@ -123,8 +74,8 @@ FD_HD void concrete_gates(T k, const ConcreteConstants<T>& constants, T& dropped
 }
 
 // CUDA: the logit is a parameter of the model, and so in device memory.
-template <int inputs, bool sum>
-struct ConcreteFunctor : NoiseFunctor<inputs, 1, NoiseDraw::kUniform, sum> {
+template <int kInputCount, bool kHasSum>
+struct ConcreteFunctor : NoiseFunctor<kInputCount, 1, NoiseDraw::kUniform, kHasSum> {
   template <class T>
   using Constants = ConcreteConstants<T>;
 
@@ -250,23 +201,10 @@ struct StandoutMeanBackward : NoiseFunctor<3, 2, NoiseDraw::kNone> {
 
 // ---- the list ---------------------------------------------------------------------------------
 
-template <class... Functors>
-struct NoiseList {
-  static constexpr int kCount = sizeof...(Functors);
-};
-
 using NoiseFunctors = NoiseList<noise::Gaussian, noise::ConcreteForward, noise::ConcreteBackward,
                                 noise::Standout, noise::StandoutMean, noise::StandoutMeanBackward>;
 
-template <class Functor, class... Functors>
-constexpr int position_in(NoiseList<Functors...>) {
-  int position = 0;
-  bool found = false;
-  ((found = found || std::is_same_v<Functor, Functors>, position += !found), ...);
-  return position;
-}
-
-// By which tables of kernels find a functor.
+// The number by which the tables of kernels find a functor.
 template <class Functor>
 constexpr int kNoiseIndex = position_in<Functor>(NoiseFunctors());
 

@@ -19,14 +19,14 @@ Value noise_draws(NoiseDraw draw, const CallParams& call, const Tensor& rng_stat
                   at::SymIntArrayRef strides);
 
 // The results of a functor on tensors, in the dtype that is computed in.
-template <class Functor, size_t inputs>
+template <class Functor, size_t kInputs>
 std::array<Tensor, Functor::kResults> compose_noise(
-    const std::reference_wrapper<const Tensor> (&tensors)[inputs], const Value& draw,
+    const std::reference_wrapper<const Tensor> (&inputs)[kInputs], const Value& draw,
     const typename Functor::template Constants<Value>& constants) {
-  static_assert(inputs == Functor::kInputs);
-  const at::ScalarType arithmetic = arithmetic_of(tensors[0].get().scalar_type());
-  Value values[inputs], results[Functor::kResults];
-  for (size_t i = 0; i < inputs; ++i) values[i] = tensors[i].get().to(arithmetic);
+  static_assert(kInputs == Functor::kInputs);
+  const at::ScalarType arithmetic = arithmetic_of(inputs[0].get().scalar_type());
+  Value values[kInputs], results[Functor::kResults];
+  for (size_t i = 0; i < kInputs; ++i) values[i] = inputs[i].get().to(arithmetic);
   Functor::template element<Full>(values, draw, constants, results);
   std::array<Tensor, Functor::kResults> found;
   for (size_t i = 0; i < found.size(); ++i) found[i] = results[i].tensor;

@@ -199,7 +199,7 @@ void run_drop_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t i
   }
   args.geometry.inner = inner;
   args.geometry.run = run;
-  args.geometry.copy_stride = args.geometry.places() * run;
+  args.geometry.copy_stride = args.geometry.decisions() * run;
   args.geometry.volume_stride = copies * args.geometry.copy_stride;
   args.geometry.keep_count = 65000;
   args.random.seed = 42;

@@ -1,3 +1,5 @@
+// All CPU kernels without extensions of the instruction set: 128-bit registers. Every build has
+// them.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

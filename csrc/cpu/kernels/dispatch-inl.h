@@ -1,4 +1,5 @@
-// From storage types and activations to template arguments.
+// From the run-time storage type and activation to template arguments. Used by the kernel headers
+// to fill their tables.
 #pragma once
 
 #include "cpu/isa/simd.h"
@@ -12,10 +13,10 @@ struct TypeTag {
   using Type = T;
 };
 
-// The row kernels of fp64 are compiled once: see row_kernels.
+// The fp64 versions of most kernels are compiled for the baseline only: see row_kernels.
 constexpr bool kHasDoubleRows = kLanes == 4;
 
-// visit(TypeTag) for x's type; null where kernels for it are not compiled.
+// visit(TypeTag) for the storage type of x, or null if its kernels are not compiled.
 template <class Kernel, bool kHasDouble = kHasDoubleRows, class Visit>
 Kernel with_type(Storage storage, Visit visit) {
   switch (storage) {
@@ -32,7 +33,7 @@ Kernel with_type(Storage storage, Visit visit) {
   return nullptr;
 }
 
-// visit(TypeTag, FunctorTag) for x's type and the activation.
+// visit(TypeTag, FunctorTag) for the storage type of x and the activation.
 template <class Kernel, bool kHasDouble = kHasDoubleRows, class Visit>
 Kernel with_type_and_functor(Storage storage, int activation, Visit visit) {
   return with_type<Kernel, kHasDouble>(storage, [&](auto type) {

@@ -26,12 +26,12 @@ template <class C, class Precision>
 class ChunkNormals {
  public:
   explicit ChunkNormals(const MaskIndexing& indexing)
-      : indexing_(indexing), source_(indexing, words_, kMost) {}
+      : indexing_(indexing), source_(indexing, words_, kMaxCount) {}
 
   // The numbers of `count` <= kChunk elements from `position` on. Some further ones are readable.
   FD_HD const C* at(int64_t position, int count) {
     if (in_memory_order(indexing_)) return generate(indexing_.first + position, count, values_);
-    walk(position, count);
+    fill_general(position, count);
     return values_;
   }
 
@@ -39,9 +39,9 @@ class ChunkNormals {
   // Of so many words at a time normal numbers are made.
   static constexpr int kStep = std::is_same_v<C, double> ? 2 : 4 * kLanes;
   // With a neighbour before the first and the whole last step.
-  static constexpr int kMost = kChunk + 2 + kStep;
+  static constexpr int kMaxCount = kChunk + 2 + kStep;
 
-  // Those of `count` successive indices, somewhere in `target`, which has kMost numbers.
+  // Those of `count` successive indices, somewhere in `target`, which has kMaxCount numbers.
   FD_HD const C* generate(int64_t index, int count, C* target) {
     const int lane = static_cast<int>(index % 2);
     const uint32_t* words = source_.generate(index - lane, lane + count, words_);
@@ -74,19 +74,18 @@ class ChunkNormals {
   }
 
   // The general indexing: see DrawSourceOf.
-  __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(indexing_, position, count,
-                     [&](int64_t index, int64_t stride, int run, int done) {
-                       if (stride == 1 && run >= kStep) {
-                         memcpy(values_ + done, generate(index, run, stretch_), run * sizeof(C));
-                       } else if (stride == 0) {
-                         const C value = single(index);
-                         for (int i = 0; i < run; ++i) values_[done + i] = value;
-                       } else {
-                         for (int i = 0; i < run; ++i)
-                           values_[done + i] = single(index + i * stride);
-                       }
-                     });
+  __attribute__((noinline)) void fill_general(int64_t position, int count) {
+    for_each_index_run(
+        indexing_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
+          if (stride == 1 && run >= kStep) {
+            memcpy(values_ + done, generate(index, run, run_values_), run * sizeof(C));
+          } else if (stride == 0) {
+            const C value = single(index);
+            for (int i = 0; i < run; ++i) values_[done + i] = value;
+          } else {
+            for (int i = 0; i < run; ++i) values_[done + i] = single(index + i * stride);
+          }
+        });
   }
 
   // The ones generated along with it are kept, as the next one is often its neighbour.
@@ -101,13 +100,13 @@ class ChunkNormals {
   const MaskIndexing& indexing_;
   DrawSourceOf<uint32_t> source_;
   int64_t cached_first_ = -kStep;
-  alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMost)];
-  alignas(64) C values_[kMost + kPadding], stretch_[kMost], cached_[kMost];
+  alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMaxCount)];
+  alignas(64) C values_[kMaxCount + kPadding], run_values_[kMaxCount], cached_[kMaxCount];
 };
 
 // The draws of one chunk after another, and how a register of them is loaded: at(position, count)
 // returns a pointer that value<V>(pointer) reads. V is a register or double.
-template <NoiseDraw draw, class A>
+template <NoiseDraw kDraw, class A>
 class ChunkNoise;
 
 template <class A>
@@ -176,19 +175,19 @@ class NoiseLoop {
     double total = 0;
     if constexpr (Functor::kDraw == NoiseDraw::kNone) {
       static_assert(!Functor::kSum);
-      for_each_register<A::kWidth>(begin, end, [&](int64_t position, auto some) FD_INLINE {
-        compute(position, V(C(0)), some, Inputs(), Outputs());
+      for_each_register<A::kWidth>(begin, end, [&](int64_t position, auto extent) FD_INLINE {
+        compute(position, V(C(0)), extent, Inputs(), Outputs());
       });
     } else {
       ChunkNoise<Functor::kDraw, A> source(mask);
       for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
         const auto* draws = source.at(position, count);
         V sum(C(0));
-        for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
+        for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
           prefetch(position + i + kChunk, Inputs());
-          const V last =
-              compute(position + i, source.template value<V>(draws + i), some, Inputs(), Outputs());
-          if constexpr (Functor::kSum) sum = sum + only_some(last, some);
+          const V last = compute(position + i, source.template value<V>(draws + i), extent,
+                                 Inputs(), Outputs());
+          if constexpr (Functor::kSum) sum = sum + zero_past_end(last, extent);
         });
         if constexpr (Functor::kSum) total += sum_of_lanes(sum);
       });
@@ -210,19 +209,19 @@ class NoiseLoop {
   }
 
   // Stores one register of every output; returns the last result.
-  template <class Draw, class Some, size_t... i, size_t... j>
-  FD_HD V compute(int64_t position, Draw draw, Some some, std::index_sequence<i...>,
+  template <class Draw, class Extent, size_t... i, size_t... j>
+  FD_HD V compute(int64_t position, Draw draw, Extent extent, std::index_sequence<i...>,
                   std::index_sequence<j...>) const {
-    const V inputs[] = {V(load_some(inputs_[i] + position, some))...};
+    const V inputs[] = {V(load_register(inputs_[i] + position, extent))...};
     V results[Functor::kResults];
     Functor::template element<typename A::Precision>(inputs, draw, constants_, results);
-    (store_output(outputs_[j], position, results[j], some), ...);
+    (store_output(outputs_[j], position, results[j], extent), ...);
     return results[Functor::kResults - 1];
   }
-  template <class Some>
-  static FD_HD void store_output(T* output, int64_t position, V result, Some some) {
+  template <class Extent>
+  static FD_HD void store_output(T* output, int64_t position, V result, Extent extent) {
     constexpr bool kAlwaysWanted = Functor::kResults == 1;
-    if (kAlwaysWanted || output) store_some(output + position, result, some);
+    if (kAlwaysWanted || output) store_register(output + position, result, extent);
   }
 
   const T* const inputs_[Functor::kInputs];

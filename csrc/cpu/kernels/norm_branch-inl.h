@@ -1,4 +1,5 @@
-// The branch of the normalised kernels: drop(act(x + bias)), and its gradient.
+// The branch of the norm kernels, one row at a time: drop(act(x + bias)), and its gradient. The
+// norm kernels call these kernels through pointers.
 #pragma once
 
 #include "cpu/kernels/dispatch-inl.h"
@@ -22,17 +23,18 @@ void branch_kernel(const BranchArgs& args, int64_t row, int64_t width, const uin
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
-  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
+  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto extent) FD_INLINE {
     prefetch_register(x + i + kChunk);
-    store(target + i, forward_element<Function>(load_some(x + i, some) + load_register(bias + i),
-                                                keep_of<V>(draws + i, keep_count), scale, shift,
-                                                fill, parameter));
+    store(target + i, forward_element<Function>(
+                          load_register(x + i, extent) + load_register(bias + i),
+                          keep_of<V>(draws + i, keep_count), scale, shift, fill, parameter));
   });
 }
 
 template <class T, template <class> class Functor>
 void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
-                            const uint16_t* draws, const void* gradients, void* dx, void* sums) {
+                            const uint16_t* draws, const void* gradients, void* dx,
+                            void* bias_sums) {
   using A = Arithmetic<T>;
   using V = typename A::Register;
   using C = typename A::Scalar;
@@ -42,22 +44,22 @@ void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
   const C* bias = static_cast<const C*>(args.bias);
   const C* upstream = static_cast<const C*>(gradients);
   T* target = dx ? static_cast<T*>(dx) + row * width : nullptr;
-  C* columns = static_cast<C*>(sums);
+  C* columns = static_cast<C*>(bias_sums);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
   const bool non_temporal = args.non_temporal && is_register_aligned(target);
-  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
+  for_each_register<A::kWidth>(0, width, [&](int64_t i, auto extent) FD_INLINE {
     V value(C(0));
     if constexpr (!Function::kIdentity) {
-      value = load_some(x + i, some) + load_register(bias + i);
+      value = load_register(x + i, extent) + load_register(bias + i);
     }
     const V dy = load_register(upstream + i);
     const V result =
         backward_element<Function>(dy, value, keep_of<V>(draws + i, keep_count), scale, parameter);
-    if (target) store_some(target + i, result, some, non_temporal);
+    if (target) store_register(target + i, result, extent, non_temporal);
     if (columns) {
       const V term = mutated(Mutation::kUnmaskedBiasGradient) ? dy * scale : result;
-      store_some(columns + i, load_register(columns + i) + term, some);
+      store_register(columns + i, load_register(columns + i) + term, extent);
     }
   });
 }

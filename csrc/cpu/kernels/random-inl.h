@@ -1,4 +1,4 @@
-// The kernel that writes a mask.
+// The kernel that writes a mask as a boolean tensor. In the dispatch table as `random`.
 #pragma once
 
 #include "cpu/kernels/draws-inl.h"

@@ -1,4 +1,5 @@
-// Pieces of the row kernels: whole and cut registers, and sums over a row.
+// How all kernels read, compute and write elements: a register at a time, with a partial register
+// at the end. Also chunks of a row, and sums over a row.
 #pragma once
 
 #include "cpu/indexing.h"
@@ -7,10 +8,10 @@
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Behind the parameters of a lambda: one that is not inlined reads its captures from memory.
+// An attribute for lambdas. A lambda that is not inlined reads its captures from memory.
 #define FD_INLINE __attribute__((always_inline))
 
-// How a storage type is computed with: in which registers and to which precision.
+// The registers and the precision in which the kernels compute with elements of storage type T.
 template <class T>
 struct Arithmetic {
   using Scalar = float;
@@ -38,21 +39,78 @@ FD_HD double load_register(const double* source) { return *source; }
 FD_HD void store(double* target, double value) { *target = value; }
 FD_HD void store_non_temporal(double* target, double value) { *target = value; }
 
-// A register of which only the first `count` values are in memory.
+// The extent of a register: all of its elements, or only the first `count`. The memory behind a
+// partial register is not read or written.
+struct FullRegister {};
+struct PartialRegister {
+  int count;
+};
+
 template <class T>
-FD_HD auto load_part(const T* source, int count) {
+FD_HD auto load_register(const T* source, FullRegister) {
+  return load_register(source);
+}
+template <class T>
+FD_HD auto load_register(const T* source, PartialRegister part) {
   T values[Arithmetic<T>::kWidth] = {};
-  memcpy(values, source, count * sizeof(T));
+  memcpy(values, source, part.count * sizeof(T));
   return load_register(values);
 }
 
 template <class T, class V>
-FD_HD void store_part(T* target, V value, int count) {
+FD_HD void store_register(T* target, V value, FullRegister) {
+  store(target, value);
+}
+template <class T, class V>
+FD_HD void store_register(T* target, V value, PartialRegister part) {
   T values[Arithmetic<T>::kWidth];
   store(values, value);
-  memcpy(target, values, count * sizeof(T));
+  memcpy(target, values, part.count * sizeof(T));
+}
+// Stores past the cache if `non_temporal`; the target is then aligned to a register.
+template <class T, class V>
+FD_HD void store_register(T* target, V value, FullRegister, bool non_temporal) {
+  if (non_temporal) {
+    store_non_temporal(target, value);
+  } else {
+    store(target, value);
+  }
+}
+template <class T, class V>
+FD_HD void store_register(T* target, V value, PartialRegister part, bool) {
+  store_register(target, value, part);
 }
 
+// The value with zeros in the elements that do not belong to the row.
+template <class V>
+FD_HD V zero_past_end(V value, FullRegister) {
+  return value;
+}
+template <class V>
+FD_HD V zero_past_end(V value, PartialRegister part) {
+  using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
+  C values[sizeof(V) / sizeof(C)];
+  store(values, value);
+  return load_register(values, part);
+}
+
+// Calls visit(i, extent) for every register from `first` to `last`.
+template <int kWidth, class Visit>
+FD_HD void for_each_register(int64_t first, int64_t last, Visit visit) {
+  int64_t i = first;
+  for (; i + kWidth <= last; i += kWidth) visit(i, FullRegister{});
+  if (i < last) visit(i, PartialRegister{static_cast<int>(last - i)});
+}
+
+// Calls visit(first, last) for every chunk of a row.
+template <class Visit>
+FD_HD void for_each_row_chunk(int64_t width, Visit visit) {
+  for (int64_t first = 0; first < width; first += kChunk) {
+    visit(first, first + kChunk < width ? first + kChunk : width);
+  }
+}
+
+// The mask of a register of elements.
 template <class V>
 FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
   if constexpr (std::is_same_v<V, double>) {
@@ -62,7 +120,8 @@ FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
   }
 }
 
-// Asks for what the next block reads. The processor's own prefetching stops at every page.
+// Prefetches a register; kernels do this one chunk ahead. The processor's own prefetching stops at
+// every page.
 template <class T>
 FD_HD void prefetch_register(const T* source) {
   constexpr int kLine = 64;
@@ -76,65 +135,9 @@ FD_HD bool is_register_aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
 }
 
-// How much of a register belongs to the row.
-struct Whole {};
-struct Part {
-  int count;
-};
-
-template <class T>
-FD_HD auto load_some(const T* source, Whole) {
-  return load_register(source);
-}
-template <class T>
-FD_HD auto load_some(const T* source, Part part) {
-  return load_part(source, part.count);
-}
-template <class T, class V>
-FD_HD void store_some(T* target, V value, Whole) {
-  store(target, value);
-}
-template <class T, class V>
-FD_HD void store_some(T* target, V value, Part part) {
-  store_part(target, value, part.count);
-}
-// Past the cache if asked to; the target is aligned then.
-template <class T, class V>
-FD_HD void store_some(T* target, V value, Whole, bool non_temporal) {
-  if (non_temporal) {
-    store_non_temporal(target, value);
-  } else {
-    store(target, value);
-  }
-}
-template <class T, class V>
-FD_HD void store_some(T* target, V value, Part part, bool) {
-  store_part(target, value, part.count);
-}
-
-// The value with zeros behind the end of the row.
-template <class V>
-FD_HD V only_some(V value, Whole) {
-  return value;
-}
-template <class V>
-FD_HD V only_some(V value, Part part) {
-  using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
-  C values[sizeof(V) / sizeof(C)];
-  store(values, value);
-  return load_part(values, part.count);
-}
-
-// Calls visit(i, how much) for every register from `first` to `last`.
-template <int kWidth, class Visit>
-FD_HD void for_each_register(int64_t first, int64_t last, Visit visit) {
-  int64_t i = first;
-  for (; i + kWidth <= last; i += kWidth) visit(i, Whole{});
-  if (i < last) visit(i, Part{static_cast<int>(last - i)});
-}
-
-// A sum over a row. A long row of additions into one fp32 number loses digits, so that blocks are
-// summed up in registers and the rest in fp64.
+// The sum of the elements of a register. Sums over a row are made of these: each chunk is summed up
+// in a register, and the sums of the chunks are added in fp64, because many additions to one fp32
+// number would lose accuracy.
 template <class V>
 FD_HD double sum_of_lanes(V value) {
   if constexpr (std::is_same_v<V, double>) {
@@ -146,14 +149,6 @@ FD_HD double sum_of_lanes(V value) {
       for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
     }
     return lanes[0];
-  }
-}
-
-// Calls begin(first, last) for every block of a row.
-template <class Visit>
-FD_HD void for_each_chunk_of(int64_t width, Visit visit) {
-  for (int64_t first = 0; first < width; first += kChunk) {
-    visit(first, first + kChunk < width ? first + kChunk : width);
   }
 }
 

@@ -1,4 +1,5 @@
-// The table of one instruction set's kernels.
+// The dispatch table of one instruction set. Each file in isa/ includes this header, and so all
+// kernels, once.
 #pragma once
 
 #include "cpu/kernel_table.h"

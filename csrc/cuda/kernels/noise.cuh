@@ -15,10 +15,10 @@ namespace fused_dropout::cuda {
 
 // The draws of kUnroll groups, `step` apart, for an indexing that is vectorisable: draws(u, k) is
 // that of element k of group u. The 16-bit draws of two groups are generated together.
-template <NoiseDraw draw>
-constexpr int kNoiseUnroll = draw == NoiseDraw::kBits ? 2 : 1;
+template <NoiseDraw kDraw>
+constexpr int kNoiseUnroll = kDraw == NoiseDraw::kBits ? 2 : 1;
 
-template <NoiseDraw draw, class Precision, class C>
+template <NoiseDraw kDraw, class Precision, class C>
 struct GroupNoise;
 
 template <class Precision, class C>
@@ -66,21 +66,21 @@ struct GroupNoise<NoiseDraw::kNormal, Precision, C> {
 };
 
 // The draws of one element after another, for any indexing.
-template <NoiseDraw draw, class Precision, class C>
+template <NoiseDraw kDraw, class Precision, class C>
 class ElementNoise {
  public:
   FD_HD ElementNoise(const NoiseArgs& args, const PhiloxState& state)
       : args_(args), state_(state), words_(args.mask, state) {}
 
   FD_HD auto operator()(int64_t position) {
-    if constexpr (draw == NoiseDraw::kNone) {
+    if constexpr (kDraw == NoiseDraw::kNone) {
       return C(0);
-    } else if constexpr (draw == NoiseDraw::kBits) {
+    } else if constexpr (kDraw == NoiseDraw::kBits) {
       const int64_t index = mask_index(args_.mask, position);
       return static_cast<float>(draw_of(group_bits(state_, group_of(index)), slot_of(index)));
     } else {
       words_.move_to(position);
-      if constexpr (draw == NoiseDraw::kNormal) {
+      if constexpr (kDraw == NoiseDraw::kNormal) {
         return words_.template normal<Precision, C>();
       } else {
         return draw_number<C>(words_.word());
@@ -97,7 +97,7 @@ class ElementNoise {
 // ---- the kernel -------------------------------------------------------------------------------
 
 template <class T, class Functor>
-struct NoiseLoop {
+struct NoiseWork {
   using C = typename Arithmetic<T>::Scalar;
   using Precision = typename PrecisionOf<T>::Type;
   using Constants = typename Functor::template Constants<C>;
@@ -112,7 +112,7 @@ struct NoiseLoop {
   Constants constants;
   C sums[kGroup];  // if kSum
 
-  FD_HD explicit NoiseLoop(const NoiseArgs& arguments)
+  FD_HD explicit NoiseWork(const NoiseArgs& arguments)
       : args(arguments),
         constants(constants_of(arguments, std::make_index_sequence<kNoiseConstants<Functor>>())) {
     if constexpr (kDraw != NoiseDraw::kNone) state = resolve(args.random);
@@ -129,8 +129,8 @@ struct NoiseLoop {
   }
 
   // Not unrolled: formulas are long.
-  FD_HD void element_by_element(int64_t base, uint32_t place) {
-    const int64_t first = (base + place) * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t offset) {
+    const int64_t first = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - first);
     ElementNoise<kDraw, Precision, C> draws(args, state);
 #pragma unroll 1
@@ -154,17 +154,17 @@ struct NoiseLoop {
 
   // All loads come first, so that they overlap.
   template <int kCount>
-  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) {
+  FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) {
     static_assert(kCount == kUnroll);
     Packed<T> packed[kUnroll][kInputs];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll
       for (int i = 0; i < kInputs; ++i) {
-        packed[u][i].load(group_at(static_cast<const T*>(args.inputs[i]), base, place + u * step));
+        packed[u][i].load(group_at(static_cast<const T*>(args.inputs[i]), base, offset + u * step));
       }
     }
-    const GroupNoise<kDraw, Precision, C> draws(args, state, base + place, step);
+    const GroupNoise<kDraw, Precision, C> draws(args, state, base + offset, step);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       C inputs[kInputs][kGroup], outputs[kOutputs][kGroup];
@@ -184,28 +184,28 @@ struct NoiseLoop {
       for (int i = 0; i < kOutputs; ++i) {
         T* output = static_cast<T*>(args.outputs[i]);
         if (kAlwaysWanted || output) {
-          Packed<T>::store(group_at(output, base, place + u * step), outputs[i]);
+          Packed<T>::store(group_at(output, base, offset + u * step), outputs[i]);
         }
       }
     }
   }
 };
 
-template <class T, class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    noise_kernel(const NoiseArgs args, const Grid grid) {
-  using Loop = NoiseLoop<T, Functor>;
-  Walk walk(grid, blockIdx.x, threadIdx.x);
-  Loop loop(args);
+template <class T, class Functor, bool kVectorised>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
+    noise_kernel(const NoiseArgs args, const ColumnGrid grid) {
+  using Work = NoiseWork<T, Functor>;
+  ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
+  Work work(args);
   if constexpr (Functor::kDraw != NoiseDraw::kNone && !Functor::kSum) {
-    write_down(args.random, loop.state);
+    write_down(args.random, work.state);
   }
-  if constexpr (kVector) walk_whole_groups<Loop::kUnroll>(walk, loop);
-  walk_groups(walk, args.layout.numel, loop);
+  if constexpr (kVectorised) for_full_groups<Work::kUnroll>(loop, work);
+  for_remaining_groups(loop, args.layout.numel, work);
   if constexpr (Functor::kSum) {
     if (args.partials) {
-      write_partials(walk, grid, args.layout.period, loop.sums,
-                     static_cast<typename Loop::C*>(args.partials));
+      write_partials(loop, grid, args.layout.period, work.sums,
+                     static_cast<typename Work::C*>(args.partials));
     }
   }
 }
@@ -214,11 +214,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
 
 template <class T, class Functor>
 void launch_noise_kernel(const NoiseArgs& args, Stream stream) {
-  bool vectors = Functor::kDraw == NoiseDraw::kNone || is_vectorisable(args.mask);
-  for (const void* input : args.inputs) vectors = vectors && are_aligned(input);
-  for (const void* output : args.outputs) vectors = vectors && are_aligned(output);
-  launch_walk(noise_kernel<T, Functor, kHasVectors<T>>, noise_kernel<T, Functor, false>, vectors,
-              Functor::kSum ? backward_grid(args.layout) : forward_grid(args.layout), args, stream);
+  bool vectorised = Functor::kDraw == NoiseDraw::kNone || is_vectorisable(args.mask);
+  for (const void* input : args.inputs) vectorised = vectorised && are_aligned(input);
+  for (const void* output : args.outputs) vectorised = vectorised && are_aligned(output);
+  launch_column_loop(
+      noise_kernel<T, Functor, kCanVectorise<T>>, noise_kernel<T, Functor, false>, vectorised,
+      Functor::kSum ? backward_grid(args.layout) : forward_grid(args.layout), args, stream);
 }
 
 template <class T, class... Functors>
