@@ -21,7 +21,7 @@ namespace {
 
 // ---- one call of a kernel ---------------------------------------------------------------------
 
-// Every element draws; kernels look at the draws only.
+// A count that is neither none nor all: every element draws, and kernels read the draws only.
 constexpr uint32_t kDrawsAlways = 1;
 
 PhiloxState state_for(const Tensor& x, const Tensor& rng_state) {
@@ -34,13 +34,13 @@ PhiloxState backward_state(PhiloxState state) {
   return state;
 }
 
-// An output that is not wanted is a tensor without elements, whose address is null.
+// An output that is not wanted is a tensor without elements: its data pointer is null.
 Tensor output_like(const Tensor& x, at::IntArrayRef strides, bool wanted = true) {
   return wanted ? empty_large(x.sizes(), strides, x.options()) : at::empty({0}, x.options());
 }
 
-// How memory is cut depends on the size alone, and the sums are added up in order: the bits of the
-// result do not depend on the number of threads.
+// Adds up sum(begin, end) of spans of memory. The spans depend on the size alone and are added in
+// order, so that the bits of the result do not depend on the number of threads.
 double sum_over(int64_t numel, const std::function<double(int64_t, int64_t)>& sum) {
   constexpr int64_t kSpan = 64 * kChunk;
   std::vector<double> sums((numel + kSpan - 1) / kSpan);
@@ -54,8 +54,8 @@ double sum_over(int64_t numel, const std::function<double(int64_t, int64_t)>& su
 
 using TensorRef = std::reference_wrapper<const Tensor>;
 
-// Runs the kernel of a functor over tensors of the dtype and the layout of the first input. Returns
-// the sum of a functor that has one.
+// Runs the kernel of a functor. All tensors have the dtype and the memory layout of the first
+// input. Returns the sum over all elements if the functor has one, else 0.
 template <class Functor, size_t kInputs, size_t kOutputs>
 double run(const CallParams& call, PhiloxState state, const TensorRef (&inputs)[kInputs],
            const TensorRef (&outputs)[kOutputs],

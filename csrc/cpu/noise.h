@@ -7,19 +7,19 @@
 
 namespace fused_dropout::cpu {
 
-// The tensors and numbers of a functor of math/noise.h. All tensors have one dtype and one layout.
+// The arguments of a functor of math/noise.h. All tensors have the same dtype and memory layout.
 struct NoiseArgs {
   const void* inputs[kMaxNoiseInputs];
-  void* outputs[kMaxNoiseOutputs];  // null where not wanted
+  void* outputs[kMaxNoiseOutputs];  // null if not wanted
   MaskIndexing mask;
   double constants[kMaxNoiseConstants];
 };
 
-// Returns the sum over the elements, for a functor that has one.
+// Processes the elements from `begin` to `end`. Returns their sum if the functor has one, else 0.
 using NoiseKernel = double (*)(const NoiseArgs&, int64_t begin, int64_t end);
 
 struct NoiseTable {
-  NoiseKernel (*kernel)(Storage storage, int functor);  // `functor`: its kNoiseIndex
+  NoiseKernel (*kernel)(Storage storage, int functor);  // `functor` is a kNoiseIndex
 };
 
 }  // namespace fused_dropout::cpu

@@ -19,19 +19,19 @@ namespace {
 
 // ---- one launch of a kernel -------------------------------------------------------------------
 
-// Any count that is neither none nor all: kernels look at the draws only.
+// A count that is neither none nor all: every element draws, and kernels read the draws only.
 constexpr uint32_t kDrawsAlways = 1;
 
-// An output that is not wanted is a tensor without elements, whose address is null.
+// An output that is not wanted is a tensor without elements: its data pointer is null.
 Tensor output_like(const Tensor& x, at::IntArrayRef strides, bool wanted = true) {
   return wanted ? at::empty_strided(x.sizes(), strides, x.options()) : at::empty({0}, x.options());
 }
 
 using TensorRef = std::reference_wrapper<const Tensor>;
 
-// Launches the kernel of a functor over tensors of the dtype and the layout of the first input,
-// which has elements. `scalar` (undefined for none): the number of with_scalar, of arithmetic type.
-// `sum` (undefined for none, without elements if not wanted): gets the sum over all elements.
+// Launches the kernel of a functor. All tensors have the dtype and the memory layout of the first
+// input, which is not empty. `scalar` is the argument of with_scalar, in arithmetic precision. The
+// sum over all elements is written to `sum`, unless that has no elements.
 template <class Functor, size_t kInputs, size_t kOutputs>
 void launch(const MaskLayout& mask, const RandomState& random, const TensorRef (&inputs)[kInputs],
             const TensorRef (&outputs)[kOutputs],
@@ -85,7 +85,7 @@ Tensor gaussian_cuda(const Tensor& x_any, const Tensor& rng_state, const Options
 
 // ---- Concrete dropout -------------------------------------------------------------------------
 
-// The kernel computes the other constants from the logit, which is on the device.
+// The kernel computes the other constants from the logit, which is in device memory.
 noise::ConcreteConstants<double> concrete_constants_of(double temperature) {
   return {/*logit=*/0, 1 / temperature, /*scale=*/0, /*p=*/0};
 }

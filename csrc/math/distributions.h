@@ -1,4 +1,4 @@
-// Numbers of a distribution from uniform draws, for every value type of scalar.h.
+// Random numbers of a distribution, computed from uniform draws, for every value type of scalar.h.
 //
 // A uniform draw is given as k, the upper 24 bits of a random word (philox.h), and stands for
 // u = (k + 1/2) 2^-24. In fp32 that number would be rounded where it counts most, close to 1, so

@@ -1,7 +1,7 @@
-// The kernels of the noise operators: Gaussian dropout, Concrete dropout and Standout. A functor
-// says what one element reads, draws and writes, for every value type of scalar.h, and NoiseList
-// lists the functors. The CPU and CUDA kernels, and the tables that find them, are generated from
-// the list, so that a new functor needs nothing else below csrc/cpu/kernels and csrc/cuda/kernels.
+// The formulas of the noise operators: Gaussian dropout, Concrete dropout and Standout. Each
+// functor computes one element, for every value type of scalar.h, and stands for one kernel on
+// every device: the kernels and their tables are generated from the list at the end of this file. A
+// new functor needs no change in cpu/kernels and cuda/kernels.
 #pragma once
 
 #include <type_traits>
@@ -50,8 +50,8 @@ struct ConcreteConstants {
   T p;
 };
 
-// The largest logit that `scale` is computed from: a larger one would make it infinite in the type
-// that is computed in, and what it multiplies is about zero by then.
+// The largest logit that `scale` is computed from. With a larger one the scale would be infinite in
+// arithmetic precision, and the kept share that it multiplies is about zero already.
 FD_HD double max_scale_logit(bool is_double) { return is_double ? 709.0 : 88.0; }
 
 template <class C>
@@ -63,7 +63,7 @@ FD_HD ConcreteConstants<C> concrete_constants(C logit, C inverse_temperature) {
   return {logit, inverse_temperature, scale, p};
 }
 
-// The share of an element that is dropped, and the factor of the element.
+// The share d of an element that is dropped, and the factor (1 - d) / (1 - p) of its value.
 template <class Precision, class T>
 FD_HD void concrete_gates(T k, const ConcreteConstants<T>& constants, T& dropped, T& factor) {
   T kept;
@@ -73,7 +73,7 @@ FD_HD void concrete_gates(T k, const ConcreteConstants<T>& constants, T& dropped
   factor = kept * constants.scale;
 }
 
-// CUDA: the logit is a parameter of the model, and so in device memory.
+// CUDA: the logit is a parameter of the model, so that it is in device memory.
 template <int kInputCount, bool kHasSum>
 struct ConcreteFunctor : NoiseFunctor<kInputCount, 1, NoiseDraw::kUniform, kHasSum> {
   template <class T>
@@ -98,7 +98,7 @@ struct ConcreteForward : ConcreteFunctor<1, /*sum=*/false> {
   }
 };
 
-// From dy and x to dx and the element's share in the gradient by the logit.
+// From dy and x to dx and the element's term of the gradient by the logit.
 struct ConcreteBackward : ConcreteFunctor<2, /*sum=*/true> {
   static constexpr auto kName = "ConcreteBackward";
 
@@ -115,9 +115,9 @@ struct ConcreteBackward : ConcreteFunctor<2, /*sum=*/true> {
 
 // ---- Standout ---------------------------------------------------------------------------------
 
-// rint(65536 sigmoid(alpha z + beta)), of which 65536 sigmoid has an absolute error below 0.01. In
-// fp32 for every dtype, and every operation is rounded by itself, so that decisions are the same on
-// every device, for every instruction set and in the composition of tensors. A NaN stays one.
+// rint(65536 sigmoid(alpha z + beta)). The absolute error of 65536 sigmoid is below 0.01. Computed
+// in fp32 for every dtype, with every operation rounded by itself, so that the decisions are the
+// same on every device, for every instruction set and in the composition of tensors. NaN gives NaN.
 template <class T>
 FD_HD T keep_threshold(T z, T alpha, T beta) {
   const T a = rounded_product(alpha, z) + beta;
@@ -148,9 +148,9 @@ struct StandoutConstants {
   T alpha, beta;
 };
 
-// Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013. Training: from x
-// and z to y, or from dy and z to dx, as the sampled mask is a constant. A unit whose threshold is
-// NaN is kept, so that the NaN is seen.
+// Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013. In training:
+// from x and z to y, or from dy and z to dx, because the sampled mask is a constant. A unit whose
+// threshold is NaN is kept, so that the NaN reaches the result.
 struct Standout : NoiseFunctor<2, 1, NoiseDraw::kBits> {
   static constexpr auto kName = "Standout";
 
@@ -166,7 +166,7 @@ struct Standout : NoiseFunctor<2, 1, NoiseDraw::kBits> {
   }
 };
 
-// Evaluation: from x and z to x times the keep probability.
+// In evaluation: from x and z to x times the keep probability.
 struct StandoutMean : NoiseFunctor<2, 1, NoiseDraw::kNone> {
   static constexpr auto kName = "StandoutMean";
 
@@ -204,7 +204,7 @@ struct StandoutMeanBackward : NoiseFunctor<3, 2, NoiseDraw::kNone> {
 using NoiseFunctors = NoiseList<noise::Gaussian, noise::ConcreteForward, noise::ConcreteBackward,
                                 noise::Standout, noise::StandoutMean, noise::StandoutMeanBackward>;
 
-// The number by which the tables of kernels find a functor.
+// The index of a functor in the list, and in the tables of kernels.
 template <class Functor>
 constexpr int kNoiseIndex = position_in<Functor>(NoiseFunctors());
 

@@ -1,4 +1,4 @@
-// What the kernels of the noise operators know of a functor in math/noise.h.
+// The interface between the noise kernels and the functors of math/noise.h.
 #pragma once
 
 #include <type_traits>
@@ -11,20 +11,21 @@ namespace fused_dropout {
 enum class NoiseDraw {
   kNone,
   kBits,     // the 16-bit draw of philox.h, as an fp32 number
-  kUniform,  // 24 bits of a random word: k of distributions.h
+  kUniform,  // the upper 24 bits of a random word: k of distributions.h
   kNormal,   // a standard normal number
 };
 
 constexpr int kMaxNoiseInputs = 3, kMaxNoiseOutputs = 2, kMaxNoiseConstants = 4;
 
-// Every functor derives from this and adds
-//   - kName, by which tests find it;
-//   - a struct template Constants<T>, of at most kMaxNoiseConstants members of type T;
-//   - element<Precision>(inputs, draw, constants, results), where `inputs` are one element of each
-//     input tensor and `results` one of each output tensor. If kSum, a further result follows,
-//     which the kernel adds up over all elements. kNone: `draw` has no meaning.
-// Input and output tensors have one dtype and one memory layout. A kernel with several results
-// computes all of them and writes those that the caller wants.
+// The base of a functor: how many tensors its kernel reads and writes, which number each element
+// draws, and whether the kernel also returns a sum over all elements. A functor adds
+//   - kName, the name that tests use;
+//   - Constants<T>, a struct template with at most kMaxNoiseConstants members of type T;
+//   - element<Precision>(inputs, draw, constants, results), a static function that computes one
+//     element of every output tensor from one element of every input tensor. With kSum, `results`
+//     has one more number at its end, the element's term of the sum. With kNone, `draw` is unused.
+// All tensors have the same dtype and memory layout. If a kernel has several results, the caller
+// may want only some of them.
 template <int kInputCount, int kOutputCount, NoiseDraw kDrawnNumber, bool kHasSum = false>
 struct NoiseFunctor {
   static_assert(kInputCount <= kMaxNoiseInputs && kOutputCount <= kMaxNoiseOutputs);
@@ -34,8 +35,8 @@ struct NoiseFunctor {
   static constexpr bool kSum = kHasSum;
   static constexpr int kResults = kOutputs + kSum;
 
-  // CUDA: the constants, where some of them depend on a number in device memory. A functor that
-  // has such a number hides this function.
+  // CUDA: the constants of a call with a scalar in device memory. A functor whose constants depend
+  // on such a scalar hides this function.
   template <class Constants, class C>
   static FD_HD Constants with_scalar(const Constants& constants, const C*) {
     return constants;
@@ -46,7 +47,7 @@ template <class Functor>
 constexpr int kNoiseConstants =
     sizeof(typename Functor::template Constants<double>) / sizeof(double);
 
-// Puts the constants into the array that kernels take.
+// Copies constants to the array in the kernel arguments.
 template <class Functor, class Number>
 void store_constants(const typename Functor::template Constants<double>& constants,
                      Number (&target)[kMaxNoiseConstants]) {

@@ -7,11 +7,11 @@ namespace fused_dropout::gaussian {
 
 constexpr auto kFunction = "gaussian_dropout";
 
-// `strides`: of the result, and of the tensor that the draws are laid out for, where not those of
-// x.
+// `strides` are the strides of the result, and of the tensor that the draws are laid out for. The
+// default is those of x. Only backward gives them.
 CallParams check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
                  const Options& options, at::OptionalSymIntArrayRef strides = {});
-// sigma, from p.
+// sigma = sqrt(p / (1 - p)).
 double scale_of(const CallParams& call);
 
 Tensor call(const Tensor& x, const Tensor& rng_state, const Options& options,

@@ -1,13 +1,13 @@
-// What the schemas of the noise operators have in common: where the draws of a tensor lie among the
-// indices of a mask.
+// Options that all noise operators have: the mask index of each element, which decides about its
+// random number.
 #pragma once
 
 #include "ops/common/arguments.h"
 
 namespace fused_dropout {
 
-// As a schema lists these options, as a C++ function takes them and passes them on, and as the
-// dispatcher is called with those of `o`.
+// These options in a schema, as parameters of a C++ function, as the Options made of those
+// parameters, and as arguments of a dispatcher call.
 constexpr auto kMaskOptions = "int[] shared_dims, SymInt[]? mask_strides, SymInt mask_offset";
 #define FD_MASK_OPTION_PARAMETERS \
   at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset

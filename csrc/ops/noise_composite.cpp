@@ -10,7 +10,7 @@ Tensor number_of(const Tensor& word, at::ScalarType arithmetic) {
   return at::bitwise_right_shift(word, 8).to(arithmetic);
 }
 
-// `slot`: which word of its group an element has.
+// `slot` is the word of its counter that an element draws.
 Tensor uniform_numbers(const WordsOfGroup& words, const Tensor& slot, at::ScalarType arithmetic) {
   return number_of(at::where(slot < 2, at::where(slot < 1, words[0], words[1]),
                              at::where(slot < 3, words[2], words[3])),

@@ -1,5 +1,5 @@
-// What the compositions of plain torch operators have in common for the noise operators: the
-// formulas of math/noise.h, evaluated on tensors.
+// The functors of math/noise.h evaluated on tensors by plain torch operators. These compositions
+// are differentiable any number of times.
 #pragma once
 
 #include <array>
@@ -13,12 +13,12 @@ namespace fused_dropout {
 
 using composition::Value;
 
-// The random numbers that the elements of x draw, in a shape that broadcasts to that of x, whose
-// dense strides are `strides`.
+// The random numbers that the elements of x draw, in a shape that broadcasts to x's. `strides` are
+// the dense strides that the draws are laid out for.
 Value noise_draws(NoiseDraw draw, const CallParams& call, const Tensor& rng_state, const Tensor& x,
                   at::SymIntArrayRef strides);
 
-// The results of a functor on tensors, in the dtype that is computed in.
+// The results of a functor, in arithmetic precision.
 template <class Functor, size_t kInputs>
 std::array<Tensor, Functor::kResults> compose_noise(
     const std::reference_wrapper<const Tensor> (&inputs)[kInputs], const Value& draw,

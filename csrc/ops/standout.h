@@ -12,14 +12,14 @@ struct Settings {
 };
 
 struct Gradient {
-  at::SymIntArrayRef strides;  // of both gradients
+  at::SymIntArrayRef strides;  // of dx and dz
   at::ScalarType z_dtype;      // of dz; dx has that of dy
   std::array<bool, 2> output_mask;
 };
 
 CallParams check(const char* function, const Tensor& x, const Tensor& z,
                  const OptionalTensor& rng_state, const Settings& settings, const Options& options);
-// `x` only in evaluation.
+// `x` is needed in evaluation only.
 CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                           const OptionalTensor& rng_state, const Settings& settings,
                           const Options& options, const Gradient& gradient);

@@ -21,14 +21,15 @@ FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
 
 // ---- draws ------------------------------------------------------------------------------------
 
-// The standard normal numbers of one chunk after another. C is float or double.
+// Standard normal numbers, chunk by chunk. C is float or double.
 template <class C, class Precision>
 class ChunkNormals {
  public:
   explicit ChunkNormals(const MaskIndexing& indexing)
       : indexing_(indexing), source_(indexing, words_, kMaxCount) {}
 
-  // The numbers of `count` <= kChunk elements from `position` on. Some further ones are readable.
+  // The numbers of `count` <= kChunk elements from `position` on. The memory behind them is
+  // readable up to the end of a register.
   FD_HD const C* at(int64_t position, int count) {
     if (in_memory_order(indexing_)) return generate(indexing_.first + position, count, values_);
     fill_general(position, count);
@@ -36,17 +37,18 @@ class ChunkNormals {
   }
 
  private:
-  // Of so many words at a time normal numbers are made.
+  // Words that `convert` turns into normal numbers at a time.
   static constexpr int kStep = std::is_same_v<C, double> ? 2 : 4 * kLanes;
-  // With a neighbour before the first and the whole last step.
+  // A chunk, the neighbour of its first number, and a full last step.
   static constexpr int kMaxCount = kChunk + 2 + kStep;
 
-  // Those of `count` successive indices, somewhere in `target`, which has kMaxCount numbers.
+  // The numbers of `count` consecutive mask indices. The result points into `target`, which has
+  // kMaxCount numbers.
   FD_HD const C* generate(int64_t index, int count, C* target) {
-    const int lane = static_cast<int>(index % 2);
-    const uint32_t* words = source_.generate(index - lane, lane + count, words_);
-    for (int i = 0; i < lane + count; i += kStep) convert(words + i, target + i);
-    return target + lane;
+    const int slot = static_cast<int>(index % 2);  // of the pair
+    const uint32_t* words = source_.generate(index - slot, slot + count, words_);
+    for (int i = 0; i < slot + count; i += kStep) convert(words + i, target + i);
+    return target + slot;
   }
 
   static FD_HD void convert(const uint32_t* words, double* target) {
@@ -73,7 +75,7 @@ class ChunkNormals {
     store_vector(target + kLanes, second);
   }
 
-  // The general indexing: see DrawSourceOf.
+  // The general path, for masks that are not in memory order.
   __attribute__((noinline)) void fill_general(int64_t position, int count) {
     for_each_index_run(
         indexing_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
@@ -88,7 +90,7 @@ class ChunkNormals {
         });
   }
 
-  // The ones generated along with it are kept, as the next one is often its neighbour.
+  // One number. Its neighbours are cached, because the next call often needs one of them.
   FD_HD C single(int64_t index) {
     if (index < cached_first_ || index >= cached_first_ + kStep) {
       cached_first_ = index - index % 2;
@@ -104,8 +106,8 @@ class ChunkNormals {
   alignas(64) C values_[kMaxCount + kPadding], run_values_[kMaxCount], cached_[kMaxCount];
 };
 
-// The draws of one chunk after another, and how a register of them is loaded: at(position, count)
-// returns a pointer that value<V>(pointer) reads. V is a register or double.
+// The draws of a functor, chunk by chunk: at(position, count) returns a pointer to them, and
+// value<V>(pointer) loads as many as V has, which is a pair of registers or a double.
 template <NoiseDraw kDraw, class A>
 class ChunkNoise;
 
@@ -114,7 +116,7 @@ class ChunkNoise<NoiseDraw::kBits, A> : public ChunkDraws {
  public:
   using ChunkDraws::ChunkDraws;
 
-  // In fp32 for double, too.
+  // fp32 for fp64 elements too, see Standout.
   template <class V>
   static FD_HD auto value(const uint16_t* draws) {
     if constexpr (std::is_same_v<V, double>) {
@@ -155,7 +157,7 @@ class ChunkNoise<NoiseDraw::kNormal, A>
 
 // ---- the kernel -------------------------------------------------------------------------------
 
-// What a kernel call keeps in registers: the pointers and the constants.
+// The loop of one kernel call. It keeps pointers and constants in registers.
 template <class T, class Functor>
 class NoiseLoop {
   using A = Arithmetic<T>;
@@ -170,7 +172,7 @@ class NoiseLoop {
       : NoiseLoop(args, Inputs(), Outputs(), std::make_index_sequence<kNoiseConstants<Functor>>()) {
   }
 
-  // Returns the sum over the elements from `begin` to `end`, for a functor that has one.
+  // Returns the sum over the elements from `begin` to `end` if the functor has one, else 0.
   FD_HD double run(const MaskIndexing& mask, int64_t begin, int64_t end) const {
     double total = 0;
     if constexpr (Functor::kDraw == NoiseDraw::kNone) {

@@ -13,11 +13,13 @@ namespace fused_dropout::cuda {
 
 // ---- draws ------------------------------------------------------------------------------------
 
-// The draws of kUnroll groups, `step` apart, for an indexing that is vectorisable: draws(u, k) is
-// that of element k of group u. The 16-bit draws of two groups are generated together.
+// The groups of one iteration. The Philox rounds of two groups with 16-bit draws overlap; a group
+// of words has two counters of its own.
 template <NoiseDraw kDraw>
 constexpr int kNoiseUnroll = kDraw == NoiseDraw::kBits ? 2 : 1;
 
+// The draws of kNoiseUnroll groups, `step` apart, for an indexing that is vectorisable. draws(u, k)
+// is the draw of element k of group u.
 template <NoiseDraw kDraw, class Precision, class C>
 struct GroupNoise;
 
@@ -65,7 +67,7 @@ struct GroupNoise<NoiseDraw::kNormal, Precision, C> {
   FD_HD C operator()(int, int k) const { return normals[k]; }
 };
 
-// The draws of one element after another, for any indexing.
+// The draws of single elements, for any indexing.
 template <NoiseDraw kDraw, class Precision, class C>
 class ElementNoise {
  public:
@@ -104,7 +106,7 @@ struct NoiseWork {
   static constexpr NoiseDraw kDraw = Functor::kDraw;
   static constexpr int kInputs = Functor::kInputs, kOutputs = Functor::kOutputs;
   static constexpr int kUnroll = kNoiseUnroll<kDraw>;
-  // A kernel with one result is called for that result.
+  // The host calls a kernel with one result only if it wants that result.
   static constexpr bool kAlwaysWanted = Functor::kResults == 1;
 
   const NoiseArgs& args;
@@ -128,7 +130,7 @@ struct NoiseWork {
                                 static_cast<const C*>(args.scalar));
   }
 
-  // Not unrolled: formulas are long.
+  // The loop is not unrolled, because formulas are long.
   FD_HD void element_by_element(int64_t base, uint32_t offset) {
     const int64_t first = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - first);
@@ -152,7 +154,7 @@ struct NoiseWork {
     }
   }
 
-  // All loads come first, so that they overlap.
+  // All loads are issued first, so that they overlap.
   template <int kCount>
   FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) {
     static_assert(kCount == kUnroll);
@@ -234,7 +236,7 @@ void launch_noise_of(int functor, const NoiseArgs& args, Stream stream) {
   launch_noise_in<T>(NoiseFunctors(), functor, args, stream);
 }
 
-// One translation unit for each type.
+// Each type has a translation unit of its own: see cuda/instantiations.
 #define FD_INSTANTIATE(T) template void launch_noise_of<T>(int, const NoiseArgs&, Stream);
 
 }  // namespace fused_dropout::cuda

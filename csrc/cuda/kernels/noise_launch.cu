@@ -6,7 +6,7 @@ namespace fused_dropout::cuda {
 
 ColumnSums flat_sums(const void* partials, const Layout& layout, void* target) {
   ColumnSums sums{partials, layout, partial_rows(layout), 1, {target}};
-  // One long channel: it fills a thread block by itself.
+  // One long channel, so that all threads of one thread block add it up.
   sums.layout.inner = layout.period;
   sums.layout.by_inner = Divisor(layout.period);
   return sums;
