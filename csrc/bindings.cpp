@@ -10,11 +10,13 @@
 #include "binding_arguments.h"
 #include "cpu/capability.h"
 #include "math/activations.h"
+#include "ops/concrete.h"
 #include "ops/drop_block.h"
 #include "ops/gated.h"
-#include "ops/noise.h"
+#include "ops/gaussian.h"
 #include "ops/norm.h"
 #include "ops/pointwise.h"
+#include "ops/standout.h"
 
 namespace fused_dropout {
 namespace {
@@ -72,7 +74,7 @@ PYBIND11_MODULE(_C, m) {
   FD_BIND(dropout_add_norm,
           norm::forward_entry<norm::eager_forward, std::tuple<Tensor, Tensor>, const EagerCall&>);
   FD_BIND(drop_block, drop_block::apply_entry<drop_block::eager_apply, const EagerCall&>);
-  FD_BIND(gaussian_dropout, gaussian::entry<gaussian::eager, OptionalTensor, const EagerCall&>);
+  FD_BIND(gaussian_dropout, gaussian::eager_entry<gaussian::eager_call>);
   FD_BIND(concrete_dropout,
           concrete::forward_entry<concrete::eager_forward, OptionalTensor, const EagerCall&>);
   FD_BIND(standout, standout::forward_entry<standout::eager_forward, const EagerCall&>);

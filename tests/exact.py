@@ -5,6 +5,7 @@ again.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -120,6 +121,36 @@ FUNCTIONS = {
         lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5)),
     ),
     "squared_relu": (lambda x: F.relu(x).square(), lambda x: 2 * F.relu(x)),
+}
+
+
+def _sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def _selu(x):
+    return 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x))
+
+
+# The values for one Python number at a time, without torch: tests/reference compares the package's
+# reference with these.
+FORMULAS = {
+    "identity": lambda x: x,
+    "relu": lambda x: max(x, 0),
+    "relu6": lambda x: min(max(x, 0), 6),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
+    "silu": lambda x: x * _sigmoid(x),
+    "sigmoid": _sigmoid,
+    "tanh": math.tanh,
+    "elu": lambda x: x if x > 0 else math.expm1(x),
+    "selu": _selu,
+    "softplus": lambda x: math.log1p(math.exp(x)),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
+    "squared_relu": lambda x: max(x, 0) ** 2,
 }
 
 

@@ -16,7 +16,7 @@ import fused_dropout.functional as FF
 from fused_dropout import reference
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda_emulator"))
-from shim import Grid, Kernels, divide
+from shim import ColumnGrid, Kernels, divide
 
 OFFSET = 8
 STATE = state(SEED, OFFSET)
@@ -114,11 +114,11 @@ THREADS = 128  # of a block: kThreads in csrc/cuda/device/column_loop.cuh
     [(1000, 1), (2**20 + 3, 1000), (2**33 + 5, 1), (2**35, 4096), (2**34 + 8, 8191),
      (3 * 2**36, 2**31), (2**38, 2**37), (2**36 + 1, 2**36 + 1), (2**37, 2**28 + 3)],
 )  # fmt: skip
-def test_walks_of_tensors_of_any_size(numel, channels, backward):
+def test_column_loops_of_tensors_of_any_size(numel, channels, backward):
     """A thread visits its column of the block's rows, as many of them as the tensor has."""
-    grid = Grid(numel, channels, backward=backward)
+    grid = ColumnGrid(numel, channels, backward=backward)
     assert grid.column_blocks * grid.row_blocks < 2**31, "more blocks than a launch takes"
-    groups = grid.groups + (numel % 8 > 0)
+    groups = grid.full_groups + (numel % 8 > 0)
     deep = THREADS // grid.width
     for row_block in (0, grid.row_blocks // 2, grid.row_blocks - 1):
         for column_block in (0, grid.column_blocks // 2, grid.column_blocks - 1):
@@ -141,7 +141,7 @@ def test_walks_of_tensors_of_any_size(numel, channels, backward):
 @pytest.mark.parametrize("channels", [1, 8, 96, 240, 256, 1000, 4096])
 def test_lanes_that_are_idle(channels):
     """None without a bias; with one no more than one in 32."""
-    grid = Grid(2**27, channels)
+    grid = ColumnGrid(2**27, channels)
     places = grid.column_blocks * grid.width
     assert places == grid.columns if channels == 1 else 32 * (places - grid.columns) <= places
 
@@ -153,7 +153,7 @@ def test_threads_of_large_tensors_do_much(numel, channels, backward):
 
     Backward has fewer blocks, as each leaves partial sums.
     """
-    grid = Grid(numel, channels, backward=backward)
+    grid = ColumnGrid(numel, channels, backward=backward)
     count, _, _ = grid.visited(grid.column_blocks, 0)
     assert count >= 16
     assert grid.column_blocks * grid.row_blocks >= (2048 if backward else 4096)

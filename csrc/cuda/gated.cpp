@@ -120,7 +120,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   args.dgate = advanced(dx.data(), halves.gate, dtype);
   args.dvalue = advanced(dx.data(), halves.value, dtype);
   // The kernel writes into dbias itself where each channel has one partial sum.
-  const bool is_total = are_totals(args.layout) && gradient.bias_dtype == arithmetic;
+  const bool is_total = partials_are_totals(args.layout) && gradient.bias_dtype == arithmetic;
   Tensor partials;
   if (need_dbias && is_total) {
     args.gate_partials = advanced(dbias.mutable_data_ptr(), halves.gate, arithmetic);
@@ -134,7 +134,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   launch_gated_backward(args, storage_of(dtype), call.activation, stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (need_dbias && !is_total) {
-    ColumnSums sums{args.gate_partials, args.layout, copies_in(args.layout), 2, {}};
+    ColumnSums sums{args.gate_partials, args.layout, partial_copies(args.layout), 2, {}};
     sums.targets[0] = advanced(dbias.mutable_data_ptr(), halves.gate, gradient.bias_dtype);
     sums.targets[1] = advanced(dbias.mutable_data_ptr(), halves.value, gradient.bias_dtype);
     launch_column_sums(sums, arithmetic == at::kDouble, storage_of(gradient.bias_dtype),

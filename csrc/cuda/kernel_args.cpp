@@ -48,7 +48,7 @@ Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype) {
   return given ? given->to(vector_dtype(given->scalar_type(), x_dtype)).contiguous() : Tensor();
 }
 
-Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype) {
+VectorOperand vector_argument(const Tensor& vector, at::ScalarType x_dtype) {
   if (!vector.defined()) return {};
   return {vector.const_data_ptr(), vector.scalar_type() != x_dtype};
 }

@@ -26,7 +26,7 @@ MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count);
 
 // Kernels take vectors beside an x of this dtype in that or fp32.
 at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype);
-Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);  // undefined for none
-Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype);    // undefined for none
+Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);       // undefined for none
+VectorOperand vector_argument(const Tensor& vector, at::ScalarType x_dtype);  // undefined for none
 
 }  // namespace fused_dropout::cuda

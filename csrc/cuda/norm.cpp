@@ -18,7 +18,7 @@ using norm::Kind;
 using norm::NormCallParams;
 using norm::Types;
 
-bool fits(const RowLayout& layout) { return can_index(layout.mask) && layout.width <= kMostWidth; }
+bool fits(const RowLayout& layout) { return can_index(layout.mask) && layout.width <= kMaxWidth; }
 
 // The tensors that a kernel's arguments point to, as it takes them.
 struct Operands {
@@ -137,7 +137,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
   for (int i = 0; i < kNormVectors; ++i) {
     const bool is_wanted = wanted[norm::kDbias + i];
     sums[i] = at::empty({is_wanted ? layout.width : 0}, dy_any.options().dtype(given));
-    args.place_of[kVectors[i]] = is_wanted ? totals.vectors : -1;
+    args.index_of[kVectors[i]] = is_wanted ? totals.vectors : -1;
     if (is_wanted) totals.targets[totals.vectors++] = sums[i].mutable_data_ptr();
   }
   const auto results = [&]() -> norm::Gradients {
@@ -175,7 +175,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
     partials = at::empty({args.vectors, totals.copies, layout.width},
                          dy.options().dtype(types.arithmetic()));
     args.partials = partials.mutable_data_ptr();
-    const int64_t bytes = norm_scratch(args, kernel_types(types));
+    const int64_t bytes = norm_scratch_bytes(args, kernel_types(types));
     if (bytes > 0) {
       scratch = at::empty({bytes}, dy.options().dtype(at::kByte));
       args.scratch = scratch.mutable_data_ptr();

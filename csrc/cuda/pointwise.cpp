@@ -134,7 +134,8 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   args.parameter = call.parameter;
   args.partials = nullptr;
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
-  const bool is_total = need_dbias && are_totals(args.layout) && dbias.scalar_type() == arithmetic;
+  const bool is_total =
+      need_dbias && partials_are_totals(args.layout) && dbias.scalar_type() == arithmetic;
   if (need_dbias) {
     partials = is_total ? dbias
                         : at::empty({partial_rows(args.layout), args.layout.period},
@@ -145,7 +146,7 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (need_dbias && !is_total) {
     const ColumnSums sums{
-        args.partials, args.layout, copies_in(args.layout), 1, {dbias.mutable_data_ptr()}};
+        args.partials, args.layout, partial_copies(args.layout), 1, {dbias.mutable_data_ptr()}};
     launch_column_sums(sums, arithmetic == at::kDouble, storage_of(*gradient.bias_dtype),
                        stream_of(dy));
     C10_CUDA_KERNEL_LAUNCH_CHECK();

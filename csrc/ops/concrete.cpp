@@ -1,14 +1,11 @@
-// Concrete dropout: schemas, checks of arguments, calls, shapes of results, and autograd.
+// Concrete dropout: schemas, checks of arguments, calls, and shapes of results.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "ops/common/autograd.h"
 #include "ops/common/operator_handle.h"
-#include "ops/common/saved_call.h"
-#include "ops/noise.h"
+#include "ops/concrete.h"
 
 namespace fused_dropout::concrete {
 
@@ -60,9 +57,6 @@ Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& logi
 
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
 Tensor forward_meta(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                     double temperature, const Options& options) {
   check("concrete_dropout", x, logit, rng_state, temperature, options);
@@ -79,64 +73,6 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const Tensor& logit,
   }
   if (gradient.output_mask[1]) dlogit = at::empty_symint(logit.sym_sizes(), logit.options());
   return {dx, dlogit};
-}
-
-struct SavedCall {
-  CallParams call;
-  double temperature;
-  std::vector<c10::SymInt> strides;
-};
-
-template <class Archive>
-void list_fields(Archive& archive, SavedCall& s) {
-  archive(s.call, s.temperature, s.strides);
-}
-
-struct ConcreteDropout : torch::autograd::Function<ConcreteDropout> {
-  static constexpr bool is_traceable = true;
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& logit,
-                        const Tensor& rng_state, double temperature, const Options& options) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor y = call_forward(x, logit, rng_state, temperature, options);
-    SavedCall state{check("concrete_dropout", x, logit, rng_state, temperature, options),
-                    temperature, y.sym_strides().vec()};
-    save_call(ctx, state);
-    ctx->save_for_backward({x, logit, rng_state});
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto state = read_call<SavedCall>(ctx);
-    const auto saved = ctx->get_saved_variables();
-    const bool needs_x = ctx->needs_input_grad(0), needs_logit = ctx->needs_input_grad(1);
-    auto [dx, dlogit] =
-        call_backward(grads[0], saved[0], saved[1], saved[2], state.temperature,
-                      state.call.options(), {state.strides, {needs_x, needs_logit}});
-    return {needs_x ? dx : Tensor(), needs_logit ? dlogit : Tensor(), {}, {}, {}};
-  }
-};
-
-Tensor forward_autograd(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
-                        double temperature, const Options& options) {
-  if (needs_composite(x, logit)) {
-    return compose_forward(x, logit, rng_state, temperature, options);
-  }
-  if (needs_graph(x, logit)) {
-    return ConcreteDropout::apply(x, logit, rng_state, temperature, options);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, logit, rng_state, temperature, options);
-}
-
-Gradients backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& logit,
-                            const Tensor& rng_state, double temperature, const Options& options,
-                            const Gradient& gradient) {
-  if (needs_composite(dy, x, logit) || needs_graph(dy, x, logit)) {
-    return compose_backward(dy, x, logit, rng_state, temperature, options, gradient);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, x, logit, rng_state, temperature, options, gradient);
 }
 
 }  // namespace
@@ -156,11 +92,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
 TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
   m.impl("concrete_dropout", forward_entry<forward_meta>);
   m.impl("concrete_dropout_backward", backward_entry<backward_meta>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
-  m.impl("concrete_dropout", forward_entry<forward_autograd>);
-  m.impl("concrete_dropout_backward", backward_entry<backward_autograd>);
 }
 
 }  // namespace fused_dropout::concrete

@@ -12,7 +12,7 @@ from helpers import DTYPES, SEED, in_order, same_bits
 from fused_dropout import reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cuda_emulator"))
-from shim import BlockKernels
+from shim import DropBlockKernels
 
 P, OFFSET = 0.3, 8
 STATE = (SEED, OFFSET)
@@ -20,8 +20,8 @@ STATE = (SEED, OFFSET)
 
 def check(x, p=P, block_size=7, **options):
     """Count, mask, values of the reference, bit by bit; every element is written."""
-    call = BlockKernels(x, p, block_size, seed=SEED, offset=OFFSET, **options)
-    assert call.has_tiles()
+    call = DropBlockKernels(x, p, block_size, seed=SEED, offset=OFFSET, **options)
+    assert call.can_tile()
     mask = reference.drop_block_mask(x, p, block_size, STATE, **options)
     kept = call.count()
     assert kept == int(mask.sum())
@@ -80,7 +80,7 @@ def test_many_small_volumes():
 
 
 def test_everything_dropped():
-    call = BlockKernels(maps((3, 4, 7, 7)), 1.0, seed=SEED, offset=OFFSET)
+    call = DropBlockKernels(maps((3, 4, 7, 7)), 1.0, seed=SEED, offset=OFFSET)
     assert call.count() == 0
     assert bool((call.apply(0) == 0).all())
 
@@ -88,7 +88,7 @@ def test_everything_dropped():
 def test_nothing_leaks_from_blocks():
     x = torch.full((2, 3, 14, 14), torch.nan)
     mask = reference.drop_block_mask(x, P, 7, STATE)
-    y = BlockKernels(x, P, seed=SEED, offset=OFFSET).apply(100)
+    y = DropBlockKernels(x, P, seed=SEED, offset=OFFSET).apply(100)
     assert torch.equal(y.isnan(), mask)
 
 
@@ -98,14 +98,14 @@ def test_pointers_that_are_not_aligned(dtype):
     x = memory[1:5881].view(3, 10, 14, 14)
     check(x)
     out = torch.empty(5999, dtype=dtype)[3:5883].view(x.shape)
-    BlockKernels(x, P, seed=SEED, offset=OFFSET).apply(1000, out)
+    DropBlockKernels(x, P, seed=SEED, offset=OFFSET).apply(1000, out)
     assert same_bits(
-        out.contiguous(), BlockKernels(x.clone(), P, seed=SEED, offset=OFFSET).apply(1000)
+        out.contiguous(), DropBlockKernels(x.clone(), P, seed=SEED, offset=OFFSET).apply(1000)
     )
 
 
 def test_what_tiles_cannot_hold():
     """Blocks that reach further than a tile can: the composition takes over."""
-    assert not BlockKernels(in_order((1, 33, 60, 60, 60), (0, 2, 3, 4, 1)), P, 41).has_tiles()
+    assert not DropBlockKernels(in_order((1, 33, 60, 60, 60), (0, 2, 3, 4, 1)), P, 41).can_tile()
     both = in_order((40, 3, 9, 9), (2, 3, 0, 1))
-    assert not BlockKernels(both, P, shared_channels=True).has_tiles()
+    assert not DropBlockKernels(both, P, shared_channels=True).can_tile()

@@ -1,4 +1,4 @@
-"""Runs a generated call of a public function, forward and backward, and says what is wrong."""
+"""Runs a generated call of a public function, forward and backward, and checks its results."""
 
 import torch
 from fuzz_functions import expected
@@ -8,16 +8,18 @@ from helpers import same_bits
 import fused_dropout.functional as FF
 from fused_dropout import reference
 
-# Errors, relative to the largest number of the result, that no rounding explains: it is not about
-# accuracy here, which tests/test_accuracy.py measures, but about numbers from elsewhere.
+# Bounds of the error relative to the largest number of the result. They are far above any rounding
+# error, because these tests look for wrong elements and wrong memory. tests/test_accuracy.py is
+# about accuracy.
 _TOLERANCE = {
-    torch.float64: 1e-9,  # where all tensors are: a branch is computed in the dtype of x
+    torch.float64: 1e-9,  # if all tensors have it: a branch is computed in the dtype of x
     torch.float32: 2e-4,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-# Normalised rows of equal numbers are a quotient of what rounding has left.
-_ILL = ("dropout_add_layer_norm", "dropout_add_rms_norm")
+# The norms. In a row of nearly equal numbers, the normalised values are rounding errors divided by
+# each other. So results are compared only in rows of three or more numbers, and gradients never.
+_ILL_CONDITIONED = ("dropout_add_layer_norm", "dropout_add_rms_norm")
 
 
 def _tuple(result):
@@ -73,7 +75,7 @@ def _has_gradient(call, key):
 
 
 def _upstream(result, seed):
-    """Values without pattern, in another layout than the result's."""
+    """A random upstream gradient, in another layout than the result."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(result.shape, generator=generator).to(result.dtype)
     return values.flip(0).mT.contiguous().mT if result.dim() > 1 else values
@@ -87,7 +89,7 @@ def _wide(value, layout_of):
 
 
 def _compare(call, before, x, results, gradients, upstream):
-    """Against the reference in fp64, where all numbers are finite and not large."""
+    """Compares with the reference in fp64, if all numbers are finite and not large."""
     wide = {key: _wide(value, x if key == "x" else value) for key, value in before.items()}
     tensors = {**call.arguments, **wide}
     exact = expected(call, tensors)
@@ -95,7 +97,7 @@ def _compare(call, before, x, results, gradients, upstream):
     if any(getattr(value, "values", "normal") != "normal" for value in call.arguments.values()):
         return
     slack = _standout_slack(call, tensors)
-    ill = call.function in _ILL and results[0].shape[-1] < 3
+    ill = call.function in _ILL_CONDITIONED and results[0].shape[-1] < 3
     for one, truth in zip(results, exact, strict=True):
         if not ill:
             _check_near(call.function, one, truth, _tolerance_of(before, one), slack)
@@ -115,7 +117,7 @@ def _compare(call, before, x, results, gradients, upstream):
         assert one.shape == before[key].shape and one.dtype == before[key].dtype, key
         if truth is None:
             truth = torch.zeros(one.shape, dtype=torch.float64)
-        if not ill and call.function not in _ILL:
+        if not ill and call.function not in _ILL_CONDITIONED:
             _check_near(f"gradient by {key}", one, truth, _tolerance_of(before, one), slack)
 
 
@@ -125,7 +127,7 @@ def _tolerance_of(arguments, result):
 
 
 def _standout_slack(call, tensors):
-    """Where a threshold that is computed in fp32 may differ from the exact one."""
+    """The elements for which a threshold computed in fp32 may differ from the exact one."""
     if call.function != "standout" or not call.arguments["training"]:
         return None
     exact = reference.standout_threshold(

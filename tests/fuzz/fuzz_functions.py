@@ -1,6 +1,7 @@
-"""Calls of the public functions: how they are generated, and what they have to give.
+"""Generated calls of the public functions, and their expected results.
 
-A call is a name and a dict of arguments, in which tensors are the data of fuzz_tensors.py.
+A call is the name of a function and a dict of arguments. Tensors are described as data, see
+fuzz_tensors.py.
 """
 
 from typing import NamedTuple
@@ -28,7 +29,7 @@ class Call(NamedTuple):
     arguments: dict
 
     def build(self):
-        """The arguments with tensors for the data."""
+        """The arguments, with tensors instead of their descriptions."""
         return {
             key: value.build() if isinstance(value, (Spec, Ints)) else value
             for key, value in self.arguments.items()
@@ -43,8 +44,8 @@ def maybe(strategy):
 
 
 @st.composite
-def _place(draw, shape):
-    """What all drawing functions take."""
+def _mask_options(draw, shape):
+    """The arguments that all functions with a mask have in common."""
     arguments = {
         "p": draw(probabilities()),
         "rng_state": draw(states()),
@@ -79,7 +80,7 @@ def _activation(draw):
 @st.composite
 def _dropout(draw):
     x = draw(specs(shapes()))
-    options = draw(_place(x.shape)) | draw(_mode())
+    options = draw(_mask_options(x.shape)) | draw(_mode())
     return Call("dropout", {"x": x, **options, "inplace": draw(st.booleans())})
 
 
@@ -95,7 +96,7 @@ def _bias_act_dropout(draw):
     }
     return Call(
         "bias_act_dropout",
-        arguments | draw(_place(x.shape)) | draw(_mode()) | draw(_activation()),
+        arguments | draw(_mask_options(x.shape)) | draw(_mode()) | draw(_activation()),
     )
 
 
@@ -103,7 +104,7 @@ def _bias_act_dropout(draw):
 def _bias_glu_dropout(draw):
     *rows, width = draw(shapes(least=1, elements=3000))
     x = draw(specs((*rows, 2 * width)))
-    options = draw(_place((*rows, width))) | draw(_mode()) | draw(_activation())
+    options = draw(_mask_options((*rows, width))) | draw(_mode()) | draw(_activation())
     options.pop("noise_shape", None)
     bias = draw(maybe(specs((2 * width,))))
     return Call(
@@ -126,7 +127,7 @@ def _norm(draw):
     }
     if kind == "layer_norm":
         arguments["norm_bias"] = draw(vector)
-    options = draw(_place(x.shape)) | draw(_mode()) | draw(_activation())
+    options = draw(_mask_options(x.shape)) | draw(_mode()) | draw(_activation())
     return Call(f"dropout_add_{kind}", arguments | options)
 
 
@@ -134,7 +135,7 @@ def _norm(draw):
 def _noise(draw):
     function = draw(st.sampled_from(("gaussian_dropout", "concrete_dropout", "standout")))
     x = draw(specs(shapes()))
-    options = draw(_place(x.shape))
+    options = draw(_mask_options(x.shape))
     p = options.pop("p")
     if function == "gaussian_dropout":
         extra = {"p": min(p, 0.99)}
@@ -203,13 +204,14 @@ CALLS = {
 }
 
 
-# ---------------------------------------------------------------- what they have to give
+# ---------------------------------------------------------------- expected results
 
 
 def expected(call, arguments):
-    """The reference's result, in the precision of the arguments that it is given; a tuple.
+    """Returns the results of the reference as a tuple, in the precision of `arguments`.
 
-    `arguments` are those of the call with an `x` in the layout that decides about the mask.
+    `arguments` are those of the call as tensors. `x` has the layout of the call, because the mask
+    depends on it.
     """
     given, name = dict(arguments), call.function
     given.pop("inplace", None)
@@ -231,7 +233,7 @@ def expected(call, arguments):
         )
         return result if isinstance(result, tuple) else (result,)
     if name == "drop_block":
-        if x.numel() == 0:  # there is no share of it that a block takes
+        if x.numel() == 0:  # the reference would divide by the number of elements
             return (x,)
         return (reference.drop_block(x, p, given.pop("block_size"), state, **given),)
     if name == "embedding_dropout":

@@ -1,6 +1,6 @@
-"""Calls of the operators torch.ops.fused_dropout.*, of whose arguments some do not fit the others.
+"""Generated calls of the operators torch.ops.fused_dropout.*, in which some arguments are wrong.
 
-Whatever is passed, an operator gives a result or raises an error that says what is wrong.
+For any arguments, an operator returns a result or raises an error that says what is wrong.
 """
 
 import math
@@ -35,7 +35,7 @@ class OperatorCall(NamedTuple):
     arguments: dict
 
     def run(self):
-        """Returns the error, if there is one."""
+        """Runs the call and returns its error, or None."""
         announce(self)
         schema = SCHEMAS[self.operator]
         given = {
@@ -62,7 +62,7 @@ def check_operator(call):
     assert "INTERNAL ASSERT" not in str(error), error
 
 
-# ---------------------------------------------------------------- arguments that fit
+# ---------------------------------------------------------------- valid arguments
 
 
 def _strides(shape):
@@ -74,8 +74,8 @@ def _strides(shape):
 
 
 @st.composite
-def _fitting(draw, operator, shape):
-    """By name, a strategy for each argument; `shape` is that of the result."""
+def _valid_arguments(draw, operator, shape):
+    """A valid value for each argument name of the schemas; `shape` is that of the result."""
     dtype = draw(st.sampled_from(DTYPES))
     is_gated, is_norm = "glu" in operator, "norm" in operator
     x_shape = (*shape[:-1], 2 * shape[-1]) if is_gated else shape
@@ -142,9 +142,9 @@ def _fitting(draw, operator, shape):
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- arguments that do not
+# ---------------------------------------------------------------- invalid arguments
 
-# Nothing between what is computed in no time and what no machine has.
+# Sizes are either computed at once or impossible to allocate; none in between.
 _NUMBERS = st.one_of(
     st.integers(-3, 40),
     st.sampled_from((2**40, 2**62, 2**63 - 1, -(2**62), -(2**63))),
@@ -175,13 +175,13 @@ def _close_to(draw, spec):
     elif change == 2:
         shape.insert(draw(st.integers(0, len(shape))), draw(st.integers(0, 3)))
     elif shape:
-        place = draw(st.integers(0, len(shape) - 1))
-        shape[place] = max(0, draw(st.sampled_from((shape[place] - 1, shape[place] + 1, 0, 1))))
+        dim = draw(st.integers(0, len(shape) - 1))
+        shape[dim] = max(0, draw(st.sampled_from((shape[dim] - 1, shape[dim] + 1, 0, 1))))
     return spec._replace(shape=tuple(shape))
 
 
 @st.composite
-def _unfit(draw, kind, value):
+def _invalid_value(draw, kind, value):
     """Another value for an argument of this type in the schema."""
     if kind.startswith("Optional") and draw(st.integers(0, 3)) == 0:
         return None
@@ -210,23 +210,23 @@ def _unfit(draw, kind, value):
 def operator_calls(draw, operator):
     least = 3 if "block" in operator else 1
     shape = draw(shapes(least=least, most=4, elements=1200))
-    arguments = draw(_fitting(operator, shape))
+    arguments = draw(_valid_arguments(operator, shape))
     schema = SCHEMAS[operator]
     names = {argument.name: _kind_of(argument) for argument in schema.arguments}
     chosen = {name: arguments[name] for name in names}
-    # Memory is what tensors have: they are every second change.
+    # Half of the changes are to tensors, because wrong tensors cause wrong memory accesses.
     tensors = [name for name in sorted(names) if "Tensor" in names[name]]
     for _ in range(draw(st.integers(0, 3))):
         name = draw(st.sampled_from(tensors) | st.sampled_from(sorted(names)))
         if names[name] == "ScalarType":
             chosen[name] = draw(st.sampled_from((*DTYPES, "int64", "bool", "complex64")))
         else:
-            chosen[name] = draw(_unfit(names[name], chosen[name]))
+            chosen[name] = draw(_invalid_value(names[name], chosen[name]))
     return OperatorCall(operator, chosen)
 
 
 def _kind_of(argument):
-    """As the schema writes it: torch takes a dtype for an int."""
+    """The type in the schema. For torch, a dtype has the type int."""
     if argument.name == "dtype" or argument.name.endswith("_dtype"):
         return "ScalarType"
     return str(argument.type)

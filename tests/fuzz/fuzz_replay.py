@@ -1,4 +1,4 @@
-"""Runs the call that is written in a file, as fuzz_run.py has saved it."""
+"""Runs the call in a file that fuzz_run.py has saved."""
 
 import math
 import sys
@@ -22,7 +22,7 @@ def main():
         check_call(call)
     else:
         check_operator(call)
-    print("nothing is wrong with it")
+    print("passed")
 
 
 if __name__ == "__main__":

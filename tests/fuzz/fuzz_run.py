@@ -1,8 +1,9 @@
 """Runs the fuzz tests of this folder for some minutes, on each instruction set in turn.
 
-The package is the one in `--package`; `--sanitizers` says which it was built with.
-Rounds grow. Their seeds are 0, 1, 2 and so on, or random ones. The first round that fails ends it:
-what pytest and the sanitizers say, and the call that did it, are saved in build/fuzz.
+`--package` is the folder of the package; `--sanitizers` names the sanitizers it was built with.
+Each round has more examples than the one before. Seeds are 0, 1, 2 and so on, or random numbers.
+The program ends at the first round that fails. It saves the output of pytest and the sanitizers,
+and the call that failed, in build/fuzz.
 
 `--replay FILE` runs one saved call.
 """
@@ -19,10 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "tests" / "fuzz"
 OUT = ROOT / "build" / "fuzz"
 
-# What has to be loaded before anything else, and the options.
+# The libraries to preload, and the options of the sanitizers.
 LIBRARY = {"memory": "libasan.so", "threads": "libtsan.so"}
 OPTIONS = {
-    # Python frees little at its end. An impossible size is an error of the allocation, as ever.
+    # Leaks are not detected, because Python does not free all of its memory when it ends. An
+    # allocation of an impossible size returns null, as without sanitizers.
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66",
@@ -32,7 +34,7 @@ OPTIONS = {
 def environment(sanitizers):
     variables = {**os.environ, "OMP_NUM_THREADS": "2"}
     if sanitizers:
-        # libstdc++ too, as its exceptions are intercepted.
+        # libstdc++ as well, because the sanitizers intercept its exceptions.
         names = (LIBRARY[sanitizers], "libstdc++.so.6")
         found = [
             subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
@@ -49,8 +51,9 @@ def capabilities(package, variables):
 
 
 def run_round(package, variables, capability, seed, examples, call):
-    """Returns pytest's exit status and what was said."""
-    # Sanitizers write to the process's own stderr just before they end it.
+    """Returns the exit status and the output of pytest."""
+    # Sanitizers write to the stderr of the process before they end it; --capture=sys does not
+    # capture that.
     program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     how = ("-x", "--tb=short", "--capture=sys", "-p", "no:cacheprovider")
     done = subprocess.run(
@@ -74,7 +77,7 @@ def main():
     parser.add_argument("--package", type=Path, default=ROOT)
     parser.add_argument("--sanitizers", choices=LIBRARY)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--random", action="store_true", help="other seeds every time")
+    parser.add_argument("--random", action="store_true", help="begin at a random seed")
     parser.add_argument("--replay", type=Path)
     options = parser.parse_args()
     package, variables = options.package.resolve(), environment(options.sanitizers)
@@ -96,8 +99,8 @@ def main():
             log = call.with_suffix(".log")
             log.write_text(output)
             print(output[-20000:])
-            print(f"{capability}, seed {seed}: {log} says what is wrong, {call} is the call:")
-            print(call.read_text() if call.exists() else "none was made")
+            print(f"{capability}, seed {seed}: failed; the output is in {log}, the call in {call}:")
+            print(call.read_text() if call.exists() else "no call was saved")
             sys.exit(1)
         call.unlink(missing_ok=True)
         print(f"{capability}, seed {seed}: {examples} examples of each test passed", flush=True)

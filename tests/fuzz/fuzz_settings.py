@@ -1,7 +1,9 @@
-"""How long a fuzz test goes on, and where the call that it is at can be read after a crash.
+"""The number of examples of a fuzz test, and the file that holds the running call after a crash.
 
-FUSED_DROPOUT_FUZZ_EXAMPLES=n  examples of each test, from the seed that pytest is given
-FUSED_DROPOUT_FUZZ_CALL=file   the call that runs, written before it does
+Environment variables:
+
+FUSED_DROPOUT_FUZZ_EXAMPLES=n  each test runs n examples, generated from the seed given to pytest
+FUSED_DROPOUT_FUZZ_CALL=file   each call is written to this file before it runs
 """
 
 import os
@@ -17,7 +19,7 @@ _CALL = os.environ.get("FUSED_DROPOUT_FUZZ_CALL")
 
 
 def _is_compiled(activation):
-    """A build with sanitizers has a few of them: which memory a kernel touches depends on none."""
+    """Whether the build has the activation. A build with sanitizers has only some."""
     try:
         FF.bias_act_dropout(
             torch.zeros(1), p=0.5, activation=activation, rng_state=torch.tensor([0, 0])
@@ -32,8 +34,8 @@ def _is_compiled(activation):
 ACTIVATIONS = tuple(filter(_is_compiled, FF.ACTIVATIONS))
 
 
-def few(examples):
-    """The settings of a test; in the normal suite it has this many examples, always the same."""
+def fuzz_settings(examples):
+    """The settings of a test. In the normal test suite it has `examples` fixed examples."""
     return settings(
         max_examples=int(_EXAMPLES or examples),
         derandomize=_EXAMPLES is None,
@@ -45,5 +47,6 @@ def few(examples):
 
 
 def announce(call):
+    """Saves the call that is about to run."""
     if _CALL:
         Path(_CALL).write_text(repr(call) + "\n")

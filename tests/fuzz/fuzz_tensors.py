@@ -1,6 +1,7 @@
-"""Tensors as data: what a generated call is made of, whose `repr` is a program that makes it again.
+"""Descriptions of tensors, of which generated calls are made, and strategies for arguments.
 
-Their memory is allocated to the element, so that AddressSanitizer sees a step beyond it.
+The `repr` of a description is Python code that creates it again. The memory of a tensor ends at its
+last element, so that AddressSanitizer detects any access beyond it.
 """
 
 import math
@@ -23,14 +24,14 @@ LAYOUTS = (
 VALUES = ("normal", "large", "special")
 SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 0.0, 1e-45, -6e-8, 1e38, 65504.0, 5e-324, -1.0)
 
-# Around what kernels work on at once: registers of 4 to 32 elements, blocks of 512.
+# Around the sizes of the pieces that kernels work on: registers of 4 to 32 elements, chunks of 512.
 _WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 511, 512, 513, 1025)
 _EDGE_NUMBERS = (0, 1, -1, 2**32 - 1, 2**32, 2**63 - 1, -(2**63))
 _EDGE_OFFSETS = (0, 4, 8, 2**32 - 4, 2**32, 2**62, 2**63 - 4)
 
 
 class Spec(NamedTuple):
-    """A tensor."""
+    """A floating-point, integer or boolean tensor of random values."""
 
     shape: tuple
     dtype: str = "float32"
@@ -62,7 +63,7 @@ class Spec(NamedTuple):
 
 
 class Ints(NamedTuple):
-    """An int64 tensor of these values, or of this one value."""
+    """An int64 tensor of these values, or a 0-d one of this value."""
 
     numbers: tuple | int
 
@@ -79,8 +80,8 @@ def _laid_out(x, layout, seed):
     if layout == "channels_last" and x.dim() == 4:
         return x.contiguous(memory_format=torch.channels_last)
     if layout == "sliced" and dims:
-        whole = x.new_empty([size + 1 + dim % 2 for dim, size in enumerate(x.shape)])
-        part = whole[tuple(slice(1, 1 + size) for size in x.shape)]
+        larger = x.new_empty([size + 1 + dim % 2 for dim, size in enumerate(x.shape)])
+        part = larger[tuple(slice(1, 1 + size) for size in x.shape)]
         return part.copy_(x)
     if layout == "stepped" and dims:
         return x.new_empty([*x.shape[:-1], 2 * x.shape[-1]])[..., ::2].copy_(x)
@@ -102,7 +103,7 @@ def sizes():
 
 @st.composite
 def shapes(draw, least=0, most=5, elements=6000):
-    """Of few elements in all, with at most one long dimension but where others are short."""
+    """Shapes of at most `elements` elements: long dimensions only if the others are short."""
     shape = []
     for _ in range(draw(st.integers(least, most))):
         size = draw(sizes())

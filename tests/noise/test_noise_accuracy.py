@@ -1,4 +1,4 @@
-"""How close the numbers behind the noise are to the contract's: what csrc/math/noise.h states.
+"""How close the numbers behind the noise are to the contract's: see csrc/math/distributions.h.
 
 They are recovered from results whose own rounding is small beside them.
 """

@@ -83,7 +83,7 @@ def test_many_rows(name, dtype):
     """Of many teams to a block, which take several rows one after the other."""
     shape = (4200, 264)
     grid = RowGrid(*shape, sums=True)
-    assert grid.threads == 512 and grid.teams == 8 and grid.rows_per_team == 2
+    assert grid.threads == 512 and grid.row_groups == 8 and grid.rows_per_row_group == 2
     check_all(name, tensors_of(name, shape, dtype))
 
 
