@@ -25,7 +25,7 @@ from examples import digits_plots as plots
 from examples import digits_report as report
 from examples.digits_timing import SETTINGS, time_setting
 from examples.digits_training import TASKS, cases, train_all
-from fused_dropout.sweep.console import progress
+from examples.sweep.console import progress
 
 
 def parse_arguments():

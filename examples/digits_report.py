@@ -4,8 +4,8 @@ import numpy as np
 
 from examples.digits_timing import SETTINGS
 from examples.digits_training import BATCH, TRAINING_IMAGES
-from fused_dropout.sweep.console import draw_table, spread
-from fused_dropout.sweep.statistics import paired_difference
+from examples.sweep.console import draw_table, spread
+from examples.sweep.statistics import paired_difference
 
 BUSY = "The times scatter widely: something else used the processor. Run again on an idle machine."
 

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from fused_dropout.sweep.console import draw_table, spread
+from examples.sweep.console import draw_table, spread
 
 WIDTH = 100
 

@@ -1,6 +1,6 @@
 """Is dropout effective?"""
 
-from fused_dropout.sweep.statistics import paired_difference
+from examples.sweep.statistics import paired_difference
 
 
 def judge(scores):
@@ -17,7 +17,7 @@ def judge(scores):
         dict: ``chosen_p``; ``changes``, ``{p: {"val_acc", "gap"}}`` (dropout minus none), and
         ``test``, ``{"test_acc", "test_loss", "mc_test_acc", "mc_test_loss"}`` at the chosen p (the
         last two: Monte Carlo average minus plain evaluation), of
-        :func:`~fused_dropout.sweep.statistics.paired_difference`; ``effective``, which is
+        :func:`~examples.sweep.statistics.paired_difference`; ``effective``, which is
 
         - "yes" if validation accuracy rose, the gap to training shrank, and test accuracy rose;
         - "no" if at each p validation accuracy fell;

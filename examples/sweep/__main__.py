@@ -24,7 +24,7 @@ QUICK = {"p": (0.0, 0.2, 0.5), "seeds": 3, "epochs": 5, "mc_samples": 10}
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m fused_dropout.sweep", description=__doc__.split("\n\n")[0]
+        prog="python -m examples.sweep", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
     add("--data", choices=DATA, default="digits", help="data set (default: digits)")
@@ -78,8 +78,7 @@ def check_needed():
     missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         sys.exit(
-            f"python -m fused_dropout.sweep needs {', '.join(missing)}, which the rest of "
-            f"fused_dropout does not: pip install {' '.join(missing)}"
+            f"python -m examples.sweep needs {', '.join(missing)}: pip install {' '.join(missing)}"
         )
 
 
@@ -112,12 +111,12 @@ def as_json(arguments, settings, scores, verdict):
 def main(argv=None):
     arguments = parse_arguments(argv)
     check_needed()
-    from fused_dropout.sweep.console import progress
-    from fused_dropout.sweep.data import DATA
-    from fused_dropout.sweep.plot import plot
-    from fused_dropout.sweep.report import full_report
-    from fused_dropout.sweep.training import Settings, run_all
-    from fused_dropout.sweep.verdict import judge
+    from examples.sweep.console import progress
+    from examples.sweep.data import DATA
+    from examples.sweep.plot import plot
+    from examples.sweep.report import full_report
+    from examples.sweep.training import Settings, run_all
+    from examples.sweep.verdict import judge
 
     data = DATA[arguments.data]
     settings = Settings(
