@@ -9,12 +9,12 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout._once import made_once
 from fused_dropout.functional._arguments import check_mode, is_zero, probability
-from fused_dropout.modules._attributes import take_over
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._options import mode_repr
-from fused_dropout.modules._recurrent import FlatWeights, note_wrapped
-from fused_dropout.modules._views import Weights, forward_with
-from fused_dropout.modules._weights import check_name, check_names, weight_and_hooks
+from fused_dropout.modules._weight_drop.attributes import take_over
+from fused_dropout.modules._weight_drop.recurrent import FlatWeights, note_wrapped
+from fused_dropout.modules._weight_drop.views import Weights, forward_with
+from fused_dropout.modules._weight_drop.weights import check_name, check_names, weight_and_hooks
 
 
 class WeightDrop(nn.Module):

@@ -8,6 +8,7 @@ An `rng_state` is `[seed, offset]`: an int64 tensor of shape (2,), or two Python
 a non-negative multiple of 4. Wherever nothing is drawn `rng_state` may be `None`.
 """
 
+from fused_dropout.reference.activations import ACTIVATIONS, activation
 from fused_dropout.reference.contract import (
     ALPHA_PRIME,
     MODES,
@@ -31,24 +32,17 @@ from fused_dropout.reference.drop_block import (
     drop_block_mask,
     drop_block_rate,
 )
+from fused_dropout.reference.drop_connect import drop_connect_moments
+from fused_dropout.reference.embedding import embedding_dropout
+from fused_dropout.reference.gated import bias_glu_dropout
 from fused_dropout.reference.noise import (
     concrete_dropout,
     gaussian_dropout,
     standout,
     standout_threshold,
 )
-from fused_dropout.reference.operations import (
-    ACTIVATIONS,
-    activation,
-    bias_act_dropout,
-    bias_glu_dropout,
-    dropout,
-    dropout_add_norm,
-)
-from fused_dropout.reference.weights import (
-    drop_connect_moments,
-    embedding_dropout,
-)
+from fused_dropout.reference.norm import dropout_add_norm
+from fused_dropout.reference.pointwise import bias_act_dropout, dropout
 
 __all__ = [
     "ACTIVATIONS",

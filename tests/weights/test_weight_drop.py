@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 import fused_dropout as fd
 from fused_dropout import reference
-from fused_dropout.modules._recurrent import laid_out_like
+from fused_dropout.modules._weight_drop.recurrent import laid_out_like
 
 P = 0.4
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

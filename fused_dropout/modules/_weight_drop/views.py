@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fused_dropout.modules._attributes import carry_back, redirect
-from fused_dropout.modules._recurrent import laid_out_like
+from fused_dropout.modules._weight_drop.attributes import carry_back, redirect
+from fused_dropout.modules._weight_drop.recurrent import laid_out_like
 
 _OBSERVERS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 

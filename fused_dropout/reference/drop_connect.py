@@ -1,0 +1,16 @@
+"""Dropout of the weights of a linear layer."""
+
+from fused_dropout.reference.contract import constants, keep_count
+
+
+def drop_connect_moments(x, weight, bias, p, mode="inverted"):
+    """Mean and variance over all masks of `dropout(weight) @ x + bias`, for each example.
+
+    The terms of the sum are independent: each has the mean of its factor of 0 or `a` and, as the
+    variance, `q * (1 - q) * (a * weight * x) ** 2`.
+    """
+    q = keep_count(p) / 65536
+    a, _, _ = constants(p, mode)
+    terms = a * weight * x[..., None, :]
+    mean = q * terms.sum(-1)
+    return mean if bias is None else mean + bias, q * (1 - q) * terms.square().sum(-1)
