@@ -9,6 +9,8 @@ from fused_dropout.functional.drop_block import check_block_size
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 
+__all__ = ["DropBlock1d", "DropBlock2d", "DropBlock3d"]
+
 _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 

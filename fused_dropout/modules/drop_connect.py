@@ -14,6 +14,8 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import mode_repr
 
+__all__ = ["DropConnectLinear"]
+
 # Numbers that the evaluation by samples holds at a time.
 _NUMBERS_AT_A_TIME = 2**22
 

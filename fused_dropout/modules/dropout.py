@@ -11,6 +11,8 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, mode_repr
 
+__all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout"]
+
 
 class _ModeMixin(Leaf):
     """The keyword-only ``mode`` of the layers that can drop without rescaling."""

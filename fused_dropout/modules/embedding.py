@@ -9,6 +9,8 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
 
+__all__ = ["EmbeddingDropout"]
+
 
 class EmbeddingDropout(Leaf, nn.Module):
     """An embedding that drops whole words: all occurrences of one in a call, or none.

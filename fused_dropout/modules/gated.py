@@ -9,6 +9,8 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["BiasGLUDropout", "GatedMLP", "LinearGLUDropout"]
+
 
 class BiasGLUDropout(DropOptions, nn.Module):
     """``dropout(activation(x1 + b1) * (x2 + b2))``, ``x = [x1 | x2]``, with a bias of its own.

@@ -13,6 +13,8 @@ from fused_dropout.modules._checks import check_activation, check_number, check_
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, tuple_of_integers
 
+__all__ = ["ConcreteDropout", "GaussianDropout", "Standout", "concrete_regularization"]
+
 
 class GaussianDropout(DropOptions, nn.Module):
     """Multiplies by normal noise of mean 1 and standard deviation ``sqrt(p / (1 - p))``.

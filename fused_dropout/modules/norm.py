@@ -11,6 +11,8 @@ from fused_dropout.functional._nested import on_values
 from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["DropoutAddLayerNorm", "DropoutAddRMSNorm"]
+
 
 def _over(function, x, residual, normalized_shape, options):
     """Calls `function` with the normalised dimensions of all tensors flattened to one."""

@@ -9,6 +9,8 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["MLP", "BiasActDropout", "BiasDropoutAdd", "LinearActDropout"]
+
 
 class BiasActDropout(DropOptions, nn.Module):
     """``dropout(activation(x + bias))`` with a bias of its own.

@@ -7,6 +7,8 @@ from torch import nn
 
 from fused_dropout.functional._arguments import probability
 
+__all__ = ["LinearRamp"]
+
 _STEPPING = threading.Lock()  # none of a ramp's own, which could not be copied or pickled
 
 

@@ -9,6 +9,8 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
 
+__all__ = ["DropPath", "LockedDropout", "linear_drop_rates"]
+
 
 class LockedDropout(Leaf, nn.Module):
     """Dropout with one mask for all time steps of a sequence.

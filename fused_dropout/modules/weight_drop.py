@@ -16,6 +16,8 @@ from fused_dropout.modules._weight_drop.recurrent import FlatWeights, note_wrapp
 from fused_dropout.modules._weight_drop.views import Weights, forward_with
 from fused_dropout.modules._weight_drop.weights import check_name, check_names, weight_and_hooks
 
+__all__ = ["WeightDrop"]
+
 
 class WeightDrop(nn.Module):
     """A module whose weights are dropped, element by element, anew in each call in training.

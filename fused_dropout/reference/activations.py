@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+__all__ = ["ACTIVATIONS", "activation"]
+
 ACTIVATIONS = {
     "identity": lambda x: x,
     "relu": F.relu,

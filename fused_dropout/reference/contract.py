@@ -7,6 +7,24 @@ import math
 
 import torch
 
+__all__ = [
+    "ALPHA_PRIME",
+    "MODES",
+    "constants",
+    "draws",
+    "dropout_mask",
+    "keep_count",
+    "mask_index",
+    "mask_strides",
+    "memory_order",
+    "normal",
+    "philox4x32_10",
+    "scale",
+    "shard_index",
+    "shared_dims_from_noise_shape",
+    "uniform",
+]
+
 MODES = ("inverted", "classic", "alpha")
 
 # The least value of SELU, -scale * alpha (Klambauer et al. 2017, "Self-Normalizing Neural

@@ -6,6 +6,8 @@ import torch
 
 from fused_dropout.reference.contract import draws, keep_count, memory_order
 
+__all__ = ["drop_block", "drop_block_keep_count", "drop_block_mask", "drop_block_rate"]
+
 
 def _clamped_blocks(sizes, block_size):
     if block_size < 1 or block_size % 2 == 0:

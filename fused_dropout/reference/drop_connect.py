@@ -2,6 +2,8 @@
 
 from fused_dropout.reference.contract import constants, keep_count
 
+__all__ = ["drop_connect_moments"]
+
 
 def drop_connect_moments(x, weight, bias, p, mode="inverted"):
     """Mean and variance over all masks of `dropout(weight) @ x + bias`, for each example.

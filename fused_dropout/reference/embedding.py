@@ -5,6 +5,8 @@ import torch
 from fused_dropout.reference.contract import dropout_mask
 from fused_dropout.reference.pointwise import drop, masks
 
+__all__ = ["embedding_dropout"]
+
 
 def embedding_dropout(input, weight, p, rng_state, *, training=True, mode="inverted"):
     """`weight[input]` without the words that are dropped: one decision for each row of `weight`.

@@ -6,6 +6,8 @@ from fused_dropout.reference.activations import activation as _activation
 from fused_dropout.reference.contract import dropout_mask
 from fused_dropout.reference.pointwise import drop, masks
 
+__all__ = ["bias_glu_dropout"]
+
 
 def bias_glu_dropout(
     x,

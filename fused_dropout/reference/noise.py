@@ -6,6 +6,8 @@ import torch
 
 from fused_dropout.reference.contract import draws, mask_index, normal, uniform
 
+__all__ = ["concrete_dropout", "gaussian_dropout", "standout", "standout_threshold"]
+
 
 def gaussian_dropout(x, p, rng_state, *, shared_dims=(), mask_offset=0):
     """`x * (1 + sigma * z)`, `sigma = sqrt(p / (1 - p))`, `z` standard normal: see `normal`."""

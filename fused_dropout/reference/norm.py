@@ -4,6 +4,8 @@ import torch
 
 from fused_dropout.reference.pointwise import branch
 
+__all__ = ["dropout_add_norm"]
+
 
 def dropout_add_norm(
     x,

@@ -11,6 +11,8 @@ from fused_dropout.reference.contract import (
     shared_dims_from_noise_shape,
 )
 
+__all__ = ["bias_act_dropout", "dropout"]
+
 
 def bias_act_dropout(
     x,
