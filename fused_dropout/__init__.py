@@ -11,17 +11,19 @@ from fused_dropout.monte_carlo import MCPrediction, mc_dropout, mc_mode
 
 __version__ = "0.1.0"
 
-#: The version of the random-number contract: equal versions give equal masks for equal states.
+#: The version of the random-number contract. Equal versions give equal masks for equal states.
 RNG_CONTRACT_VERSION = _C.RNG_CONTRACT_VERSION
 
 
 def build_info():
-    """What this build was made of and what it uses.
+    """Describes how the package was built and what it uses on this machine.
 
     Returns:
-        dict: ``version``, ``rng_contract``, ``torch`` (built against), ``torch_running``,
-        ``compiler``, ``openmp``, ``cuda`` (toolkit, or None), ``cuda_architectures``,
-        ``cpu_capabilities`` (found on this machine, best first) and ``cpu_capability`` (in use).
+        dict: `version`, `rng_contract` (version of the random-number contract), `torch` (version
+            that the extension was built against), `torch_running`, `compiler`, `openmp`, `cuda`
+            (version of the toolkit, or None), `cuda_architectures`, `cpu_capabilities`
+            (instruction sets of this machine that have kernels, best first) and `cpu_capability`
+            (the instruction set in use).
     """
     import torch
 

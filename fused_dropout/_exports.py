@@ -4,7 +4,7 @@ import sys
 
 
 def public_names(package):
-    """The names in ``__all__`` of every file of ``package`` that has been imported, sorted."""
+    """The names in `__all__` of every file of `package` that has been imported, sorted."""
     return sorted(
         name
         for path, module in list(sys.modules.items())

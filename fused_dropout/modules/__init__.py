@@ -1,4 +1,4 @@
-"""Modules. Each file lists its public names in ``__all__``."""
+"""Modules. Each file lists its public names in `__all__`."""
 
 from fused_dropout import _exports
 from fused_dropout.modules.drop_block import *

@@ -1,11 +1,11 @@
-"""What every kernel must compute, in plain torch.
+"""The reference implementation of every operator, in plain torch.
 
-:mod:`~fused_dropout.reference.contract` is the random-number contract; the other files are what is
-computed with it. Nothing here calls the compiled extension, so the two can be checked against each
-other.
+`fused_dropout.reference.contract` is the random-number contract. The other files, one for each
+family, compute the operators with it. Each file lists its public names in `__all__`. No function
+here calls the compiled extension, so the two can be tested against each other.
 
 An `rng_state` is `[seed, offset]`: an int64 tensor of shape (2,), or two Python ints. The offset is
-a non-negative multiple of 4. Wherever nothing is drawn `rng_state` may be `None`.
+a non-negative multiple of 4. If a call draws nothing, `rng_state` may be `None`.
 """
 
 from fused_dropout import _exports

@@ -26,13 +26,15 @@ ACTIVATIONS = {
 
 
 def activation(name, x, negative_slope=None, alpha=None):
-    """The activation `name` of `x`, elementwise, in the dtype of `x`.
+    """Applies the activation `name` to `x`, elementwise, in the dtype of `x`.
 
-    `negative_slope` (0.01 unless given) is for leaky_relu and `alpha` (1 unless given) for elu; the
-    others take no notice of them.
+    `negative_slope` (default 0.01) is for leaky_relu and `alpha` (default 1) for elu. The other
+    activations ignore them.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"activation: name is {name!r}, but expected one of {', '.join(ACTIVATIONS)}"
+        )
     if name == "leaky_relu" and negative_slope is not None:
         return F.leaky_relu(x, negative_slope)
     if name == "elu" and alpha is not None:

@@ -6,10 +6,11 @@ __all__ = ["drop_connect_moments"]
 
 
 def drop_connect_moments(x, weight, bias, p, mode="inverted"):
-    """Mean and variance over all masks of `dropout(weight) @ x + bias`, for each example.
+    """Returns mean and variance of `dropout(weight) @ x + bias` over all masks, for each example.
 
-    The terms of the sum are independent: each has the mean of its factor of 0 or `a` and, as the
-    variance, `q * (1 - q) * (a * weight * x) ** 2`.
+    The terms of the sum are independent. A term is `a * weight * x` with probability `q` and 0
+    otherwise, so its mean is `q * a * weight * x` and its variance
+    `q * (1 - q) * (a * weight * x) ** 2`.
     """
     q = keep_count(p) / 65536
     a, _, _ = constants(p, mode)

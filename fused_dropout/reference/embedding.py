@@ -1,21 +1,21 @@
-"""Dropout of words and weights."""
+"""Dropout of words."""
 
 import torch
 
 from fused_dropout.reference.contract import dropout_mask
-from fused_dropout.reference.pointwise import drop, masks
+from fused_dropout.reference.pointwise import apply_mask, needs_mask
 
 __all__ = ["embedding_dropout"]
 
 
 def embedding_dropout(input, weight, p, rng_state, *, training=True, mode="inverted"):
-    """`weight[input]` without the words that are dropped: one decision for each row of `weight`.
+    """Computes `weight[input]`, where each row of `weight` is kept or dropped.
 
-    The decision about word `i` is that about element `i` of a vector as long as the vocabulary.
+    Word `i` is kept if element `i` of a vector of the length of the vocabulary is kept.
     """
     v = weight[input].to(torch.promote_types(weight.dtype, torch.float32))
     keep = None
-    if masks(p, training, mode):
+    if needs_mask(p, training, mode):
         keep = dropout_mask((len(weight),), p, rng_state)[input][..., None]
         v = torch.where(keep, v, 0.0)
-    return drop(v, keep, p, training, mode).to(weight.dtype)
+    return apply_mask(v, keep, p, training, mode).to(weight.dtype)

@@ -30,12 +30,12 @@ def dropout_add_norm(
     mode="inverted",
     mask_offset=0,
 ):
-    """`h = residual + row_scale * layer_scale * branch`, normalised over the last dimension.
+    """Normalises `h = residual + row_scale * layer_scale * branch` over the last dimension.
 
     The branch is `drop(activation(x + bias))`. `norm` is "layer_norm" or "rms_norm". Returns `y`,
-    or with `prenorm` `(y, h)`. The dtype of `h` is that of `x` and `residual` promoted, that of `y`
-    is `x.dtype` with `prenorm` and else that of `h`. With `prenorm` the rounded `h` is normalised,
-    else nothing is rounded in between.
+    or `(y, h)` with `prenorm`. The dtype of `h` is the promoted dtype of `x` and `residual`. The
+    dtype of `y` is `x.dtype` with `prenorm`, and that of `h` without. With `prenorm`, `h` is
+    rounded to its dtype before it is normalised. Without, no intermediate result is rounded.
     """
     h = branch(
         x,

@@ -1,4 +1,4 @@
-"""Dropout with what precedes and follows it: activations, residuals, gated units, norms."""
+"""Bias, activation, dropout and residual."""
 
 import torch
 
@@ -31,15 +31,15 @@ def bias_act_dropout(
     mode="inverted",
     mask_offset=0,
 ):
-    """`residual + drop(activation(x + bias))`, differentiable in `x`, `bias` and `residual`.
+    """Computes `residual + drop(activation(x + bias))`. Differentiable in all three tensors.
 
-    In training `drop(v)` is `a * v + c` where kept and `d` where dropped, see `constants`. In
-    evaluation it is `v`, in classic mode `v * keep_count(p) / 65536`. Where `keep_count(p)` is 0
-    the classic evaluation too is zero, whatever `v`.
+    In training, `drop(v)` is `a * v + c` where an element is kept and `d` where it is dropped; see
+    `constants`. In evaluation it is `v`, or `v * keep_count(p) / 65536` in classic mode. If
+    `keep_count(p)` is 0, classic evaluation gives zero for every `v`, NaN included.
 
-    `x` and `residual` have one shape; `bias` (or None) is as long as dimension `bias_dim`. The
-    branch is computed in the dtype of `x` and at least float32, the sum in no less than that and
-    the dtype of the residual. One rounding makes it `x.dtype`, or
+    `x` and `residual` have the same shape. `bias` (or None) has the length of dimension `bias_dim`.
+    The branch is computed in the dtype of `x`, at least float32. The sum is computed in the
+    promoted dtype of the branch and the residual. The result is rounded once, to `x.dtype` or
     `torch.promote_types(x.dtype, residual.dtype)`.
     """
     v = branch(
@@ -78,10 +78,13 @@ def branch(
     mode,
     mask_offset,
 ):
-    """`drop(activation(x + bias))` in the dtype of `x` and at least float32."""
+    """Computes `drop(activation(x + bias))` in the dtype of `x`, at least float32."""
     if noise_shape is not None:
         if shared_dims:
-            raise ValueError("shared_dims and noise_shape cannot both be given")
+            raise ValueError(
+                f"shared_dims is {shared_dims} and noise_shape is {noise_shape}, but only one of "
+                "them can be given"
+            )
         shared_dims = shared_dims_from_noise_shape(x.shape, noise_shape)
     v = x.to(torch.promote_types(x.dtype, torch.float32))
     if bias is not None:
@@ -93,24 +96,24 @@ def branch(
             )
         v = v + bias.to(v.dtype).view(-1, *[1] * (x.dim() - 1 - dim))
     keep = None
-    if masks(p, training, mode):
+    if needs_mask(p, training, mode):
         keep = dropout_mask(
             x.shape, p, rng_state, like=x, shared_dims=shared_dims, mask_offset=mask_offset
         )
-        # Selected before the activation too: the gradient of a dropped NaN or Inf is then 0 and
-        # not 0 * NaN. Every activation has a finite derivative at 0.
+        # Zeros before the activation make the gradient of a dropped NaN or Inf 0 instead of
+        # 0 * NaN. Every activation has a finite derivative at 0.
         v = torch.where(keep, v, 0.0)
-    return drop(_activation(activation, v, negative_slope, alpha), keep, p, training, mode)
+    return apply_mask(_activation(activation, v, negative_slope, alpha), keep, p, training, mode)
 
 
-def masks(p, training, mode):
-    """Whether anything is dropped."""
+def needs_mask(p, training, mode):
+    """Whether elements may be dropped."""
     count = keep_count(p)
     return count < 65536 if training else mode == "classic" and count == 0
 
 
-def drop(v, keep, p, training, mode):
-    """What becomes of a value; `keep` is None where nothing is dropped."""
+def apply_mask(v, keep, p, training, mode):
+    """Scales and drops the values `v`. `keep` is None if no element is dropped."""
     a, c, d = constants(p, mode)
     if keep is None:
         return v * (keep_count(p) / 65536) if mode == "classic" and not training else v
@@ -131,7 +134,7 @@ def dropout(
     mode="inverted",
     mask_offset=0,
 ):
-    """Dropout alone: `bias_act_dropout` without bias, activation and residual."""
+    """Computes `bias_act_dropout` without bias, activation and residual."""
     return bias_act_dropout(
         x,
         None,

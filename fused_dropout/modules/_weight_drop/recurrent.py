@@ -1,27 +1,27 @@
-"""Where torch's recurrent layers keep their weights, and what that asks of a WeightDrop of one."""
+"""WeightDrop of torch's recurrent layers, which keep extra lists of their weights."""
 
 import weakref
 
 import torch
 from torch import nn
 
-# A WeightDrop of a recurrent layer: a reference to the layer.
+# {a WeightDrop of a recurrent layer: a weak reference to the layer}
 _WRAPPED = weakref.WeakKeyDictionary()
 
 
-def note_wrapped(dropping, module):
-    """Empties the lists that were taken over from the wrapped layer, and remembers the layer."""
-    dropping.__dict__.pop("_flat_weights", None)
-    dropping._flat_weight_refs = []
-    _WRAPPED[dropping] = weakref.ref(module)
+def remember_wrapped(weight_drop, module):
+    """Clears the lists copied from the wrapped layer, and remembers the layer."""
+    weight_drop.__dict__.pop("_flat_weights", None)
+    weight_drop._flat_weight_refs = []
+    _WRAPPED[weight_drop] = weakref.ref(module)
 
 
 class FlatWeights:
-    """The lists in which ``nn.RNNBase`` keeps its weights, always those of the present weights.
+    """Mixin that computes the weight lists of `nn.RNNBase` from the current weights.
 
-    The wrapped layer and the WeightDrop share their parameters, and either of them can get others
-    by a conversion. Lists of the other's own would be stale then. Their weak references would even
-    keep ``torch.utils.swap_tensors`` from exchanging a parameter.
+    The wrapped layer and the WeightDrop share their parameters, and a conversion such as `.to()`
+    can replace the parameters of either. Stored lists of the other one would then be out of date.
+    Their weak references would also prevent `torch.utils.swap_tensors` from swapping a parameter.
     """
 
     @property
@@ -38,7 +38,7 @@ class FlatWeights:
 
     @_flat_weight_refs.setter
     def _flat_weight_refs(self, references):
-        self.__dict__["_flat_weight_refs"] = []  # nn.RNNBase takes it out of its state
+        self.__dict__["_flat_weight_refs"] = []  # nn.RNNBase deletes this entry when it is pickled
 
     def _apply(self, fn, recurse=True):
         reference = _WRAPPED.get(self)
@@ -53,25 +53,25 @@ class FlatWeights:
 
 
 def laid_out_like(raw, weights):
-    """The weights at the places that the raw ones have in the one storage of all of them.
+    """Copies the weights to one storage, at the offsets that the raw weights have in theirs.
 
-    cuDNN reads weights from one piece of memory; it warns, and copies them at each call, if they
-    lie elsewhere. Weights that have not been flattened stay where they are.
+    cuDNN reads all weights from one buffer. If they are elsewhere, it warns and copies them in each
+    call. Returns `weights` unchanged if the raw weights are not in one storage.
     """
     storage = raw[0].untyped_storage()
-    whole = storage.nbytes() // raw[0].element_size()
-    pieces, places, end = [], {}, 0
+    size = storage.nbytes() // raw[0].element_size()
+    pieces, piece_of, end = [], {}, 0
     for i in sorted(range(len(raw)), key=lambda i: raw[i].storage_offset()):
         offset = raw[i].storage_offset()
-        elsewhere = raw[i].untyped_storage().data_ptr() != storage.data_ptr()
-        if elsewhere or offset < end or not raw[i].is_contiguous():
+        is_separate = raw[i].untyped_storage().data_ptr() != storage.data_ptr()
+        if is_separate or offset < end or not raw[i].is_contiguous():
             return weights
         if offset > end:
             pieces.append(raw[0].new_zeros(offset - end))
-        places[i] = len(pieces)
+        piece_of[i] = len(pieces)
         pieces.append(weights[i].reshape(-1))
         end = offset + raw[i].numel()
-    if whole > end:
-        pieces.append(raw[0].new_zeros(whole - end))
+    if size > end:
+        pieces.append(raw[0].new_zeros(size - end))
     parts = torch.cat(pieces).split([piece.numel() for piece in pieces])
-    return [parts[places[i]].view(raw[i].shape) for i in range(len(raw))]
+    return [parts[piece_of[i]].view(raw[i].shape) for i in range(len(raw))]
