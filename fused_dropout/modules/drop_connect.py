@@ -24,7 +24,8 @@ class DropConnectLinear(LinearWeights):
     """A linear layer with an activation, whose weights are dropped element by element in training.
 
     Parameters, initialisation and state-dict keys (weight, bias) are those of `torch.nn.Linear`.
-    It is not a subclass of `torch.nn.Linear`, so tools that replace linear layers leave it alone.
+    It is not a subclass of `torch.nn.Linear`, so tools that replace linear layers do not replace
+    it.
 
     Each call in training draws one mask of the weight matrix for the whole batch. The paper draws
     one for each example, which needs a matrix for each example. The bias is not dropped (the paper

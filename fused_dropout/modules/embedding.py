@@ -17,7 +17,7 @@ class EmbeddingDropout(Leaf, nn.Module):
 
     Parameter, initialisation, attributes and state-dict key (weight) are those of
     `torch.nn.Embedding`. It is not a subclass of `torch.nn.Embedding`, so tools that replace
-    embeddings leave it alone. Their embeddings would not drop.
+    embeddings do not replace it. Their embeddings would not drop.
 
     `fused_dropout.functional.embedding_dropout` says when to use it.
 

@@ -88,8 +88,9 @@ class LinearGLUDropout(DropOptions, LinearWeights):
     """A linear layer with twice the output features, a gated unit and dropout.
 
     Parameters, initialisation and state-dict keys (weight, bias) are those of
-    `torch.nn.Linear(in_features, 2 * out_features)`. The kernel of the gated unit adds the bias. It
-    is not a subclass of `torch.nn.Linear`, so tools that replace linear layers leave it alone.
+    `torch.nn.Linear(in_features, 2 * out_features)`. The kernel of the gated unit adds the bias.
+    This module is not a subclass of `torch.nn.Linear`, so tools that replace linear layers do not
+    replace it.
 
     Shape: input (..., in_features); output (..., out_features).
 

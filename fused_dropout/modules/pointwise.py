@@ -134,8 +134,8 @@ class LinearActDropout(DropOptions, LinearWeights):
     """Linear layer, activation and dropout: `dropout(activation(linear(x)))`.
 
     Parameters, initialisation and state-dict keys (weight, bias) are those of `torch.nn.Linear`.
-    The kernel of the activation adds the bias. It is not a subclass of `torch.nn.Linear`, so tools
-    that replace linear layers leave it alone.
+    The kernel of the activation adds the bias. This module is not a subclass of `torch.nn.Linear`,
+    so tools that replace linear layers do not replace it.
 
     Shape: input (..., in_features); output (..., out_features).
 

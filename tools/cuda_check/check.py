@@ -1,11 +1,11 @@
-"""What can be said about the CUDA kernels without a GPU: `python tools/cuda_check/check.py`.
+"""Checks the machine code of the CUDA kernels without a GPU: `python tools/cuda_check/check.py`.
 
-Every .cu file is compiled by nvcc, without torch, for each architecture below that the toolkit
-knows and for PTX; what the machine code needs and how many instructions it has is held to budgets,
-and a table of the counts is printed. With `--objects` the object files of a build are read for the
-architectures that they have, and only the others are compiled for. nvcc, cuobjdump and nvdisasm are
-looked for in CUDA_HOME, on the PATH, and among the packages of requirements-cuda.txt. The exit
-status is 0 only if everything was checked.
+nvcc compiles every .cu file, without torch, for PTX and for each architecture below that the
+toolkit supports. The resources and the number of instructions of the kernels must be within
+budgets, and a table of the counts is printed. With `--objects`, the object files of a build are
+used for the architectures that they have, and only the other architectures are compiled. nvcc,
+cuobjdump and nvdisasm are searched in CUDA_HOME, on the PATH and in the packages of
+requirements-cuda.txt. The exit status is 0 only if everything was checked and within its budget.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CUDA = ROOT / "csrc" / "cuda"
 BUILD = ROOT / "build" / "cuda_check"
 ARCHITECTURES = (80, 90, 100)
 FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}"]
-OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
+OLDEST = 75  # lacks some instructions of the others: one file shows that the sources compile
 THREADS = 128  # of a block
 # Kernels without 16-byte accesses, for rows of more than 4,096 numbers: a thread has 32 of them,
 # and of their gradients, of fp64 too. All other kernels use no local memory.
@@ -67,7 +67,7 @@ class Loop:
     spread: int = WALKED
 
     def activation_of(self, kernel):
-        """None for a kernel that is not meant."""
+        """Returns the activation of a kernel, or None if the kernel is not of this family."""
         name = "_".join(filter(None, (self.family, self.direction, "kernel")))
         found = re.search(rf"\d{name}I{self.types}EE", kernel)
         if found is None:
@@ -75,12 +75,12 @@ class Loop:
         return found[1] if found.groups() else "Identity"
 
     def vectors_of(self, activation):
-        """Those of a typical call: plain dropout has no bias."""
+        """Returns `vectors` for a typical call: plain dropout has no bias."""
         plain = self.family == "pointwise" and activation == "Identity"
         return 0 if plain else self.vectors
 
     def loads_of(self, activation):
-        """The derivative of the identity reads no input."""
+        """Returns `loads` for an activation: the derivative of the identity reads no input."""
         both = self.family == "pointwise" and self.direction == "backward"
         return 2 * self.loads if both and activation != "Identity" else self.loads
 
@@ -198,10 +198,10 @@ SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a processor; each block takes on
 
 
 def find(tool):
-    places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
-    places += os.environ["PATH"].split(os.pathsep)
-    places += [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/bin")]
-    return shutil.which(tool, path=os.pathsep.join(places))
+    folders = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
+    folders += os.environ["PATH"].split(os.pathsep)
+    folders += [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/bin")]
+    return shutil.which(tool, path=os.pathsep.join(folders))
 
 
 @dataclass
@@ -235,11 +235,11 @@ class Resources:
     kernel: str
     architecture: int
     registers: int
-    local: int  # bytes of memory of its own, spilled registers among them
+    local: int  # bytes of local memory, including spilled registers
 
 
 def compile_one(tools, source, architectures, target=None):
-    """The object file, without PTX for a single architecture."""
+    """Compiles a file. For a single architecture, the object file has no PTX."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     newest = architectures[-1]
     if len(architectures) > 1:
@@ -253,7 +253,7 @@ def compile_one(tools, source, architectures, target=None):
 
 
 def object_in(folder, stem):
-    """The object file of a source file, in whichever folder of a build."""
+    """Returns the object file of a source file in the folder of a build."""
     return next(folder.rglob(f"{stem}.o"))
 
 
@@ -273,12 +273,12 @@ def compile_all(tools, sources, architectures, jobs):
 
 
 def architectures_of(source, architectures):
-    """fp16 differs from bf16 in the conversions alone: one architecture shows that it compiles."""
+    """Returns one architecture for fp16 files, which differ from bf16 only in the conversions."""
     return architectures[-1:] if "_float16" in source.stem else architectures
 
 
 def resources(tools, file):
-    """Of every kernel in an object file."""
+    """Returns the resources of every kernel in an object file."""
     command = [tools.cuobjdump, "--dump-resource-usage", file]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = []
@@ -293,7 +293,7 @@ def resources(tools, file):
 
 
 def resident_warps(registers, threads=THREADS):
-    """Warps that run on a processor together, of the 64 that it has room for."""
+    """Returns the number of resident warps of a multiprocessor, at most 64."""
     per_block = -(-registers // 8) * 8 * threads
     return min(64, 65536 // per_block * threads // 32)
 
@@ -304,7 +304,7 @@ def disassembled(cuobjdump, file, architecture):
 
 
 def counts_of(tools, file, loop, architecture):
-    """{activation: (counts, instructions per element before the loop)}"""
+    """Returns {activation: (counts, instructions per element before the loop)}."""
     found = {}
     for name, code in disassembled(tools.cuobjdump, file, architecture).items():
         activation = loop.activation_of(name)
@@ -321,7 +321,7 @@ def counts_of(tools, file, loop, architecture):
 
 
 def check_loop(loop, architecture, counts, registers):
-    """Prints the counts; returns what is over its budget."""
+    """Prints the counts. Returns a line for each count above its budget."""
     wrong = []
     where = f"{loop.family:10}{loop.direction:9}{loop.dtype:9}"
     for activation, (count, before) in counts.items():
@@ -349,7 +349,7 @@ def check_loop(loop, architecture, counts, registers):
 
 
 def check_rows(tools, loop, file, architecture, used):
-    """Prints how the kernel waits; returns what is wrong with it."""
+    """Prints how the kernel waits. Returns a line for each failed check."""
     kernels = disassembled(tools.cuobjdump, file, architecture)
     name = next((name for name in kernels if loop.is_meant(name)), None)
     what = f"sm_{architecture} {loop.what}"

@@ -1,4 +1,4 @@
-"""Compiles sanitize.cpp and the kernels to one program without torch, for compute-sanitizer."""
+"""Builds one program of sanitize.cpp and the kernels, without torch, for compute-sanitizer."""
 
 import argparse
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 from check import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Line numbers for what is found; compressed, as the program is carried to another machine.
+# With line numbers for error reports. Compressed, because the program is copied to another machine.
 FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xfatbin=-compress-all")
 
 
 def code_for(architecture):
-    """nvcc's option for one such as "9.0"."""
+    """Returns nvcc's option for an architecture such as "9.0"."""
     number = architecture.replace(".", "")
     return f"-gencode=arch=compute_{number},code=sm_{number}"
 
 
 def build(nvcc, architecture, output, objects, jobs):
-    """Raises CalledProcessError where something does not compile."""
+    """Builds the program. Raises CalledProcessError if a file does not compile."""
     kernels = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
