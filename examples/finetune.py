@@ -10,7 +10,7 @@ downloaded.
 - The accuracy is measured on the last quarter of every file, which neither the training nor the
   tokenizer has seen.
 - Unfused and fused steps are timed in turn.
-- The model is unfused, saved, loaded by transformers without this package, and gives the same scores.
+- The model is unfused, saved, loaded without this package, and gives the same scores.
 
 It writes a table and a plot.
 """
