@@ -93,7 +93,7 @@ example-rnn: build
 
 SWEEP ?= --data digits
 sweep: build
-	$(RUN) -m fused_dropout.sweep --out demo_output $(SWEEP)
+	$(RUN) -m examples.sweep --out demo_output $(SWEEP)
 
 test: build mutants
 	$(RUN) -m pytest

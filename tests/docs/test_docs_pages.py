@@ -1,12 +1,15 @@
 """The pages under docs/: their code runs, their commands parse, their links lead somewhere."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from fused_dropout.sweep.__main__ import parse_arguments
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # `examples` is not installed
+
+from examples.sweep.__main__ import parse_arguments
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -36,7 +39,7 @@ def test_code(page):
 @every_page
 def test_commands(page):
     for _, text in blocks(page, "sh"):
-        for command in re.findall(r"^python -m fused_dropout\.sweep(.*)$", text, re.MULTILINE):
+        for command in re.findall(r"^python -m examples\.sweep(.*)$", text, re.MULTILINE):
             parse_arguments(command.split())
 
 

@@ -1,4 +1,4 @@
-"""``python -m fused_dropout.sweep``: its runs, its files, its errors."""
+"""``python -m examples.sweep``: its runs, its files, its errors."""
 
 import importlib.util
 import json
@@ -7,14 +7,20 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from module_helpers import drawing_nothing
 
-from fused_dropout.sweep import __main__ as sweep
-from fused_dropout.sweep.data import DATA
-from fused_dropout.sweep.training import Settings, train
+import fused_dropout
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # `examples` is not installed
+
+from examples.sweep import __main__ as sweep  # noqa: E402
+from examples.sweep.data import DATA  # noqa: E402
+from examples.sweep.training import Settings, train  # noqa: E402
 
 
 def run(capsys, tmp_path, *options):
@@ -67,10 +73,13 @@ def test_quick(capsys, tmp_path, data):
 
 
 def test_as_a_module(tmp_path):
-    command = [sys.executable, "-m", "fused_dropout.sweep", "--quick", "--epochs", "1", "--json"]
+    # From a folder with the package under test, which need not be the source folder's.
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "fused_dropout").symlink_to(Path(fused_dropout.__file__).parent)
+    command = [sys.executable, "-m", "examples.sweep", "--quick", "--epochs", "1", "--json"]
     command += ["--p", "0.5", "--seeds", "2", "--hidden", "8", "4", "--out", str(tmp_path)]
     command += ["--weight-decay", "1e-3", "--l1", "1e-4", "--mc-samples", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout)
     assert numbers["settings"] == {
@@ -104,9 +113,9 @@ def test_deterministic(capsys, tmp_path):
         (["--p", "-0.1"], "argument --p: "),
         (["--p", "nan"], "argument --p: p is nan"),
         (["--p", "half"], "argument --p: invalid probability value: 'half'"),
-        (["--p", "0"], "argument --p: names nothing to compare with p = 0"),
+        (["--p", "0"], "argument --p: got only 0, but expected at least one other value"),
         (["--seeds", "1"], "argument --seeds: got 1, but expected at least 2"),
-        (["--seeds", "2.5"], "argument --seeds: invalid whole_number value: '2.5'"),
+        (["--seeds", "2.5"], "argument --seeds: invalid integer value: '2.5'"),
         (["--epochs", "0"], "argument --epochs: got 0, but expected at least 1"),
         (["--hidden", "0"], "argument --hidden: got 0, but expected at least 1"),
         (["--mc-samples", "0"], "argument --mc-samples: got 0"),
@@ -143,13 +152,14 @@ def test_missing_packages(monkeypatch, tmp_path):
 
 
 def test_the_package_needs_torch_alone():
-    """None in sys.modules makes an import fail."""
-    code = """if True:
+    """None in sys.modules makes an import fail. The options need no other package either."""
+    code = f"""if True:
         import sys
+        sys.path.append({str(ROOT)!r})
         sys.modules.update(dict.fromkeys(["sklearn", "scipy", "matplotlib", "tqdm"]))
         import fused_dropout as fd, torch
         print(fd.mc_dropout(fd.MLP(2, 4, 3), torch.ones(5, 2)).mean.shape)
-        from fused_dropout.sweep.__main__ import parse_arguments
+        from examples.sweep.__main__ import parse_arguments
         parse_arguments([])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,16 @@
 """Comparisons over seeds against closed forms, and the verdict drawn from them."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fused_dropout.sweep.statistics import paired_difference, sign_test
-from fused_dropout.sweep.verdict import judge
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # `examples` is not installed
+
+from examples.sweep.statistics import paired_difference, sign_test
+from examples.sweep.verdict import judge
 
 
 def t_quantile(probability, freedom):

@@ -16,7 +16,7 @@ SAMPLES_PER_PASS = 10
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of a sweep have in common."""
+    """Settings of all runs of a sweep."""
 
     hidden: tuple[int, ...]
     epochs: int
@@ -27,7 +27,7 @@ class Settings:
 
 
 def network(inputs, hidden, classes, p):
-    """A multilayer perceptron of fused modules: linear, ReLU and dropout per hidden layer."""
+    """Returns a multilayer perceptron of fused modules: linear layer, ReLU and dropout."""
     widths = (inputs, *hidden)
     layers = [
         fd.LinearActDropout(before, after, p=p, activation="relu")
@@ -37,7 +37,7 @@ def network(inputs, hidden, classes, p):
 
 
 def run_all(data, settings, probabilities, seeds, on_run):
-    """``{p: {score: array with a number per seed}}``; calls ``on_run`` after each run."""
+    """Returns `{p: {score: array with a number per seed}}`. Calls `on_run` after each run."""
     runs = {p: [] for p in probabilities}
     for seed in range(seeds):
         parts = data.split(seed)
@@ -51,13 +51,14 @@ def run_all(data, settings, probabilities, seeds, on_run):
 
 
 def train(parts, settings, p, seed):
-    """Trains a network and returns its scores after the last epoch, ``{name: number}``.
+    """Trains a network and returns its scores after the last epoch, `{name: number}`.
 
-    ``{train,val,test}_acc`` in percent and ``_loss`` in nats, both without dropout; ``gap``, from
-    training to validation accuracy; and ``mc_…``, those of the average over Monte Carlo samples.
+    `{train,val,test}_acc` are in percent and `{train,val,test}_loss` in nats, both without dropout.
+    `gap` is training accuracy minus validation accuracy. Names with `mc_` are scores of the average
+    over Monte Carlo samples.
 
-    Everything depends on ``p`` and ``seed`` alone. Runs of one seed start from the same weights
-    and see the same batches, whatever p, so that they can be compared in pairs.
+    The result depends only on `p` and `seed`. Runs with the same seed start from the same weights
+    and see the same batches for every p, so they can be compared in pairs.
     """
     x, y = parts["train"]
     with torch.random.fork_rng(devices=()):
@@ -86,7 +87,7 @@ def train(parts, settings, p, seed):
 
 @torch.no_grad()
 def evaluate(model, parts, mc_samples):
-    """The scores of :func:`train`. Without dropout, the average of samples is any one of them."""
+    """Returns the scores of `train`. Without dropout, all Monte Carlo samples are equal."""
     model.eval()
     result = {}
     for part, (x, y) in parts.items():
@@ -103,6 +104,6 @@ def evaluate(model, parts, mc_samples):
 
 
 def score(log_probs, y):
-    """Accuracy in percent, and mean negative log-likelihood in nats."""
+    """Returns the accuracy in percent, and the mean negative log-likelihood in nats."""
     accuracy = 100 * (log_probs.argmax(1) == y).double().mean().item()
     return accuracy, F.nll_loss(log_probs.double(), y).item()

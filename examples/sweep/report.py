@@ -1,10 +1,10 @@
-"""The tables of a sweep, with the words needed to read them."""
+"""The tables of a sweep, with explanations."""
 
 import textwrap
 
 import numpy as np
 
-from fused_dropout.sweep.console import draw_table, spread
+from examples.sweep.console import draw_table, spread
 
 WIDTH = 100
 
@@ -24,20 +24,20 @@ def full_report(data, settings, scores, verdict):
             score_table(scores),
             *diverged(scores),
             fill(
-                "Against p = 0, seed by seed: mean difference in points, with an interval that for "
-                "all p together holds with 95 % confidence; seeds with a better and with a worse "
+                "Differences to p = 0, seed by seed: mean difference in points with a joint 95 % "
+                "confidence interval for all p; number of seeds with a better and with a worse "
                 "validation accuracy, and the p-value of a sign test of these counts."
             ),
             change_table(verdict["changes"]),
             fill(
-                f"p = {chosen:g} has the best validation accuracy of those that drop. On the test "
-                "rows, which had no part in that choice (95 % intervals):"
+                f"p = {chosen:g} has the best validation accuracy of all p > 0. Results on the "
+                "test rows, which were not used for this choice (95 % intervals):"
             ),
             test_table(scores, chosen, verdict["test"]),
             fill(
                 f"Is dropout effective here? {verdict['effective'].capitalize()}: "
-                f"{verdict['reason']}. Seeds share rows: the intervals tell what other seeds would "
-                "give on this data set, not what other data would."
+                f"{verdict['reason']}. Seeds share rows, so the intervals are for other seeds on "
+                "this data set, not for other data."
             ),
         ]
     )
@@ -48,14 +48,14 @@ def fill(text):
 
 
 def diverged(scores):
-    """A line about runs that broke off in infinities, if there are any."""
+    """Returns a list with a line about diverged runs, or an empty list."""
     counts = {p: int((~np.isfinite(score["train_loss"])).sum()) for p, score in scores.items()}
     broken = ", ".join(f"{count} at p = {p:g}" for p, count in counts.items() if count)
-    return [f"Diverged runs, which count with the scores they have: {broken}."] if broken else []
+    return [f"Diverged runs, whose scores are included: {broken}."] if broken else []
 
 
 def score_table(scores):
-    """One row per p."""
+    """Formats a row for each p."""
     header = ["p", "train acc %", "val acc %", "gap", "val loss", "MC val acc %", "MC val loss"]
     rows = [
         [
@@ -71,7 +71,7 @@ def score_table(scores):
 
 
 def change_table(changes):
-    """One row per p that drops."""
+    """Formats a row for each p > 0."""
     header = ["p", "val acc, points", "verdict", "seeds", "sign test", "gap, points", "verdict"]
     rows = []
     for p, change in changes.items():
@@ -91,7 +91,7 @@ def change_table(changes):
 
 
 def test_table(scores, chosen, test):
-    """No dropout, the chosen p against it, and a Monte Carlo average against the chosen p."""
+    """Formats test scores: p = 0, the chosen p, and the chosen p with a Monte Carlo average."""
     header = ["test", "acc %", "loss", "against", "acc, points", "verdict", "loss", "verdict"]
     rows = []
     for title, p, prefix, against in (

@@ -1,8 +1,8 @@
-"""Which dropout probability helps, by how much, and does dropout help at all?
+"""Does dropout help, with which probability, and by how much?
 
-Trains a multilayer perceptron of this package's modules on a data set that comes with
-scikit-learn, for each p and several seeds, and compares with p = 0 seed by seed. p is chosen on
-validation rows and reported on test rows. Writes a table, a plot and all numbers to --out.
+It trains a multilayer perceptron of this package's modules on a data set of scikit-learn, for each
+p and several seeds, and compares with p = 0 seed by seed. The best p is chosen on validation rows
+and reported on test rows. It writes a table, a plot and all numbers to --out.
 """
 
 import argparse
@@ -24,29 +24,35 @@ QUICK = {"p": (0.0, 0.2, 0.5), "seeds": 3, "epochs": 5, "mc_samples": 10}
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m fused_dropout.sweep", description=__doc__.split("\n\n")[0]
+        prog="python -m examples.sweep", description=__doc__.split("\n\n")[0]
     )
     add = parser.add_argument
     add("--data", choices=DATA, default="digits", help="data set (default: digits)")
-    add("--p", type=probability, nargs="+", help="to compare; 0 is added (default: 0 to 0.7)")
-    add("--seeds", type=whole(2), help=f"number of seeds (default: {SEEDS})")
-    add("--epochs", type=whole(1), help="epochs per run (default: enough to overfit)")
-    add("--hidden", type=whole(1), nargs="+", default=[256, 256], help="units of each hidden layer")
+    add("--p", type=probability, nargs="+", help="values to compare with 0 (default: 0 to 0.7)")
+    add("--seeds", type=integer_from(2), help=f"number of seeds (default: {SEEDS})")
+    add("--epochs", type=integer_from(1), help="epochs per run (default: enough to overfit)")
+    add(
+        "--hidden",
+        type=integer_from(1),
+        nargs="+",
+        default=[256, 256],
+        help="units of each hidden layer",
+    )
     add("--weight-decay", type=penalty, default=0.0, help="L2 penalty of the weights")
     add("--l1", type=penalty, default=0.0, help="L1 penalty of the weights")
-    add("--mc-samples", type=whole(1), help=f"of the Monte Carlo average (default: {MC_SAMPLES})")
+    add("--mc-samples", type=integer_from(1), help=f"Monte Carlo samples (default: {MC_SAMPLES})")
     add("--out", type=Path, default=Path("sweep_output"), help="output folder")
     add("--json", action="store_true", help="print all numbers as JSON instead of the tables")
-    add("--quick", action="store_true", help="3 seeds, 5 epochs, three p: to see that it runs")
+    add("--quick", action="store_true", help="3 seeds, 5 epochs, three p, to check that it runs")
     arguments = parser.parse_args(argv)
 
-    usual = {"p": PROBABILITIES, "seeds": SEEDS, "epochs": None, "mc_samples": MC_SAMPLES}
-    for name, value in (QUICK if arguments.quick else usual).items():
+    full = {"p": PROBABILITIES, "seeds": SEEDS, "epochs": None, "mc_samples": MC_SAMPLES}
+    for name, value in (QUICK if arguments.quick else full).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     arguments.p = sorted({0.0, *arguments.p})
     if len(arguments.p) < 2:
-        parser.error("argument --p: names nothing to compare with p = 0")
+        parser.error("argument --p: got only 0, but expected at least one other value")
     return arguments
 
 
@@ -64,27 +70,26 @@ def penalty(text):
     return value
 
 
-def whole(least):
-    def whole_number(text):
+def integer_from(least):
+    def integer(text):
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"got {value}, but expected at least {least}")
         return value
 
-    return whole_number
+    return integer
 
 
 def check_needed():
     missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         sys.exit(
-            f"python -m fused_dropout.sweep needs {', '.join(missing)}, which the rest of "
-            f"fused_dropout does not: pip install {' '.join(missing)}"
+            f"python -m examples.sweep needs {', '.join(missing)}: pip install {' '.join(missing)}"
         )
 
 
 def as_json(arguments, settings, scores, verdict):
-    """Everything that was measured; what is not a number is null."""
+    """Returns all measured values as JSON. NaN and infinity are null."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -112,12 +117,12 @@ def as_json(arguments, settings, scores, verdict):
 def main(argv=None):
     arguments = parse_arguments(argv)
     check_needed()
-    from fused_dropout.sweep.console import progress
-    from fused_dropout.sweep.data import DATA
-    from fused_dropout.sweep.plot import plot
-    from fused_dropout.sweep.report import full_report
-    from fused_dropout.sweep.training import Settings, run_all
-    from fused_dropout.sweep.verdict import judge
+    from examples.sweep.console import progress
+    from examples.sweep.data import DATA
+    from examples.sweep.plot import plot
+    from examples.sweep.report import full_report
+    from examples.sweep.training import Settings, run_all
+    from examples.sweep.verdict import judge
 
     data = DATA[arguments.data]
     settings = Settings(
@@ -128,7 +133,7 @@ def main(argv=None):
         arguments.l1,
         arguments.mc_samples,
     )
-    # One thread: such networks are too small for two, and sums do not depend on the machine.
+    # One thread is faster for small networks, and makes sums independent of the machine.
     torch.set_num_threads(1)
     with progress(arguments.seeds * len(arguments.p), "training") as bar:
         scores = run_all(data, settings, arguments.p, arguments.seeds, bar.update)
@@ -142,7 +147,7 @@ def main(argv=None):
     path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
     path.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
     plot(data, scores, verdict, path.with_suffix(".png"))
-    print(f"\nThe table, the plot and the numbers are {path}.*", file=sys.stderr)
+    print(f"\nThe table, the plot and the numbers are in {path}.*", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,23 @@ CONFIDENCE = 0.95
 
 
 def paired_difference(before, after, comparisons=1):
-    """Mean of ``after - before`` over the seeds, how sure it is, and what it amounts to.
+    """Computes the mean of `after - before` over the seeds, its interval and a verdict.
 
     Args:
-        before, after: scores, one per seed in the same order; at least two.
-        comparisons: how many differences are looked at together. All their intervals cover their
-            means with 95 % confidence (Bonferroni).
+        before: scores, one for each seed; at least two.
+        after: scores for the same seeds, in the same order.
+        comparisons: number of differences that are considered together. The intervals of all of
+            them hold jointly with 95 % confidence (Bonferroni).
 
     Returns:
-        dict: ``mean``; ``standard_error``; ``low`` and ``high``, Student's t interval of the mean;
-        ``verdict``: "up" or "down" if the interval leaves out zero, else "within noise", or "equal"
-        where no seed differs, or "undefined" where a score is not a number; ``wins`` and
-        ``losses``: seeds with a positive and with a negative difference; ``sign_test``: the p-value
-        of these counts.
+        dict: the mean and related statistics:
+
+            - `mean` and `standard_error`;
+            - `low` and `high`: Student's t interval of the mean;
+            - `verdict`: "up" or "down" if the interval does not contain zero, otherwise "within
+              noise"; "equal" if no seed differs; "undefined" if a score is not finite;
+            - `wins` and `losses`: numbers of seeds with a positive and with a negative difference;
+            - `sign_test`: the p-value of these numbers.
     """
     difference = np.asarray(after, float) - np.asarray(before, float)
     count = len(difference)
@@ -51,7 +55,7 @@ def paired_difference(before, after, comparisons=1):
 
 
 def sign_test(wins, losses):
-    """Two-sided p-value: of a coin as often on one side, or oftener. Ties are left out."""
+    """Returns the two-sided p-value of the sign test. Ties are not counted."""
     count = wins + losses
     tail = sum(math.comb(count, k) for k in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2**count)

@@ -1,29 +1,30 @@
-"""Is dropout effective?"""
+"""Decides whether dropout is effective."""
 
-from fused_dropout.sweep.statistics import paired_difference
+from examples.sweep.statistics import paired_difference
 
 
 def judge(scores):
     """Compares every p with no dropout, seed by seed, and chooses one.
 
-    p is chosen by the mean validation accuracy among those that drop, the smallest of equals. As
-    the best of several looks better than it is, the intervals of all p hold together, and the test
-    rows, which took no part in the choice, have to confirm it.
+    The chosen p > 0 has the highest mean validation accuracy. If several have, it is the smallest.
+    The best of several values looks better than it is. Therefore the intervals of all p hold
+    jointly, and the test rows, which are not used for the choice, have to confirm it.
 
     Args:
-        scores: ``{p: {score: array with a number per seed}}``, with p = 0 among them and others.
+        scores: `{p: {score: array with a number per seed}}`, for p = 0 and others.
 
     Returns:
-        dict: ``chosen_p``; ``changes``, ``{p: {"val_acc", "gap"}}`` (dropout minus none), and
-        ``test``, ``{"test_acc", "test_loss", "mc_test_acc", "mc_test_loss"}`` at the chosen p (the
-        last two: Monte Carlo average minus plain evaluation), of
-        :func:`~fused_dropout.sweep.statistics.paired_difference`; ``effective``, which is
+        dict: the verdict. Differences are results of
+            `examples.sweep.statistics.paired_difference`.
 
-        - "yes" if validation accuracy rose, the gap to training shrank, and test accuracy rose;
-        - "no" if at each p validation accuracy fell;
-        - "not distinguishable" else;
-
-        and ``reason``, in words.
+            - `chosen_p`;
+            - `changes`: `{p: {"val_acc", "gap"}}`, dropout minus no dropout;
+            - `test`: `{"test_acc", "test_loss", "mc_test_acc", "mc_test_loss"}` for the chosen p.
+              The last two are Monte Carlo average minus plain evaluation;
+            - `effective`: "yes" if validation accuracy rose, the gap to training shrank, and test
+              accuracy rose; "no" if validation accuracy fell for each p; "not distinguishable"
+              otherwise;
+            - `reason`: the reason in words.
     """
     none = scores[0.0]
     dropping = [p for p in scores if p > 0]
@@ -63,13 +64,13 @@ def _conclusion(changes, chosen, test):
         return (
             "not distinguishable",
             "validation accuracy rises, but the gap to training does not shrink beyond the noise, "
-            "so that it is not less overfitting that helps",
+            "so less overfitting is not the reason",
         )
     if test != "up":
         return (
             "not distinguishable",
             "validation accuracy rises and the gap to training shrinks, but the test rows, which "
-            "had no part in the choice of p, do not confirm it",
+            "were not used to choose p, do not confirm it",
         )
     return (
         "yes",

@@ -7,22 +7,22 @@ from tqdm import tqdm
 
 
 def progress(total, title):
-    """A progress bar on stderr; where that is no terminal, a line every few seconds instead."""
+    """Returns a progress bar on stderr. If stderr is not a terminal, it prints lines instead."""
     options = {"total": total, "desc": title, "file": sys.stderr}
     if sys.stderr.isatty():
-        columns, lines = shutil.get_terminal_size()  # sensible also where a terminal says 0 x 0
+        columns, lines = shutil.get_terminal_size()  # not 0 x 0, as some terminals report
         return tqdm(**options, ncols=min(100, columns), nrows=lines)
     line = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}]\n"
     return tqdm(**options, mininterval=10, maxinterval=10, bar_format=line)
 
 
 def spread(values, digits=1):
-    """Mean and standard deviation over the seeds."""
+    """Formats mean and standard deviation over the seeds."""
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
 
 
 def draw_table(header, rows, left):
-    """Text columns, the first ``left`` of them flush left; a None among the rows is a rule."""
+    """Formats a table. The first `left` columns are left-aligned, a row None is a line."""
     widths = [max(map(len, column)) for column in zip(header, *filter(None, rows), strict=True)]
     rule = "  ".join("-" * width for width in widths)
 

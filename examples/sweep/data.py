@@ -1,4 +1,4 @@
-"""Real data sets that come with scikit-learn, split in three."""
+"""Data sets of scikit-learn, split into training, validation and test rows."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,15 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
-TEST_SPLIT = 2**31 - 1  # the seed of the split that sets the test rows apart
+TEST_SPLIT = 2**31 - 1  # the seed that selects the test rows
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, how many of its rows train (few, so that networks overfit) and test, and how.
+    """A data set and how to train on it.
 
-    The learning rate is one at which training is stable up to p = 0.7.
+    There are so few training rows that networks overfit. With the learning rate, training is stable
+    up to p = 0.7.
     """
 
     title: str
@@ -26,10 +27,10 @@ class Data:
     learning_rate: float
 
     def split(self, seed):
-        """``{"train": (x, y), "val": (x, y), "test": (x, y)}``, float32 and int64.
+        """Returns `{"train": (x, y), "val": (x, y), "test": (x, y)}`, float32 and int64.
 
-        The test rows are the same for every seed: what was chosen by validation, on whichever
-        seeds, has not seen them. All other rows are split by ``seed``. Inputs are scaled by the
+        The test rows are the same for every seed, so a choice by validation rows of any seeds does
+        not depend on them. The other rows are split by `seed`. The scale of the inputs is from the
         training rows.
         """
         x, y = self.load(return_X_y=True)

@@ -9,7 +9,7 @@ BLUE, ORANGE, GREY = "#2f6db3", "#cf5c36", "0.45"
 
 
 def plot(data, scores, verdict, path):
-    """Accuracies, differences to p = 0 and the gap, against p, as a PNG."""
+    """Plots accuracies, differences to p = 0 and the gap for each p, as a PNG."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.4))
     probabilities = list(scores)
     for name, label, colour, style in (
@@ -52,7 +52,7 @@ def plot(data, scores, verdict, path):
     figure.suptitle(
         f"{data.title}: dropout effective? {verdict['effective']}", fontsize=12, fontweight="bold"
     )
-    note = "dots: seeds; bars: 95 % intervals for all p together, blue where they leave out 0"
+    note = "dots: seeds; bars: joint 95 % intervals for all p, blue if they do not contain 0"
     figure.text(0.99, 0.01, note, ha="right", fontsize=8, color="0.35")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path, dpi=130)
