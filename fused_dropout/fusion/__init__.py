@@ -5,10 +5,10 @@ layers, `transformer.py` for torch's transformer layers, and the others for thos
 What they share is in files with an underscore.
 """
 
-from fused_dropout.fusion import dropout, sequential, transformer  # noqa: F401  (add patterns)
-from fused_dropout.fusion._fuse import fuse, fused, unfuse
-from fused_dropout.fusion._patterns import register_pattern
-from fused_dropout.fusion._report import FusionError, FusionReport, Place
+from fused_dropout.fusion.fuse import fuse, fused, unfuse
+from fused_dropout.fusion.patterns import torch_nn  # noqa: F401  (add patterns)
+from fused_dropout.fusion.registry import register_pattern
+from fused_dropout.fusion.report import FusionError, FusionReport, Place
 
 __all__ = [
     "FusionError",

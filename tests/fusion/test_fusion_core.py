@@ -14,7 +14,7 @@ from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
-from fused_dropout.fusion import _patterns
+from fused_dropout.fusion import registry
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 
@@ -22,9 +22,9 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 @pytest.fixture
 def own_patterns():
     """What a test registers is gone afterwards."""
-    before = list(_patterns._PATTERNS)
+    before = list(registry._PATTERNS)
     yield
-    _patterns._PATTERNS[:] = before
+    registry._PATTERNS[:] = before
 
 
 def test_fuse_and_unfuse_change_classes_and_nothing_else():
@@ -318,10 +318,10 @@ def test_class_that_python_refuses(own_patterns):
     ],
 )
 def test_bad_patterns(own_patterns, arguments, text):
-    before = list(_patterns._PATTERNS)
+    before = list(registry._PATTERNS)
     with pytest.raises(TypeError, match=f"register_pattern: {text}"):
         fd.register_pattern(*arguments)
-    assert before == _patterns._PATTERNS
+    assert before == registry._PATTERNS
 
 
 def test_fusing_draws_nothing_and_keeps_the_mode():
@@ -347,8 +347,8 @@ def test_a_version_without_what_its_patterns_need(monkeypatch):
     package = types.ModuleType("some_package")
     package.__version__ = "0.1"
     monkeypatch.setitem(sys.modules, "some_package", package)
-    monkeypatch.setitem(_patterns._OF_PACKAGES, "some_package", "fused_dropout.fusion.is_missing")
-    monkeypatch.setattr(_patterns, "_LOADED", set(_patterns._LOADED))
+    monkeypatch.setitem(registry._OF_PACKAGES, "some_package", "fused_dropout.fusion.is_missing")
+    monkeypatch.setattr(registry, "_LOADED", set(registry._LOADED))
     with pytest.warns(UserWarning, match=r"some_package 0\.1 .*is_missing"):
         assert fd.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).fused
     assert fd.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).fused

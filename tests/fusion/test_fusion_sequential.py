@@ -9,7 +9,7 @@ from parity import assert_parity, with_inputs
 from torch import nn
 
 import fused_dropout as fd
-from fused_dropout.fusion import _activations
+from fused_dropout.fusion import activations
 
 ACTIVATIONS = [
     nn.ReLU(),
@@ -72,7 +72,7 @@ def parity(model, *inputs, run, **options):
 
 def test_activations_are_all_that_have_a_kernel():
     assert {type(act) for act in ACTIVATIONS} == {
-        cls for cls in _activations._MODULES if cls.__module__.startswith("torch.nn")
+        cls for cls in activations._MODULES if cls.__module__.startswith("torch.nn")
     }
 
 

@@ -8,8 +8,16 @@ import pytest
 import transformers
 from hf_models import bert
 
-from fused_dropout.fusion._forms import RECOGNISED, digest, form_of
-from fused_dropout.fusion.hugging_face import bart, drop_path, feed_forward, gpt2, outputs, t5, vit
+from fused_dropout.fusion.fingerprint import RECOGNISED, digest, form_of
+from fused_dropout.fusion.patterns.hugging_face import (
+    bart,
+    drop_path,
+    feed_forward,
+    gpt2,
+    outputs,
+    t5,
+    vit,
+)
 
 MODELS = Path(transformers.__file__).parent / "models"
 

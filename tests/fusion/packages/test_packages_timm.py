@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fused_dropout as fd
-from fused_dropout.fusion._activations import activation_of
+from fused_dropout.fusion.activations import activation_of
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 4, "num_classes": 3}
 DROPS = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}

@@ -1,0 +1,1 @@
+"""The patterns: a folder or file for each library whose modules can be fused."""

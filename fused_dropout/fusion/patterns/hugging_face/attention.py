@@ -1,0 +1,122 @@
+"""Attention modules that ask transformers' table of implementations for their function.
+
+Nearly all do. Their forward stays the library's own; what changes is the function that the table
+has for "sdpa": it looks whether the module that calls it is fused, and for all others it is the
+library's. A name of our own in the table, chosen by a changed configuration, would do harm: several
+modules compare the name in their configuration with "sdpa", as do the functions that make masks.
+"""
+
+import functools
+import inspect
+
+from transformers.integrations import sdpa_attention
+from transformers.modeling_utils import AttentionInterface
+
+from fused_dropout import functional as FF
+from fused_dropout.functional._attention import is_torchs
+from fused_dropout.fusion.class_swap import Fused
+from fused_dropout.fusion.fingerprint import form_of
+from fused_dropout.fusion.registry import add_pattern
+
+_LIBRARY = sdpa_attention.sdpa_attention_forward
+_FORM = "1d6d01c0bb2a6704"
+# Where they are given something, the library has a word to say about it.
+_RARE = ("softcap", "output_attentions")
+
+
+class FusedAttention(Fused):
+    """Marks a module; its forward is the library's."""
+
+    @staticmethod
+    def why_not(module):
+        implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        if implementation != "sdpa":
+            return f"attn_implementation is {implementation!r}, but only 'sdpa' leaves a choice"
+        return None
+
+    def forward(self, *args, **kwargs):
+        return self.unfused_forward(*args, **kwargs)
+
+
+def attention_forward(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    dropout=0.0,
+    scaling=None,
+    is_causal=None,
+    position_bias=None,
+    **kwargs,
+):
+    """transformers' function for "sdpa", and for fused modules one that stores no mask."""
+    if not _is_ours(module, query, dropout, kwargs):
+        return _LIBRARY(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=is_causal,
+            position_bias=position_bias,
+            **kwargs,
+        )
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    is_causal = is_causal and attention_mask is None and query.shape[2] > 1
+    groups = getattr(module, "num_key_value_groups", 1)
+    if groups > 1:
+        key, value = (sdpa_attention.repeat_kv(x, groups) for x in (key, value))
+    if position_bias is not None:
+        attention_mask = sdpa_attention.create_position_bias_mask(
+            position_bias, attention_mask, is_causal, query, key
+        )
+        is_causal = False
+    output = FF.scaled_dot_product_attention(
+        query, key, value, attention_mask, dropout, is_causal, scaling
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _is_ours(module, query, dropout, kwargs):
+    return (
+        isinstance(module, FusedAttention)
+        and not is_torchs(query, dropout)
+        and not any(kwargs.get(name) for name in _RARE)
+    )
+
+
+def _register():
+    """Puts our function into the table, unless that has something else than what we know."""
+    if AttentionInterface()["sdpa"] is _LIBRARY and form_of(_LIBRARY) == _FORM:
+        AttentionInterface.register("sdpa", attention_forward)
+
+
+@functools.cache
+def _table_of(cls):
+    """The table that the forward of a class asks; None if it asks none."""
+    forward = inspect.unwrap(cls.forward)
+    code = getattr(forward, "__code__", None)
+    if code is None or not {"ALL_ATTENTION_FUNCTIONS", "get_interface"} <= set(code.co_names):
+        return None
+    table = forward.__globals__.get("ALL_ATTENTION_FUNCTIONS")
+    return table if isinstance(table, AttentionInterface) else None
+
+
+def _class_obstacle(cls):
+    if _table_of(cls).get("sdpa") is not attention_forward:
+        return "transformers' function for 'sdpa' is not one that is known"
+    return None
+
+
+_register()
+add_pattern(
+    "transformers",
+    FusedAttention,
+    lambda cls: _table_of(cls) is not None,
+    "the dropout of its probabilities, on the CPU",
+    _class_obstacle,
+)

@@ -1,0 +1,52 @@
+"""``GPT2MLP`` and its kin, whose linear layers keep the transposed weight or torch's."""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fused_dropout.fusion.activations import activation_obstacle
+from fused_dropout.fusion.class_swap import Fused
+from fused_dropout.fusion.eligibility import product_obstacle
+from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.fused_calls import bias_act_drop
+from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+
+_PRODUCTS = (Conv1D, nn.Linear)
+
+
+def _product(layer, x):
+    if type(layer) is Conv1D:
+        return torch.matmul(x, layer.weight)
+    return F.linear(x, layer.weight)
+
+
+class FusedGPT2MLP(Fused):
+    @staticmethod
+    def why_not(module):
+        return (
+            product_obstacle("c_fc", module.c_fc, _PRODUCTS)
+            or activation_obstacle("act", module.act)
+            or product_obstacle("c_proj", module.c_proj, _PRODUCTS)
+            or drop_obstacle("dropout", module.dropout)
+        )
+
+    def in_training(self):
+        return self.training or self.dropout.training
+
+    def fused_forward(self, hidden_states):
+        hidden = bias_act_drop(_product(self.c_fc, hidden_states), self.c_fc.bias, self.act)
+        output = _product(self.c_proj, hidden)
+        return bias_act_drop(output, self.c_proj.bias, None, self.dropout)
+
+
+add_forms(
+    "transformers",
+    "transformers",
+    FusedGPT2MLP,
+    ("5e4ac81e54593719",),
+    re.compile(r"(GPT2|GPTNeo|GPTBigCode)MLP"),
+    "bias and activation; bias and dropout",
+)

@@ -1,0 +1,34 @@
+"""``ViTLayer`` and its kin."""
+
+import re
+
+from fused_dropout.fusion.class_swap import Fused
+from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.fused_calls import add, add_then_norm
+from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+
+
+class FusedViTLayer(Fused):
+    @staticmethod
+    def why_not(module):
+        return drop_obstacle("dropout", module.dropout)
+
+    def in_training(self):
+        return self.training or self.dropout.training
+
+    def fused_forward(self, hidden_states, attention_mask=None, **kwargs):
+        branch, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        normed, residual = add_then_norm(
+            branch, None, self.dropout, hidden_states, self.layernorm_after
+        )
+        return add(self.mlp(normed), None, self.dropout, residual)
+
+
+add_forms(
+    "transformers",
+    "transformers",
+    FusedViTLayer,
+    ("68333c77145bd7a9",),
+    re.compile(r"(ViT|DeiT|ViTMAE|ViTMSN|Vivit|AST)Layer"),
+    "dropout, residual and norm",
+)

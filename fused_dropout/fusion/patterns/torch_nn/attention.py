@@ -1,0 +1,129 @@
+"""``nn.MultiheadAttention`` inside of a fused layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fused_dropout import functional as FF
+from fused_dropout.fusion.eligibility import LINEAR, note_forwards, obstacle, product_obstacle
+
+_ATTENTION = (nn.MultiheadAttention,)
+_OUT = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
+note_forwards((*_ATTENTION, *_OUT))
+
+
+def attention_obstacle(name, child):
+    """Why attention cannot be computed in its place; None if it can."""
+    return obstacle(name, child, _ATTENTION) or product_obstacle(
+        f"{name}.out_proj", child.out_proj, _OUT
+    )
+
+
+def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
+    """``attention(query, memory, memory)``, short of the bias of its output.
+
+    Args:
+        attention: an ``nn.MultiheadAttention``.
+        query, memory: as it takes them, batched or not; for self-attention the same object.
+        attn_mask, key_padding_mask, is_causal: as it takes them.
+
+    Returns:
+        ``(output, bias)``: the bias, which may be None, is still to be added.
+    """
+    if _is_rare(attention, query, memory, attn_mask, key_padding_mask, is_causal):
+        output, _ = attention(
+            query,
+            memory,
+            memory,
+            key_padding_mask=key_padding_mask,
+            need_weights=False,
+            attn_mask=attn_mask,
+            is_causal=is_causal,
+        )
+        return output, None
+    batched = query.dim() == 3
+    sequence_first = batched and not attention.batch_first
+    q, k, v = (_split(x, attention, sequence_first) for x in _project(attention, query, memory))
+    causal_only = is_causal and key_padding_mask is None
+    mask = None if causal_only else _merged(attn_mask, key_padding_mask, q)
+    heads = FF.scaled_dot_product_attention(
+        q, k, v, mask, attention.dropout if attention.training else 0.0, causal_only
+    )
+    # (batch, heads, length, width) to query's order.
+    heads = heads.permute(2, 0, 1, 3) if sequence_first else heads.transpose(-3, -2)
+    return F.linear(heads.flatten(-2), attention.out_proj.weight), attention.out_proj.bias
+
+
+def _is_rare(attention, query, memory, attn_mask, padding, is_causal):
+    """What the module itself has to compute, or to refuse in its own words."""
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return True
+    if query.dim() not in (2, 3) or memory.dim() != query.dim():
+        return True
+    (batch, length), (memory_batch, keys) = (_sizes(attention, x) for x in (query, memory))
+    one_each = (batch * attention.num_heads, length, keys)
+    return (
+        batch != memory_batch
+        or (is_causal and attn_mask is None)
+        or not _is_mask(attn_mask, (length, keys), one_each)
+        or not _is_mask(padding, (batch, keys) if query.dim() == 3 else (keys,))
+    )
+
+
+def _sizes(attention, x):
+    """Batch and length."""
+    if x.dim() == 2:
+        return 1, x.shape[0]
+    return x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
+
+
+def _is_mask(mask, *shapes):
+    return mask is None or (
+        mask.shape in shapes and (mask.dtype == torch.bool or mask.dtype.is_floating_point)
+    )
+
+
+def _project(attention, query, memory):
+    """Queries, keys and values."""
+    bias = attention.in_proj_bias
+    if attention._qkv_same_embed_dim:
+        if memory is query:
+            return F.linear(query, attention.in_proj_weight, bias).chunk(3, -1)
+        width = attention.embed_dim
+        weights = attention.in_proj_weight.split([width, 2 * width])
+        biases = (None, None) if bias is None else bias.split([width, 2 * width])
+        return F.linear(query, weights[0], biases[0]), *F.linear(
+            memory, weights[1], biases[1]
+        ).chunk(2, -1)
+    weights = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    return tuple(
+        F.linear(x, weight, b)
+        for x, weight, b in zip((query, memory, memory), weights, biases, strict=True)
+    )
+
+
+def _split(x, attention, sequence_first):
+    """To (batch, heads, length, width), without a batch if x has none."""
+    x = x.unflatten(-1, (attention.num_heads, attention.head_dim))
+    return x.permute(1, 2, 0, 3) if sequence_first else x.transpose(-3, -2)
+
+
+def _merged(attn_mask, padding, q):
+    """Both masks as one summand, of a shape that broadcasts to the scores'."""
+    mask = None
+    if attn_mask is not None:
+        mask = _summand(attn_mask, q.dtype)
+        if mask.dim() == 3 and q.dim() == 4:  # one for each example and head
+            mask = mask.unflatten(0, q.shape[:2])
+    if padding is not None:
+        padding = _summand(padding, q.dtype)[..., None, None, :]
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def _summand(mask, dtype):
+    """In the masks of these modules True means that a key takes no part."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

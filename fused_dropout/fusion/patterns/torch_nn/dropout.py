@@ -1,0 +1,79 @@
+"""torch.nn's dropout layers, which store no mask when fused, and what other patterns ask them."""
+
+from torch import nn
+
+from fused_dropout import modules as M
+from fused_dropout.fusion.class_swap import Fused, fused_class
+from fused_dropout.fusion.eligibility import (
+    is_computable,
+    is_exchanged,
+    note_forwards,
+    obstacle,
+)
+from fused_dropout.fusion.registry import add_pattern
+
+_LAYERS = {
+    nn.Dropout: M.Dropout,
+    nn.Dropout1d: M.Dropout1d,
+    nn.Dropout2d: M.Dropout2d,
+    nn.Dropout3d: M.Dropout3d,
+    nn.AlphaDropout: M.AlphaDropout,
+    nn.FeatureAlphaDropout: M.FeatureAlphaDropout,
+}
+
+
+def _mixin(ours, theirs):
+    """The forward is that of this package's layer, in every mode."""
+
+    def forward(self, input):
+        if is_computable(input) and self.is_as_it_was():
+            return ours.forward(self, input)
+        return theirs.forward(self, input)
+
+    members = {"forward": forward, "why_not": staticmethod(_why_not), "__module__": __name__}
+    return type(f"Fused{ours.__name__}", (Fused, ours), members)
+
+
+def _why_not(module):
+    return None
+
+
+def _class_obstacle(cls):
+    return f"{cls.__qualname__}.forward was exchanged" if is_exchanged(cls, "forward") else None
+
+
+_MIXINS = {theirs: _mixin(ours, theirs) for theirs, ours in _LAYERS.items()}
+note_forwards((*_LAYERS, nn.Identity))
+
+for _theirs, _class in _MIXINS.items():
+    globals()[_class.__name__] = _class  # where pickles look for it
+    add_pattern(
+        "dropout",
+        _class,
+        lambda cls, theirs=_theirs: cls is theirs,
+        "stores no mask",
+        _class_obstacle,
+    )
+
+
+#: Layers that drop single elements, or nothing.
+DROPOUT = (nn.Dropout, fused_class(_MIXINS[nn.Dropout], nn.Dropout), M.Dropout, nn.Identity)
+
+
+def drop_obstacle(name, child):
+    """Why a dropout child cannot be computed in its place; None if it can."""
+    return obstacle(name, child, DROPOUT)
+
+
+def drop_arguments(child):
+    """``p``, ``training`` and the options of a dropout child, as keyword arguments.
+
+    Where a module calls a dropout function, these arguments stand for the child.
+    """
+    if type(child) is dict:
+        return child
+    if type(child) is nn.Identity:
+        return {"p": 0.0, "training": False}
+    if type(child) is M.Dropout:
+        return {"p": child.p, "training": child.training, **child._drop_options()}
+    return {"p": child.p, "training": child.training}

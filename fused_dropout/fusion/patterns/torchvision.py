@@ -1,0 +1,147 @@
+"""torchvision: stochastic depth, and the blocks that end with it or with dropout.
+
+Its ``MLP`` and the heads of VGG and AlexNet are ``nn.Sequential``, which has a pattern of its own.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from fused_dropout.fusion.class_swap import Fused, unfused_class
+from fused_dropout.fusion.drop_path import (
+    Depth,
+    FusedDropPath,
+    add_drop_path,
+    drop_path_obstacle,
+)
+from fused_dropout.fusion.eligibility import obstacle, product_obstacle
+from fused_dropout.fusion.fingerprint import add_forms, form_of
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_obstacle
+from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
+
+_STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
+
+
+def _depth(module):
+    if module.mode not in ("batch", "row"):
+        raise ValueError(f"StochasticDepth: mode is {module.mode!r}, but expected 'batch' or 'row'")
+    return Depth(module.p, per=module.mode)
+
+
+if form_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
+    add_drop_path(StochasticDepth, _depth)
+
+
+def _branch_of(child, x):
+    """``child(x)`` short of its last linear layer's bias and dropout, for an ``nn.Sequential``.
+
+    Returns:
+        ``(output, bias, dropout)``; the latter two are None where there is nothing left to be done.
+    """
+    layers = list(child.children())[-2:]
+    is_plain = (
+        len(layers) == 2
+        and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
+        and obstacle("", child, (type(child),)) is None
+        and product_obstacle("", layers[0]) is None
+        and drop_obstacle("", layers[1]) is None
+    )
+    if not is_plain:
+        return child(x), None, None
+    linear, drop = layers
+    x = run_layers(list(child.children())[:-2], x)
+    return F.linear(x, linear.weight), linear.bias, drop
+
+
+class FusedEncoderBlock(Fused):
+    @staticmethod
+    def why_not(module):
+        return attention_obstacle("self_attention", module.self_attention) or drop_obstacle(
+            "dropout", module.dropout
+        )
+
+    def in_training(self):
+        return self.training or self.dropout.training or self.self_attention.training
+
+    def fused_forward(self, input):
+        torch._assert(
+            input.dim() == 3, f"Expected (batch_size, seq_length, hidden_dim) got {input.shape}"
+        )
+        x = self.ln_1(input)
+        branch = attend(self.self_attention, x, x, None, None, False)
+        y, x = add_then_norm(*branch, self.dropout, input, self.ln_2)
+        return add(*_branch_of(self.mlp, y), x)
+
+
+class _Block(Fused):
+    @staticmethod
+    def why_not(module):
+        return drop_path_obstacle("stochastic_depth", module.stochastic_depth)
+
+    def _add(self, branch, residual, layer_scale=None):
+        """``branch``: see :func:`_branch_of`."""
+        return add(*branch, residual, layer_scale, self.stochastic_depth)
+
+
+class FusedCNBlock(_Block):
+    def fused_forward(self, input):
+        return self._add((self.block(input), None, None), input, self.layer_scale)
+
+
+class FusedMBConv(_Block):
+    def fused_forward(self, input):
+        result = self.block(input)
+        return self._add((result, None, None), input) if self.use_res_connect else result
+
+
+class FusedSwinBlock(_Block):
+    def fused_forward(self, x):
+        branch = self.attn(self.norm1(x))
+        y, x = add_then_norm(branch, None, None, x, self.norm2, None, self.stochastic_depth)
+        return self._add(_branch_of(self.mlp, y), x)
+
+
+class FusedSwinBlockV2(_Block):
+    def fused_forward(self, x):
+        x = self._add((self.norm1(self.attn(x)), None, None), x)
+        return self._add((self.norm2(self.mlp(x)), None, None), x)
+
+
+def _what(text, norm=None):
+    def what(module):
+        reason = None if norm is None else norm_obstacle(norm, getattr(module, norm))
+        return text if reason is None else f"{text}; but {reason} and is called as it is"
+
+    return what
+
+
+for _mixin, _forms, _names, _text in (
+    (FusedDropPath, _STOCHASTIC_DEPTH, "StochasticDepth", _what("draws a number an example")),
+    (
+        FusedEncoderBlock,
+        ("a4f1609e21a9d049",),
+        "EncoderBlock",
+        _what("ends of the branches, residuals and the second norm", "ln_2"),
+    ),
+    (FusedCNBlock, ("b7e3abddf50ca697",), "CNBlock", _what("layer scale, depth and residual")),
+    (FusedMBConv, ("e06d18a3e9dafcd8",), "MBConv|FusedMBConv", _what("depth and residual")),
+    # It derives from the other, whose pattern would be asked.
+    (
+        FusedSwinBlockV2,
+        ("630a8a15cd4589ec",),
+        "SwinTransformerBlockV2",
+        _what("depth and residuals"),
+    ),
+    (
+        FusedSwinBlock,
+        ("94e07c348b440618",),
+        "SwinTransformerBlock",
+        _what("ends of the branches, residuals and the second norm", "norm2"),
+    ),
+):
+    add_forms("torchvision", "torchvision", _mixin, _forms, re.compile(_names), _text)
