@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fused_dropout.fusion.eligibility import class_name, note_forwards, obstacle
+from fused_dropout.fusion.eligibility import child_not_fusable, class_name, record_forwards
 
 
 class Activation(NamedTuple):
@@ -61,7 +61,7 @@ _MODULES = {
     nn.Mish: lambda module: Activation("mish"),
     nn.Hardswish: lambda module: Activation("hardswish"),
 }
-note_forwards(_MODULES)
+record_forwards(_MODULES)
 
 
 def add_activations(kinds):
@@ -85,16 +85,19 @@ def activation_of(act):
         # Callables may not be hashable.
         return _FUNCTIONS.get(act) if callable(act) and type(act).__hash__ else None
     kind = _MODULES.get(type(act))
-    if kind is None or obstacle("", act, (type(act),)) is not None:
+    if kind is None or child_not_fusable("", act, (type(act),)) is not None:
         return None
     return kind(act)
 
 
-def activation_obstacle(name, act):
+def activation_not_fusable(name, act):
     """Why an activation cannot be computed in its place; None if it can."""
     if activation_of(act) is not None:
         return None
     if isinstance(act, nn.Module) and type(act) in _MODULES:
-        return obstacle(name, act, (type(act),)) or f"{name} has options that have no kernel: {act}"
+        return (
+            child_not_fusable(name, act, (type(act),))
+            or f"{name} has options that have no kernel: {act}"
+        )
     label = class_name(act) if isinstance(act, nn.Module) else repr(act)
     return f"{name} is {label}, an activation that is not known"

@@ -1,22 +1,22 @@
 """Changing the class of a module, and back."""
 
 from fused_dropout._once import made_once
-from fused_dropout.fusion.eligibility import watched_everywhere
+from fused_dropout.fusion.eligibility import has_global_hooks
 
 
-class Fused:
+class FusedMixin:
     """What a fused class adds in front of the class that it was made from: a mixin.
 
-    A pattern derives from it and defines ``why_not`` and ``fused_forward``. In evaluation, and
-    where a child has been changed since, a module computes what it always did, by the forward of
-    the class that it was made from.
+    A pattern derives from it and defines ``reason_not_fusable`` and ``fused_forward``. In
+    evaluation, and where a child has been changed since, a module computes what it always did, by
+    the forward of the class that it was made from.
     """
 
     #: Methods of the old class in whose place `fused_forward` works.
-    replaced = ("forward",)
+    bypassed_methods = ("forward",)
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         """Why a module cannot be fused; None if it can, "" where there is nothing to fuse.
 
         Asked at every call too, so it is quick.
@@ -32,22 +32,22 @@ class Fused:
     def forward(self, *args, **kwargs):
         if (
             self.in_training()
-            and not watched_everywhere()
-            and self.is_as_it_was()
-            and self.why_not(self) is None
+            and not has_global_hooks()
+            and self.has_original_methods()
+            and self.reason_not_fusable(self) is None
         ):
             return self.fused_forward(*args, **kwargs)
         return self.unfused_forward(*args, **kwargs)
 
-    def is_as_it_was(self):
+    def has_original_methods(self):
         """Whether nobody has exchanged a method since, in the old class or the module.
 
         A forward of the module's own is no matter: it got here by calling this class's.
         """
         return all(
-            getattr(self._old_class, name) is method
+            getattr(self._original_class, name) is method
             and (name == "forward" or name not in self.__dict__)
-            for name, method in self._old_methods
+            for name, method in self._original_methods
         )
 
     def unfused_forward(self, *args, **kwargs):
@@ -58,16 +58,16 @@ class Fused:
 
     def __reduce_ex__(self, protocol):
         fused = type(self)
-        if fused not in _PARTS:  # somebody changed the class again, and has to see to it
+        if fused not in _ORIGINS:  # somebody changed the class again, and has to see to it
             return super().__reduce_ex__(protocol)
         # The fused class has no name that it could be imported by.
-        mixin, cls = _PARTS[fused]
+        mixin, cls = _ORIGINS[fused]
         parts = super().__reduce_ex__(2)
         construct, *arguments = (cls if one is fused else one for one in (parts[0], *parts[1]))
         return (_new, (mixin, cls, construct, *arguments), *parts[2:])
 
 
-_PARTS = {}  # fused class: (mixin, the class that it was made from)
+_ORIGINS = {}  # fused class: (mixin, the class that it was made from)
 
 
 @made_once
@@ -83,11 +83,13 @@ def fused_class(mixin, cls):
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__,
-            "_old_class": cls,
-            "_old_methods": tuple((name, getattr(cls, name)) for name in mixin.replaced),
+            "_original_class": cls,
+            "_original_methods": tuple(
+                (name, getattr(cls, name)) for name in mixin.bypassed_methods
+            ),
         },
     )
-    _PARTS[fused] = (mixin, cls)
+    _ORIGINS[fused] = (mixin, cls)
     return fused
 
 
@@ -98,14 +100,14 @@ def _new(mixin, cls, construct, *arguments):
 
 
 def is_fused(module):
-    return isinstance(module, Fused) or unfused_class(type(module)) is not None
+    return isinstance(module, FusedMixin) or unfused_class(type(module)) is not None
 
 
 def unfused_class(cls):
     """The class that a fused class was made from; None if it is no fused class."""
-    return _PARTS[cls][1] if cls in _PARTS else None
+    return _ORIGINS[cls][1] if cls in _ORIGINS else None
 
 
 def declare_fused_class(fused, cls):
     """Makes a class that somebody wrote one that :func:`unfused_class` knows."""
-    _PARTS[fused] = (None, cls)
+    _ORIGINS[fused] = (None, cls)

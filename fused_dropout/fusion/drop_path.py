@@ -7,13 +7,13 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout import modules as M
-from fused_dropout.fusion.class_swap import Fused, fused_class
-from fused_dropout.fusion.eligibility import obstacle
+from fused_dropout.fusion.class_swap import FusedMixin, fused_class
+from fused_dropout.fusion.eligibility import child_not_fusable
 
 OFF = {"p": 0.0, "training": False}
 
 
-class Depth(NamedTuple):
+class DropPathConfig(NamedTuple):
     """What a layer does: ``scale`` what it keeps, and decide ``per`` "row" or "batch"."""
 
     p: float
@@ -22,44 +22,44 @@ class Depth(NamedTuple):
 
 
 # A function of the module: its options can change at any time. None: it does nothing.
-_DEPTHS = {
+_CONFIGS = {
     nn.Identity: lambda module: None,
-    M.DropPath: lambda module: Depth(
+    M.DropPath: lambda module: DropPathConfig(
         module.p, module.scale_by_keep and module.mode == "inverted", module.per
     ),
 }
 
 
 def add_drop_path(cls, depth):
-    """Makes a class known; ``depth(module)`` gives a :class:`Depth`."""
-    _DEPTHS[cls] = _DEPTHS[fused_class(FusedDropPath, cls)] = depth
+    """Makes a class known; ``depth(module)`` gives a :class:`DropPathConfig`."""
+    _CONFIGS[cls] = _CONFIGS[fused_class(FusedDropPath, cls)] = depth
 
 
-class FusedDropPath(Fused):
+class FusedDropPath(FusedMixin):
     """A layer for stochastic depth of another package."""
 
     is_dropout = True
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return None
 
     @property
     def independent_rows(self):
-        return _depth_of(self).per == "row"
+        return _config_of(self).per == "row"
 
     def fused_forward(self, x):
         return FF.dropout(x, **drop_path_arguments(self, x.dim()))
 
 
-def drop_path_obstacle(name, child):
+def drop_path_not_fusable(name, child):
     """Why stochastic depth cannot be computed in its place; None if it can."""
-    return obstacle(name, child, tuple(_DEPTHS))
+    return child_not_fusable(name, child, tuple(_CONFIGS))
 
 
 def drop_path_arguments(child, dims):
     """The arguments of :func:`FF.dropout` for an input with so many dimensions."""
-    depth = _depth_of(child)
+    depth = _config_of(child)
     classic = type(child) is M.DropPath and child.mode == "classic"
     if depth is None or not (child.training or classic):
         return OFF
@@ -71,9 +71,9 @@ def drop_path_arguments(child, dims):
     }
 
 
-def _depth_of(module):
+def _config_of(module):
     # A layer can be fused whose class is derived from one that is known.
-    return next(_DEPTHS[cls] for cls in type(module).__mro__ if cls in _DEPTHS)(module)
+    return next(_CONFIGS[cls] for cls in type(module).__mro__ if cls in _CONFIGS)(module)
 
 
 def row_factors(x, arguments):

@@ -16,23 +16,23 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FORWARDS = {}  # class: its forward, before anybody can have exchanged it
 
 
-def note_forwards(classes):
-    """Remembers what `forward` of some classes is: :func:`obstacle` says so if it is exchanged."""
+def record_forwards(classes):
+    """Remembers the `forward` of some classes, so that :func:`child_not_fusable` sees a change."""
     for cls in classes:
-        _FORWARDS[cls] = None if is_exchanged(cls, "forward") else cls.forward
+        _FORWARDS[cls] = None if is_replaced(cls, "forward") else cls.forward
 
 
-def is_exchanged(cls, name):
+def is_replaced(cls, name):
     """Whether a method of a class was written in another package than the class."""
     names = getattr(getattr(cls, name), "__globals__", {})
-    return package_of(names.get("__name__", "")) != package_of(cls.__module__)
+    return top_level_package(names.get("__name__", "")) != top_level_package(cls.__module__)
 
 
-def package_of(module_name):
+def top_level_package(module_name):
     return module_name.partition(".")[0]
 
 
-def is_computable(x):
+def is_supported_tensor(x):
     """Whether the kernels take a tensor.
 
     Nested, distributed and complex ones are for the layers themselves, and so is what stands for a
@@ -46,7 +46,7 @@ def is_computable(x):
     )
 
 
-def obstacle(name, child, types):
+def child_not_fusable(name, child, types):
     """Why the operator of `child` cannot be called in its place; None if it can."""
     if (
         type(child) in types
@@ -58,10 +58,10 @@ def obstacle(name, child, types):
         and _FORWARDS.get(type(child), type(child).forward) is type(child).forward
     ):
         return None
-    return f"{name} {_in_words(child, types)}"
+    return f"{name} {_reason(child, types)}"
 
 
-def _in_words(child, types):
+def _reason(child, types):
     if parametrize.is_parametrized(child):
         return f"has a parametrisation of {', '.join(child.parametrizations)}"
     if type(child) not in types:
@@ -75,23 +75,23 @@ def _in_words(child, types):
     return "has hooks"
 
 
-note_forwards(LINEAR)
+record_forwards(LINEAR)
 
 
-def as_autocast_would(x):
+def to_autocast_float32(x):
     """For functions that autocast computes in float32 on a GPU: softplus and the norms."""
     return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
 
 
-def product_obstacle(name, child, types=LINEAR):
+def linear_not_fusable(name, child, types=LINEAR):
     """The same for a layer that multiplies by a weight."""
-    reason = obstacle(name, child, types)
+    reason = child_not_fusable(name, child, types)
     if reason is None and type(child.weight) not in _PLAIN:
         reason = f"{name}.weight is quantised or distributed: a {type(child.weight).__name__}"
     return reason
 
 
-def watched_everywhere():
+def has_global_hooks():
     """Whether hooks are installed that see every module of the process."""
     return bool(
         torch_module._global_forward_hooks

@@ -12,22 +12,22 @@ import hashlib
 import inspect
 import textwrap
 
-from fused_dropout.fusion.eligibility import package_of
+from fused_dropout.fusion.eligibility import top_level_package
 from fused_dropout.fusion.registry import add_pattern
 
 
 @functools.cache
-def form_of(function):
+def fingerprint_of(function):
     """The digest of a function's text; None where its source cannot be read."""
     try:
         source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
         (definition,) = ast.parse(source).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    return digest(definition) if isinstance(definition, ast.FunctionDef) else None
+    return definition_fingerprint(definition) if isinstance(definition, ast.FunctionDef) else None
 
 
-def digest(definition):
+def definition_fingerprint(definition):
     """The same for the syntax tree of a function."""
     arguments, body = definition.args, definition.body
     if ast.get_docstring(definition) is not None:
@@ -37,43 +37,43 @@ def digest(definition):
 
 
 #: What was added: {mixin: digests}.
-RECOGNISED = {}
+FINGERPRINTS = {}
 
 
-def add_forms(group, package, mixin, forms, names, what):
+def add_fingerprint_pattern(group, package, mixin, forms, names, what):
     """Adds a pattern for classes of a package whose forward has one of some forms.
 
     Args:
         group, mixin, what: see :func:`~.registry.add_pattern`.
         package: name of the package.
-        forms: digests by :func:`form_of`, a tuple.
+        forms: digests by :func:`fingerprint_of`, a tuple.
         names: of classes that are expected to have such a forward, with or without their module, a
             compiled pattern; where they do not, the report says so.
     """
 
-    RECOGNISED[mixin] = forms
+    FINGERPRINTS[mixin] = forms
 
     @functools.cache
     def matches(cls):
         return any(
-            package_of(base.__module__) == package
+            top_level_package(base.__module__) == package
             and (
                 names.fullmatch(base.__name__)
                 or names.fullmatch(f"{base.__module__}.{base.__name__}")
-                or form_of(base.forward) in forms
+                or fingerprint_of(base.forward) in forms
             )
             for base in cls.__mro__
             if hasattr(base, "forward")
         )
 
-    def class_obstacle(cls):
-        if form_of(cls.forward) not in forms:
+    def class_not_fusable(cls):
+        if fingerprint_of(cls.forward) not in forms:
             return f"{cls.__qualname__}.forward is not one that is known"
-        if any(package_of(_module_of(one)) != package for one in _wrapped(cls.forward)):
+        if any(top_level_package(_module_of(one)) != package for one in _wrapped(cls.forward)):
             return f"{cls.__qualname__}.forward was exchanged"
         return None
 
-    add_pattern(group, mixin, matches, what, class_obstacle)
+    add_pattern(group, mixin, matches, what, class_not_fusable)
 
 
 def _wrapped(function):

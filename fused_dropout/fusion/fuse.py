@@ -44,13 +44,13 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     found = [
         found
         for name, module in model.named_modules()
-        if (found := _look_at(name, module, patterns)) is not None
+        if (found := _match(name, module, patterns)) is not None
     ]
     report = FusionReport([place for place, _, _ in found], dry_run)
-    if strict and report.left:
+    if strict and report.skipped:
         raise FusionError(report)
     if not dry_run:
-        _change([(module, cls) for _, module, cls in found if cls is not None])
+        _set_classes([(module, cls) for _, module, cls in found if cls is not None])
     return report
 
 
@@ -79,13 +79,13 @@ def unfuse(model):
                 f"unfuse: the class of {name or 'the model'} was changed since it was fused: it is "
                 f"{class_name(module)} now. Unfuse first, or undo that change"
             )
-    _change(changes)
+    _set_classes(changes)
     return model
 
 
 # Modules that contexts have fused: how many of those have not ended.
-_HELD = {}
-_HOLDING = threading.RLock()
+_CONTEXT_COUNTS = {}
+_CONTEXT_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -100,28 +100,28 @@ def fused(model, patterns="auto", strict=False):
         FusionReport: see :func:`fuse`.
     """
     _check_model("fused", model)
-    with _HOLDING:
-        before = {module for module in model.modules() if is_fused(module)} - _HELD.keys()
+    with _CONTEXT_LOCK:
+        before = {module for module in model.modules() if is_fused(module)} - _CONTEXT_COUNTS.keys()
         report = fuse(model, patterns, strict=strict)
         inside = {module for module in model.modules() if is_fused(module)} - before
         for module in inside:
-            _HELD[module] = _HELD.get(module, 0) + 1
+            _CONTEXT_COUNTS[module] = _CONTEXT_COUNTS.get(module, 0) + 1
     try:
         yield report
     finally:
-        with _HOLDING:
+        with _CONTEXT_LOCK:
             for module in inside:
-                _HELD[module] -= 1
-                if not _HELD[module]:
-                    del _HELD[module]
+                _CONTEXT_COUNTS[module] -= 1
+                if not _CONTEXT_COUNTS[module]:
+                    del _CONTEXT_COUNTS[module]
             # Modules can have been taken out of the model, and others put in.
-            for module in inside.union(model.modules()) - before - _HELD.keys():
+            for module in inside.union(model.modules()) - before - _CONTEXT_COUNTS.keys():
                 cls = unfused_class(type(module))
                 if cls is not None:
                     module.__class__ = cls
 
 
-def _look_at(name, module, patterns):
+def _match(name, module, patterns):
     """``(place, module, new class or None)``; None where no pattern has anything to fuse."""
     fused = is_fused(module)
     cls = unfused_class(type(module)) or type(module)
@@ -132,7 +132,7 @@ def _look_at(name, module, patterns):
         if fused:
             reason, text = None, "is fused already"
         else:
-            reason = pattern.why_not(module)
+            reason = pattern.reason_not_fusable(module)
             if reason == "":
                 continue
             if reason is None and "forward" in module.__dict__:
@@ -144,7 +144,7 @@ def _look_at(name, module, patterns):
     return None
 
 
-def _change(changes):
+def _set_classes(changes):
     """All or nothing: Python refuses classes of another layout."""
     before = []
     try:

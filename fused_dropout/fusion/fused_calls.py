@@ -11,12 +11,12 @@ from fused_dropout._state import new_rng_state
 from fused_dropout.functional._arguments import is_zero
 from fused_dropout.fusion.activations import Activation, activation_of
 from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
-from fused_dropout.fusion.eligibility import as_autocast_would, note_forwards, obstacle
+from fused_dropout.fusion.eligibility import child_not_fusable, record_forwards, to_autocast_float32
 from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments
 
 # Where the bias belongs, counted from the end: unbatched input has no first dimension.
 BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
-PRODUCTS = tuple(BIAS_DIMS)
+LINEAR_AND_CONV = tuple(BIAS_DIMS)
 
 _IDENTITY = Activation("identity")
 
@@ -26,19 +26,19 @@ _NORMS = {
     nn.LayerNorm: ("layer", lambda norm: True),
     nn.RMSNorm: ("rms", lambda norm: True),
 }
-note_forwards((*PRODUCTS, *_NORMS))
+record_forwards((*LINEAR_AND_CONV, *_NORMS))
 
 
 def add_norm_class(cls, kind, condition):
     """Makes a class known that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` does."""
     _NORMS[cls] = (kind, condition)
-    note_forwards((cls,))
+    record_forwards((cls,))
 
 
 # Below, `drop` is a dropout child or the arguments of a dropout function, as a dict.
 
 
-def product(layer, x):
+def linear_without_bias(layer, x):
     """``layer(x)`` short of its bias, for a linear layer or a convolution."""
     if type(layer) is nn.Linear:
         return F.linear(x, layer.weight)
@@ -59,7 +59,7 @@ def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
         return FF.dropout(x, **arguments)
     name, negative_slope, alpha = known
     if name == "softplus":
-        x = as_autocast_would(x)
+        x = to_autocast_float32(x)
     return FF.bias_act_dropout(
         x,
         bias,
@@ -74,11 +74,13 @@ def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
 def linear_act_drop(linear, act, drop, x):
     """``drop(act(linear(x)))``; also for convolutions, and None for ``act`` is the identity."""
     arguments = _arguments(drop)
-    if act is None and not _acts(arguments):
+    if act is None and not _is_active(arguments):
         return linear(x)
     if act is not None and activation_of(act) is None:
         return FF.dropout(act(linear(x)), **arguments)
-    return bias_act_drop(product(linear, x), linear.bias, act, drop, BIAS_DIMS[type(linear)])
+    return bias_act_drop(
+        linear_without_bias(linear, x), linear.bias, act, drop, BIAS_DIMS[type(linear)]
+    )
 
 
 def glu_drop(x, bias, activation, drop, gate_first=True):
@@ -106,13 +108,15 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     ``layer_scale`` is a tensor that broadcasts to the branch's shape; None stands for no layer.
     """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
-    both = _acts(dropped) and _acts(path)
+    both = _is_active(dropped) and _is_active(path)
     if not both and layer_scale is None and _fits(branch, residual):
-        return FF.bias_dropout_add(branch, bias, residual, **(path if _acts(path) else dropped))
-    if bias is not None or _acts(dropped):
+        return FF.bias_dropout_add(
+            branch, bias, residual, **(path if _is_active(path) else dropped)
+        )
+    if bias is not None or _is_active(dropped):
         branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
-    dtype = _stream_dtype(branch, residual, layer_scale)
-    if _acts(path):
+    dtype = _residual_dtype(branch, residual, layer_scale)
+    if _is_active(path):
         factors = row_factors(branch, path)
         layer_scale = factors if layer_scale is None else layer_scale * factors
     if layer_scale is None:
@@ -130,7 +134,7 @@ def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_pat
     return _add_norm(branch, bias, drop, residual, norm, True, layer_scale, drop_path)
 
 
-def run_stream(x, stages, norm_first):
+def run_residual_branches(x, stages, norm_first):
     """Branches of a residual stream, with the norms in front of them or behind the sums.
 
     ``stages``: for each branch ``(norm, drop, branch)``; the branch is a function that gives an
@@ -154,7 +158,7 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_pat
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
     options |= _dropped_and_path(branch, drop, drop_path)
     if not prenorm:  # the result is the stream, and has the residual's dtype
-        residual = as_autocast_would(residual)
+        residual = to_autocast_float32(residual)
     if _NORMS[type(norm)][0] == "layer":
         return FF.dropout_add_layer_norm(
             branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
@@ -168,9 +172,9 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_pat
 def _dropped_and_path(branch, drop, drop_path):
     """Both ways to drop: one of them as the kernel's own, the other as factors of the rows."""
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
-    if not _acts(path):
+    if not _is_active(path):
         return dropped
-    if not _acts(dropped):
+    if not _is_active(dropped):
         return path
     # The layers themselves would draw in this order.
     state = new_rng_state(branch.device)
@@ -186,7 +190,7 @@ def _path_arguments(drop_path, branch):
     return OFF if drop_path is None else drop_path_arguments(drop_path, branch.dim())
 
 
-def _acts(arguments):
+def _is_active(arguments):
     """Whether a call with such arguments changes anything."""
     if not arguments["training"]:
         return arguments.get("mode") == "classic"
@@ -198,18 +202,18 @@ def _fits(branch, residual, layer_scale=None):
     return (
         branch.shape == residual.shape
         and residual.dtype in (branch.dtype, torch.float32)
-        and _stream_dtype(branch, residual, layer_scale) == residual.dtype
+        and _residual_dtype(branch, residual, layer_scale) == residual.dtype
     )
 
 
-def _stream_dtype(branch, residual, layer_scale):
+def _residual_dtype(branch, residual, layer_scale):
     dtype = torch.promote_types(branch.dtype, residual.dtype)
     return dtype if layer_scale is None else torch.promote_types(dtype, layer_scale.dtype)
 
 
-def norm_obstacle(name, norm):
+def norm_not_fusable(name, norm):
     """Why a norm cannot be computed together with what is before it; None if it can."""
-    reason = obstacle(name, norm, tuple(_NORMS))
+    reason = child_not_fusable(name, norm, tuple(_NORMS))
     if reason is None and not _NORMS[type(norm)][1](norm):
         reason = f"{name} has options that have no kernel"
     if reason is None and len(norm.normalized_shape) != 1:
@@ -218,4 +222,4 @@ def norm_obstacle(name, norm):
 
 
 def _is_plain_norm(norm, x):
-    return norm_obstacle("", norm) is None and norm.normalized_shape[0] == x.shape[-1]
+    return norm_not_fusable("", norm) is None and norm.normalized_shape[0] == x.shape[-1]

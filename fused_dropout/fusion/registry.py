@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fused_dropout.fusion.class_swap import declare_fused_class, fused_class
-from fused_dropout.fusion.eligibility import is_exchanged
+from fused_dropout.fusion.eligibility import is_replaced
 
 
 class Pattern(NamedTuple):
@@ -18,15 +18,15 @@ class Pattern(NamedTuple):
 
     group: by which name the argument ``patterns`` of ``fuse`` chooses it.
     matches: whether a class is of this kind, judged by the class alone.
-    why_not: why a module of this kind cannot be fused; None if it can, and an empty text where
-        there is nothing to fuse.
+    reason_not_fusable: why a module of this kind cannot be fused; None if it can, and an empty text
+        where there is nothing to fuse.
     fused_class: the class that takes the place of a class.
     what: says in words what of a module is fused.
     """
 
     group: str
     matches: Callable
-    why_not: Callable
+    reason_not_fusable: Callable
     fused_class: Callable
     what: Callable
 
@@ -34,53 +34,53 @@ class Pattern(NamedTuple):
 _PATTERNS = []
 
 # Patterns of other packages are loaded once those are: a model of theirs cannot exist before.
-_OF_PACKAGES = {
+_LIBRARIES = {
     "transformers": "fused_dropout.fusion.patterns.hugging_face",
     "timm": "fused_dropout.fusion.patterns.timm",
     "torchvision": "fused_dropout.fusion.patterns.torchvision",
 }
 _LOADED = set()
-_LOADING = threading.Lock()  # nobody goes on without the patterns that another thread loads
+_LOAD_LOCK = threading.Lock()  # nobody goes on without the patterns that another thread loads
 
 
-def add_pattern(group, mixin, matches, what, class_obstacle=None):
-    """Adds a pattern whose fused classes are made from a :class:`~.class_swap.Fused` mixin.
+def add_pattern(group, mixin, matches, what, class_not_fusable=None):
+    """Adds a pattern whose fused classes are made from a :class:`~.class_swap.FusedMixin` mixin.
 
-    ``what`` is a text or a function of a module; ``class_obstacle`` tells why a class that matches
-    cannot be fused at all.
+    ``what`` is a text or a function of a module; ``class_not_fusable`` tells why a class that
+    matches cannot be fused at all.
     """
 
-    def why_not(module):
-        reason = None if class_obstacle is None else class_obstacle(type(module))
-        return mixin.why_not(module) if reason is None else reason
+    def reason_not_fusable(module):
+        reason = None if class_not_fusable is None else class_not_fusable(type(module))
+        return mixin.reason_not_fusable(module) if reason is None else reason
 
     _PATTERNS.append(
         Pattern(
             group,
             matches,
-            why_not,
+            reason_not_fusable,
             lambda cls: fused_class(mixin, cls),
             what if callable(what) else lambda module: what,
         )
     )
 
 
-def add_subclasses(group, mixin, base, what, methods=("forward",)):
+def add_subclass_pattern(group, mixin, base, what, methods=("forward",)):
     """Adds a pattern for a class and those derived from it that compute the same.
 
     ``methods``: what a fused module does not call any more. A class that has its own of these is
     left alone, and so is everything if somebody has exchanged a method of ``base``.
     """
 
-    def class_obstacle(cls):
+    def class_not_fusable(cls):
         for name in methods:
             if getattr(cls, name) is not getattr(base, name):
                 return f"{cls.__qualname__} has a {name} of its own"
-            if is_exchanged(base, name):
+            if is_replaced(base, name):
                 return f"{base.__qualname__}.{name} was exchanged"
         return None
 
-    add_pattern(group, mixin, lambda cls: issubclass(cls, base), what, class_obstacle)
+    add_pattern(group, mixin, lambda cls: issubclass(cls, base), what, class_not_fusable)
 
 
 def register_pattern(cls, fused_cls, check=None):
@@ -121,7 +121,7 @@ def register_pattern(cls, fused_cls, check=None):
     if check is not None and not callable(check):
         raise TypeError(f"register_pattern: check is {check!r}, but expected a function or None")
 
-    def why_not(module):
+    def reason_not_fusable(module):
         reason = None if check is None else check(module)
         if reason is not None and not isinstance(reason, str):
             raise TypeError(
@@ -136,7 +136,7 @@ def register_pattern(cls, fused_cls, check=None):
         Pattern(
             "own",
             lambda other: other is cls,
-            why_not,
+            reason_not_fusable,
             lambda other: fused_cls,
             lambda module: f"by {fused_cls.__qualname__}",
         ),
@@ -145,8 +145,8 @@ def register_pattern(cls, fused_cls, check=None):
 
 def chosen_patterns(patterns):
     """The patterns that the argument of ``fuse`` means."""
-    _load()
-    groups = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_OF_PACKAGES]))
+    _load_patterns()
+    groups = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_LIBRARIES]))
     if isinstance(patterns, str) and patterns == "auto":
         return list(_PATTERNS)
     wanted = [patterns] if isinstance(patterns, str) else patterns
@@ -164,9 +164,9 @@ def chosen_patterns(patterns):
     return [pattern for pattern in _PATTERNS if pattern.group in wanted]
 
 
-def _load():
-    with _LOADING:
-        for package, module in _OF_PACKAGES.items():
+def _load_patterns():
+    with _LOAD_LOCK:
+        for package, module in _LIBRARIES.items():
             if package not in sys.modules or package in _LOADED:
                 continue
             _LOADED.add(package)

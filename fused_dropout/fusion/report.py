@@ -40,7 +40,7 @@ class FusionReport:
         return [place for place in self.places if place.fused]
 
     @property
-    def left(self):
+    def skipped(self):
         """The places that were left alone."""
         return [place for place in self.places if not place.fused]
 
@@ -48,8 +48,8 @@ class FusionReport:
         if not self.places:
             return "fuse: no module matched a pattern"
         verb = "would be fused" if self.dry_run else "fused"
-        lines = [f"fuse: {len(self.fused)} modules {verb}, {len(self.left)} left alone"]
-        for title, places in (("fused", self.fused), ("left alone", self.left)):
+        lines = [f"fuse: {len(self.fused)} modules {verb}, {len(self.skipped)} left alone"]
+        for title, places in (("fused", self.fused), ("left alone", self.skipped)):
             for line in _grouped(places):
                 lines.append(f"  {title}: {line}")
         return "\n".join(lines)

@@ -31,7 +31,7 @@ def test_fuse_and_unfuse_change_classes_and_nothing_else():
     model = Net()
     old, attributes = classes(model), [dict(module.__dict__) for module in model.modules()]
     report = fd.fuse(model)
-    assert len(report.fused) == 11 and not report.left
+    assert len(report.fused) == 11 and not report.skipped
     assert sum(a is not b for a, b in zip(old, classes(model), strict=True)) == 11
     assert fd.unfuse(model) is model
     assert classes(model) == old
@@ -123,7 +123,7 @@ def test_strict_raises_with_the_report_and_changes_nothing():
     ) as e:
         fd.fuse(model, strict=True)
     assert classes(model) == old
-    assert [place.name for place in e.value.report.left] == ["two"]
+    assert [place.name for place in e.value.report.skipped] == ["two"]
     with pytest.raises(fd.FusionError), fd.fused(model, strict=True):
         raise AssertionError("unreachable")
     assert classes(model) == old
@@ -347,7 +347,7 @@ def test_a_version_without_what_its_patterns_need(monkeypatch):
     package = types.ModuleType("some_package")
     package.__version__ = "0.1"
     monkeypatch.setitem(sys.modules, "some_package", package)
-    monkeypatch.setitem(registry._OF_PACKAGES, "some_package", "fused_dropout.fusion.is_missing")
+    monkeypatch.setitem(registry._LIBRARIES, "some_package", "fused_dropout.fusion.is_missing")
     monkeypatch.setattr(registry, "_LOADED", set(registry._LOADED))
     with pytest.warns(UserWarning, match=r"some_package 0\.1 .*is_missing"):
         assert fd.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).fused

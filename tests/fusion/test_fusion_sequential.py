@@ -36,7 +36,7 @@ ACTIVATIONS = [
 ]
 
 # Products with an input of theirs, batched and not.
-PRODUCTS = {
+LINEAR_AND_CONV = {
     "linear": (nn.Linear(6, 8), (3, 4, 6)),
     "linear_vector": (nn.Linear(6, 8), (6,)),
     "linear_no_bias": (nn.Linear(6, 8, bias=False), (2, 3, 6)),
@@ -62,7 +62,7 @@ def tensor(*shape, seed=0):
 
 
 def parity(model, *inputs, run, **options):
-    """Fused as a single run of all its layers."""
+    """FusedMixin as a single run of all its layers."""
     (place,) = (p for p in fd.fuse(copy.deepcopy(model)).places if p.group == "sequential")
     assert place.text == run
     return assert_parity(
@@ -86,9 +86,9 @@ def test_activations(act):
     parity(model, x, run=f"Conv2d, {name}, Dropout2d (0 to 2)")
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", LINEAR_AND_CONV)
 def test_products_and_dropouts(name):
-    product, shape = PRODUCTS[name]
+    product, shape = LINEAR_AND_CONV[name]
     kind = name.partition("_")[0]
     for drop in DROPS[kind]:
         if "unbatched" in name and isinstance(drop, nn.Dropout2d):
@@ -138,7 +138,7 @@ def test_classic_dropout_of_this_package():
 
 @pytest.mark.parametrize("drop", [fd.AlphaDropout(), fd.Dropout2d(), nn.FeatureAlphaDropout()])
 def test_dropouts_that_end_no_run(drop):
-    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").left
+    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").skipped
     assert place.text.startswith("1 is ") and type(drop).__name__ in place.text
     # With an activation there is a run all the same.
     (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), drop), "sequential").fused
@@ -182,7 +182,7 @@ def test_empty_and_single():
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv3d"])
 def test_views_and_empty_batches(name):
-    product, shape = PRODUCTS[name]
+    product, shape = LINEAR_AND_CONV[name]
     model = nn.Sequential(product, nn.ReLU(), nn.Dropout(0.3))
     fused = fused_copy(model)
     x = tensor(*(2 * size for size in shape))

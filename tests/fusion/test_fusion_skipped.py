@@ -105,7 +105,7 @@ def test_changed_linear_layers(change, when):
         torch.manual_seed(0)
         change(model.get_submodule(name))
         if when == "before":
-            (place,) = fd.fuse(model, group).left
+            (place,) = fd.fuse(model, group).skipped
             assert place.text.startswith(name)
             assert re.search(reason, place.text), place.text
         assert_as_torch(unfused, model, *inputs)
@@ -126,7 +126,7 @@ def test_hooks_on_other_children(hook):
         assert uses_kernels(fused, *inputs)
         handle = HOOKS[hook](fused.get_submodule(name))
         assert_as_torch(model, fused, *inputs)
-        (place,) = fd.fuse(fd.unfuse(fused), ["sequential", "transformer"]).left
+        (place,) = fd.fuse(fd.unfuse(fused), ["sequential", "transformer"]).skipped
         assert place.text == f"{name} has hooks"
         handle.remove()
         fd.fuse(fused, ["sequential", "transformer"])
@@ -184,7 +184,7 @@ def test_quantised_layers():
         if x is X:  # torch's own fast path of transformer layers does not take them
             assert torch.equal(before(x), after(x))
         assert_as_torch(before.train(), after.train(), x)
-        (place,) = fd.fuse(before, groups).left
+        (place,) = fd.fuse(before, groups).skipped
         name = "linear1" if x is TOKENS else "0"
         assert place.text.startswith(f"{name} is torch.ao.nn.quantized.dynamic")
 
@@ -219,11 +219,11 @@ def test_unknown_activations():
         fused = fused_copy(model, "sequential")
         assert_as_torch(model, fused, X)
     model = nn.Sequential(nn.Linear(8, 16), Cubed(), nn.Dropout(0.4))
-    (place,) = fd.fuse(model, "sequential").left
+    (place,) = fd.fuse(model, "sequential").skipped
     assert place.text == "1 is test_fusion_skipped.Cubed, an activation that is not known"
     (place,) = fd.fuse(encoder_layer(activation=Cubed()), "transformer").fused
     assert place.text.endswith("activation that is not known and applied as it is")
-    (place,) = fd.fuse(nn.Sequential(nn.Softplus(2), nn.Dropout()), "sequential").left
+    (place,) = fd.fuse(nn.Sequential(nn.Softplus(2), nn.Dropout()), "sequential").skipped
     assert place.text == "0 has options that have no kernel: Softplus(beta=2, threshold=20.0)"
 
 
@@ -245,7 +245,7 @@ def test_exchanged_forward_of_a_childs_class(when):
         fused = fused_copy(model, groups) if when == "after" else copy.deepcopy(model)
         with patch.object(nn.Linear, "forward", scaled):
             if when == "before":
-                (place,) = fd.fuse(fused, groups).left
+                (place,) = fd.fuse(fused, groups).skipped
                 assert re.search("is .*Linear, whose forward was exchanged", place.text)
             assert_as_torch(model, fused, *inputs)
         if when == "after":
@@ -275,7 +275,7 @@ def test_exchanged_method_of_the_class(cls, name, build, inputs, when):
     fused = fused_copy(model, group) if when == "after" else copy.deepcopy(model)
     with patch.object(cls, name, doubled(getattr(cls, name))):
         if when == "before":
-            (place,) = fd.fuse(fused, group).left
+            (place,) = fd.fuse(fused, group).skipped
             assert place.text == f"{cls.__name__}.{name} was exchanged"
         assert_as_torch(model, fused, *inputs)
     if when == "after":
@@ -321,7 +321,7 @@ def test_subclasses_with_a_forward_of_their_own():
     model = Twice(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.4))
     assert not fd.fuse(model, "sequential").places
     layer = OwnBlock(16, 4, 24)
-    (place,) = fd.fuse(layer, "transformer").left
+    (place,) = fd.fuse(layer, "transformer").skipped
     assert place.text == "OwnBlock has a _ff_block of its own"
 
 

@@ -195,7 +195,7 @@ def test_patterns_are_loaded_before_anybody_goes_on(monkeypatch):
         time.sleep(0.02)
         loaded.append(name)
 
-    monkeypatch.setattr(registry, "_OF_PACKAGES", {"torch": "patterns.of.torch"})
+    monkeypatch.setattr(registry, "_LIBRARIES", {"torch": "patterns.of.torch"})
     monkeypatch.setattr(registry, "_LOADED", set())
     monkeypatch.setattr(registry.importlib, "import_module", load)
 

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from fused_dropout.fusion.class_swap import Fused, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.drop_path import (
-    Depth,
+    DropPathConfig,
     FusedDropPath,
     add_drop_path,
-    drop_path_obstacle,
+    drop_path_not_fusable,
 )
-from fused_dropout.fusion.eligibility import obstacle, product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms, form_of
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_obstacle
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_obstacle
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.eligibility import child_not_fusable, linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
@@ -30,10 +30,10 @@ _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
 def _depth(module):
     if module.mode not in ("batch", "row"):
         raise ValueError(f"StochasticDepth: mode is {module.mode!r}, but expected 'batch' or 'row'")
-    return Depth(module.p, per=module.mode)
+    return DropPathConfig(module.p, per=module.mode)
 
 
-if form_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
+if fingerprint_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
     add_drop_path(StochasticDepth, _depth)
 
 
@@ -47,9 +47,9 @@ def _branch_of(child, x):
     is_plain = (
         len(layers) == 2
         and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
-        and obstacle("", child, (type(child),)) is None
-        and product_obstacle("", layers[0]) is None
-        and drop_obstacle("", layers[1]) is None
+        and child_not_fusable("", child, (type(child),)) is None
+        and linear_not_fusable("", layers[0]) is None
+        and dropout_not_fusable("", layers[1]) is None
     )
     if not is_plain:
         return child(x), None, None
@@ -58,12 +58,12 @@ def _branch_of(child, x):
     return F.linear(x, linear.weight), linear.bias, drop
 
 
-class FusedEncoderBlock(Fused):
+class FusedEncoderBlock(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return attention_obstacle("self_attention", module.self_attention) or drop_obstacle(
-            "dropout", module.dropout
-        )
+    def reason_not_fusable(module):
+        return attention_not_fusable(
+            "self_attention", module.self_attention
+        ) or dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training or self.self_attention.training
@@ -78,10 +78,10 @@ class FusedEncoderBlock(Fused):
         return add(*_branch_of(self.mlp, y), x)
 
 
-class _Block(Fused):
+class _Block(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return drop_path_obstacle("stochastic_depth", module.stochastic_depth)
+    def reason_not_fusable(module):
+        return drop_path_not_fusable("stochastic_depth", module.stochastic_depth)
 
     def _add(self, branch, residual, layer_scale=None):
         """``branch``: see :func:`_branch_of`."""
@@ -114,13 +114,13 @@ class FusedSwinBlockV2(_Block):
 
 def _what(text, norm=None):
     def what(module):
-        reason = None if norm is None else norm_obstacle(norm, getattr(module, norm))
+        reason = None if norm is None else norm_not_fusable(norm, getattr(module, norm))
         return text if reason is None else f"{text}; but {reason} and is called as it is"
 
     return what
 
 
-for _mixin, _forms, _names, _text in (
+for _mixin, _fingerprints, _names, _text in (
     (FusedDropPath, _STOCHASTIC_DEPTH, "StochasticDepth", _what("draws a number an example")),
     (
         FusedEncoderBlock,
@@ -144,4 +144,6 @@ for _mixin, _forms, _names, _text in (
         _what("ends of the branches, residuals and the second norm", "norm2"),
     ),
 ):
-    add_forms("torchvision", "torchvision", _mixin, _forms, re.compile(_names), _text)
+    add_fingerprint_pattern(
+        "torchvision", "torchvision", _mixin, _fingerprints, re.compile(_names), _text
+    )

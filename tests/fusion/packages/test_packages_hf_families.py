@@ -8,7 +8,7 @@ import pytest
 import transformers
 from hf_models import bert
 
-from fused_dropout.fusion.fingerprint import RECOGNISED, digest, form_of
+from fused_dropout.fusion.fingerprint import FINGERPRINTS, definition_fingerprint, fingerprint_of
 from fused_dropout.fusion.patterns.hugging_face import (
     bart,
     drop_path,
@@ -23,7 +23,7 @@ MODELS = Path(transformers.__file__).parent / "models"
 
 
 @pytest.fixture(scope="module")
-def classes_by_form():
+def classes_by_fingerprint():
     """{digest of a forward: set of (family, class)}, read from the files; nothing is imported."""
     found = {}
     block = re.compile(
@@ -36,14 +36,18 @@ def classes_by_form():
             (cls,) = ast.parse(match.group()).body
             for node in cls.body:
                 if isinstance(node, ast.FunctionDef) and node.name == "forward":
-                    found.setdefault(digest(node), set()).add((path.parent.name, cls.name))
+                    found.setdefault(definition_fingerprint(node), set()).add(
+                        (path.parent.name, cls.name)
+                    )
     return found
 
 
-def test_the_digests_read_from_files_are_those_of_the_classes(classes_by_form):
+def test_the_digests_read_from_files_are_those_of_the_classes(classes_by_fingerprint):
     module = bert().encoder.layer[0]
     for part in (module.output, module.intermediate, module.attention.output):
-        assert ("bert", type(part).__name__) in classes_by_form[form_of(type(part).forward)]
+        assert ("bert", type(part).__name__) in classes_by_fingerprint[
+            fingerprint_of(type(part).forward)
+        ]
 
 
 # At least so many families, and these among them.
@@ -78,13 +82,15 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("mixin", FAMILIES, ids=lambda mixin: mixin.__name__)
-def test_families(mixin, classes_by_form):
+def test_families(mixin, classes_by_fingerprint):
     least, names = FAMILIES[mixin]
-    found = {family for form in RECOGNISED[mixin] for family, _ in classes_by_form.get(form, ())}
+    found = {
+        family for form in FINGERPRINTS[mixin] for family, _ in classes_by_fingerprint.get(form, ())
+    }
     assert len(found) >= least, sorted(found)
     assert found >= set(names.split())
 
 
 def test_every_pattern_is_listed_here():
-    ours = {mixin for mixin in RECOGNISED if ".hugging_face." in mixin.__module__}
+    ours = {mixin for mixin in FINGERPRINTS if ".hugging_face." in mixin.__module__}
     assert ours == set(FAMILIES)

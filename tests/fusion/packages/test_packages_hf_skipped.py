@@ -11,7 +11,7 @@ from transformers.modeling_utils import AttentionInterface
 from transformers.models.bert.modeling_bert import BertSelfOutput
 
 import fused_dropout as fd
-from fused_dropout.fusion.class_swap import Fused
+from fused_dropout.fusion.class_swap import FusedMixin
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def model():
 
 
 def texts(report):
-    return {place.name: place.text for place in report.left}
+    return {place.name: place.text for place in report.skipped}
 
 
 OUTPUT = "encoder.layer.0.output"
@@ -118,7 +118,7 @@ def test_a_subclass_without_one_is_fused(model):
 
     model.encoder.layer[0].attention.output.__class__ = Output
     report = fd.fuse(model)
-    assert not report.left and "Output" in type(model.encoder.layer[0].attention.output).__name__
+    assert not report.skipped and "Output" in type(model.encoder.layer[0].attention.output).__name__
 
 
 def plain(self, hidden_states, input_tensor):
@@ -188,4 +188,4 @@ def test_strict(model):
     with pytest.raises(fd.fusion.FusionError, match="dense has hooks") as error:
         fd.fuse(model, strict=True)
     assert list(texts(error.value.report)) == [OUTPUT]
-    assert not any(isinstance(module, Fused) for module in model.modules())
+    assert not any(isinstance(module, FusedMixin) for module in model.modules())

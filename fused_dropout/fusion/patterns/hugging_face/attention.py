@@ -14,21 +14,21 @@ from transformers.modeling_utils import AttentionInterface
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._attention import is_torchs
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.fingerprint import form_of
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.fingerprint import fingerprint_of
 from fused_dropout.fusion.registry import add_pattern
 
-_LIBRARY = sdpa_attention.sdpa_attention_forward
-_FORM = "1d6d01c0bb2a6704"
+_LIBRARY_FUNCTION = sdpa_attention.sdpa_attention_forward
+_FINGERPRINT = "1d6d01c0bb2a6704"
 # Where they are given something, the library has a word to say about it.
-_RARE = ("softcap", "output_attentions")
+_UNSUPPORTED_OPTIONS = ("softcap", "output_attentions")
 
 
-class FusedAttention(Fused):
+class FusedAttention(FusedMixin):
     """Marks a module; its forward is the library's."""
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
         if implementation != "sdpa":
             return f"attn_implementation is {implementation!r}, but only 'sdpa' leaves a choice"
@@ -51,8 +51,8 @@ def attention_forward(
     **kwargs,
 ):
     """transformers' function for "sdpa", and for fused modules one that stores no mask."""
-    if not _is_ours(module, query, dropout, kwargs):
-        return _LIBRARY(
+    if not _uses_our_function(module, query, dropout, kwargs):
+        return _LIBRARY_FUNCTION(
             module,
             query,
             key,
@@ -81,17 +81,20 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _is_ours(module, query, dropout, kwargs):
+def _uses_our_function(module, query, dropout, kwargs):
     return (
         isinstance(module, FusedAttention)
         and not is_torchs(query, dropout)
-        and not any(kwargs.get(name) for name in _RARE)
+        and not any(kwargs.get(name) for name in _UNSUPPORTED_OPTIONS)
     )
 
 
 def _register():
     """Puts our function into the table, unless that has something else than what we know."""
-    if AttentionInterface()["sdpa"] is _LIBRARY and form_of(_LIBRARY) == _FORM:
+    if (
+        AttentionInterface()["sdpa"] is _LIBRARY_FUNCTION
+        and fingerprint_of(_LIBRARY_FUNCTION) == _FINGERPRINT
+    ):
         AttentionInterface.register("sdpa", attention_forward)
 
 
@@ -106,7 +109,7 @@ def _table_of(cls):
     return table if isinstance(table, AttentionInterface) else None
 
 
-def _class_obstacle(cls):
+def _class_not_fusable(cls):
     if _table_of(cls).get("sdpa") is not attention_forward:
         return "transformers' function for 'sdpa' is not one that is known"
     return None
@@ -118,5 +121,5 @@ add_pattern(
     FusedAttention,
     lambda cls: _table_of(cls) is not None,
     "the dropout of its probabilities, on the CPU",
-    _class_obstacle,
+    _class_not_fusable,
 )

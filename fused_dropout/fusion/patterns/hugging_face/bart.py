@@ -5,24 +5,24 @@ import re
 import torch
 import torch.nn.functional as F
 
-from fused_dropout.fusion.activations import activation_obstacle
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
-from fused_dropout.fusion.fused_calls import linear_act_drop, run_stream
+from fused_dropout.fusion.activations import activation_not_fusable
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
+from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branches
 
 
-class _Layer(Fused):
+class _Layer(FusedMixin):
     """A stream, branches of it that end in dropout, and norms; the dropout is functional."""
 
     norm_first = False
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return (
-            product_obstacle("fc1", module.fc1)
-            or activation_obstacle("activation_fn", module.activation_fn)
-            or product_obstacle("fc2", module.fc2)
+            linear_not_fusable("fc1", module.fc1)
+            or activation_not_fusable("activation_fn", module.activation_fn)
+            or linear_not_fusable("fc2", module.fc2)
         )
 
     def _feed_forward(self, x):
@@ -34,7 +34,9 @@ class _Layer(Fused):
     def _run(self, x, stages):
         """``stages``: pairs of a norm and a branch, which gives an output and its bias."""
         drop = {"p": self.dropout, "training": self.training}
-        return run_stream(x, [(norm, drop, branch) for norm, branch in stages], self.norm_first)
+        return run_residual_branches(
+            x, [(norm, drop, branch) for norm, branch in stages], self.norm_first
+        )
 
 
 class FusedEncoderLayer(_Layer):
@@ -94,17 +96,17 @@ class FusedPreNormDecoderLayer(FusedDecoderLayer):
     norm_first = True
 
 
-for _mixin, _form, _names in (
+for _mixin, _fingerprint, _names in (
     (FusedEncoderLayer, "10d50b1032a0e915", "(Bart|Marian|PLBart)EncoderLayer"),
     (FusedDecoderLayer, "f774a62ba3f0ed01", "(Bart|Marian|PLBart)DecoderLayer"),
     (FusedPreNormEncoderLayer, "8dcbba6866649aa2", "(MBart|Pegasus|M2M100|Whisper)EncoderLayer"),
     (FusedPreNormDecoderLayer, "8ee3be77739ff481", "(MBart|Pegasus|M2M100)DecoderLayer"),
 ):
-    add_forms(
+    add_fingerprint_pattern(
         "transformers",
         "transformers",
         _mixin,
-        (_form,),
+        (_fingerprint,),
         re.compile(_names),
         "feed-forward layers, dropout, residuals and norms",
     )

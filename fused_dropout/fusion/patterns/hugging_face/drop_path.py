@@ -3,13 +3,13 @@
 import re
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 
 
-class FusedDropPath(Fused):
+class FusedDropPath(FusedMixin):
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return None
 
     def fused_forward(self, hidden_states):
@@ -19,7 +19,7 @@ class FusedDropPath(Fused):
         return FF.dropout(hidden_states, p, self.training, shared_dims=every_dim_but_first)
 
 
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedDropPath,

@@ -2,18 +2,18 @@
 
 import re
 
-from fused_dropout.fusion.activations import activation_obstacle
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.activations import activation_not_fusable
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import linear_act_drop, linear_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
-class FusedIntermediate(Fused):
+class FusedIntermediate(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return product_obstacle("dense", module.dense) or activation_obstacle(
+    def reason_not_fusable(module):
+        return linear_not_fusable("dense", module.dense) or activation_not_fusable(
             "intermediate_act_fn", module.intermediate_act_fn
         )
 
@@ -21,10 +21,10 @@ class FusedIntermediate(Fused):
         return linear_act_drop(self.dense, self.intermediate_act_fn, None, hidden_states)
 
 
-class FusedMLP(Fused):
+class FusedMLP(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return product_obstacle("fc1", module.fc1) or activation_obstacle(
+    def reason_not_fusable(module):
+        return linear_not_fusable("fc1", module.fc1) or activation_not_fusable(
             "activation_fn", module.activation_fn
         )
 
@@ -32,15 +32,15 @@ class FusedMLP(Fused):
         return self.fc2(linear_act_drop(self.fc1, self.activation_fn, None, hidden_states))
 
 
-class FusedFeedForward(Fused):
+class FusedFeedForward(FusedMixin):
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return (
-            product_obstacle("intermediate_dense", module.intermediate_dense)
-            or activation_obstacle("intermediate_act_fn", module.intermediate_act_fn)
-            or drop_obstacle("intermediate_dropout", module.intermediate_dropout)
-            or product_obstacle("output_dense", module.output_dense)
-            or drop_obstacle("output_dropout", module.output_dropout)
+            linear_not_fusable("intermediate_dense", module.intermediate_dense)
+            or activation_not_fusable("intermediate_act_fn", module.intermediate_act_fn)
+            or dropout_not_fusable("intermediate_dropout", module.intermediate_dropout)
+            or linear_not_fusable("output_dense", module.output_dense)
+            or dropout_not_fusable("output_dropout", module.output_dropout)
         )
 
     def in_training(self):
@@ -56,7 +56,7 @@ class FusedFeedForward(Fused):
         return linear_drop(self.output_dense, self.output_dropout, hidden)
 
 
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedIntermediate,
@@ -64,7 +64,7 @@ add_forms(
     re.compile(r"(Bert|Roberta|Electra|XLMRoberta|Camembert|Ernie|LayoutLM)Intermediate"),
     "bias and activation",
 )
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedMLP,
@@ -72,7 +72,7 @@ add_forms(
     re.compile(r"(ViT|CLIP|DeiT|Dinov2|Beit)MLP"),
     "bias and activation",
 )
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedFeedForward,

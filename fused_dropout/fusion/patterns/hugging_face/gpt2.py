@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fused_dropout.fusion.activations import activation_obstacle
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.activations import activation_not_fusable
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import bias_act_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 _PRODUCTS = (Conv1D, nn.Linear)
 
@@ -23,14 +23,14 @@ def _product(layer, x):
     return F.linear(x, layer.weight)
 
 
-class FusedGPT2MLP(Fused):
+class FusedGPT2MLP(FusedMixin):
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return (
-            product_obstacle("c_fc", module.c_fc, _PRODUCTS)
-            or activation_obstacle("act", module.act)
-            or product_obstacle("c_proj", module.c_proj, _PRODUCTS)
-            or drop_obstacle("dropout", module.dropout)
+            linear_not_fusable("c_fc", module.c_fc, _PRODUCTS)
+            or activation_not_fusable("act", module.act)
+            or linear_not_fusable("c_proj", module.c_proj, _PRODUCTS)
+            or dropout_not_fusable("dropout", module.dropout)
         )
 
     def in_training(self):
@@ -42,7 +42,7 @@ class FusedGPT2MLP(Fused):
         return bias_act_drop(output, self.c_proj.bias, None, self.dropout)
 
 
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedGPT2MLP,

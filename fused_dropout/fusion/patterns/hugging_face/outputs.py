@@ -4,19 +4,21 @@ import re
 
 import torch.nn.functional as F
 
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, add_norm, linear_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
-class _Output(Fused):
+class _Output(FusedMixin):
     """A linear layer ``dense`` and a ``dropout``; subclasses say what comes after."""
 
     @staticmethod
-    def why_not(module):
-        return product_obstacle("dense", module.dense) or drop_obstacle("dropout", module.dropout)
+    def reason_not_fusable(module):
+        return linear_not_fusable("dense", module.dense) or dropout_not_fusable(
+            "dropout", module.dropout
+        )
 
     def in_training(self):
         return self.training or self.dropout.training
@@ -41,7 +43,7 @@ class FusedOutput(_Output):
         return linear_drop(self.dense, self.dropout, hidden_states)
 
 
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedAddNormOutput,
@@ -49,7 +51,7 @@ add_forms(
     re.compile(r"(Bert|Roberta|Electra|XLMRoberta|Camembert|Ernie|LayoutLM)(Self)?Output"),
     "bias, dropout, residual and norm",
 )
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedAddOutput,
@@ -57,7 +59,7 @@ add_forms(
     re.compile(r"(RobertaPreLayerNorm|Esm)(Self)?Output"),
     "bias, dropout and residual",
 )
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedOutput,

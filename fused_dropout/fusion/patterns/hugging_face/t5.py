@@ -5,18 +5,18 @@ import re
 import torch
 import torch.nn.functional as F
 
-from fused_dropout.fusion.activations import activation_obstacle, activation_of
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
-class _WithDropout(Fused):
+class _WithDropout(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return drop_obstacle("dropout", module.dropout)
+    def reason_not_fusable(module):
+        return dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training
@@ -32,11 +32,11 @@ def _output(wo, hidden):
 
 class FusedDense(_WithDropout):
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return (
-            product_obstacle("wi", module.wi)
-            or activation_obstacle("act", module.act)
-            or drop_obstacle("dropout", module.dropout)
+            linear_not_fusable("wi", module.wi)
+            or activation_not_fusable("act", module.act)
+            or dropout_not_fusable("dropout", module.dropout)
         )
 
     def fused_forward(self, hidden_states):
@@ -47,14 +47,16 @@ class FusedGatedDense(_WithDropout):
     """Both products in one, of the weights side by side: the kernel wants both halves so."""
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         for name in ("wi_0", "wi_1"):
             layer = getattr(module, name)
-            if reason := product_obstacle(name, layer):
+            if reason := linear_not_fusable(name, layer):
                 return reason
             if layer.bias is not None:
                 return f"{name} has a bias"
-        return activation_obstacle("act", module.act) or drop_obstacle("dropout", module.dropout)
+        return activation_not_fusable("act", module.act) or dropout_not_fusable(
+            "dropout", module.dropout
+        )
 
     def fused_forward(self, hidden_states):
         halves = F.linear(hidden_states, torch.cat([self.wi_0.weight, self.wi_1.weight]))
@@ -103,18 +105,18 @@ class FusedLayerCrossAttention(_WithDropout):
         return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
-for _mixin, _form, _names, _what in (
+for _mixin, _fingerprint, _names, _what in (
     (FusedDense, "e58f901554c64960", "DenseActDense", "activation and dropout"),
     (FusedGatedDense, "b68b6575e4a865f8", "DenseGatedActDense", "activation, gate and dropout"),
     (FusedLayerFF, "4dbbbd7ba80ba9e9", "LayerFF", "dropout and residual"),
     (FusedLayerSelfAttention, "d12bd71d6afb8f19", "LayerSelfAttention", "dropout and residual"),
     (FusedLayerCrossAttention, "c46e626b350652ff", "LayerCrossAttention", "dropout and residual"),
 ):
-    add_forms(
+    add_fingerprint_pattern(
         "transformers",
         "transformers",
         _mixin,
-        (_form,),
+        (_fingerprint,),
         re.compile(rf"(T5|MT5){_names}"),
         _what,
     )

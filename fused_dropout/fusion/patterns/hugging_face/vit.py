@@ -2,16 +2,16 @@
 
 import re
 
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, add_then_norm
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
-class FusedViTLayer(Fused):
+class FusedViTLayer(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return drop_obstacle("dropout", module.dropout)
+    def reason_not_fusable(module):
+        return dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training
@@ -24,7 +24,7 @@ class FusedViTLayer(Fused):
         return add(self.mlp(normed), None, self.dropout, residual)
 
 
-add_forms(
+add_fingerprint_pattern(
     "transformers",
     "transformers",
     FusedViTLayer,

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion.class_swap import Fused, unfused_class
-from fused_dropout.fusion.drop_path import drop_path_obstacle
-from fused_dropout.fusion.eligibility import obstacle
-from fused_dropout.fusion.fingerprint import add_forms
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_obstacle
-from fused_dropout.fusion.patterns.timm.layers import end_of_branch, scale_obstacle
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.drop_path import drop_path_not_fusable
+from fused_dropout.fusion.eligibility import child_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
 from fused_dropout.fusion.patterns.timm.mlp import Branch
 from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments
 
@@ -21,10 +21,10 @@ class FusedAttention(Branch):
     drops = "attn_drop", "proj_drop"
 
     @classmethod
-    def why_not(cls, module):
+    def reason_not_fusable(cls, module):
         if not module.fused_attn:
             return "fused_attn is False: attention is computed step by step"
-        return super().why_not(module)
+        return super().reason_not_fusable(module)
 
     def last_layers(self):
         return self.proj, self.proj_drop
@@ -53,8 +53,8 @@ def branch_of(child, *args, **kwargs):
     if (
         isinstance(child, Branch)
         and unfused_class(type(child)) is not None
-        and obstacle("", child, (type(child),)) is None
-        and child.why_not(child) is None
+        and child_not_fusable("", child, (type(child),)) is None
+        and child.reason_not_fusable(child) is None
     ):
         linear, drop = child.last_layers()
         if type(linear) is nn.Linear:
@@ -63,7 +63,7 @@ def branch_of(child, *args, **kwargs):
     return child(*args, **kwargs), None, None
 
 
-class _Block(Fused):
+class _Block(FusedMixin):
     """Branches of a stream. What is unusual among the children is called as it is.
 
     ``ends``: of each branch, the names of its scale and its stochastic depth.
@@ -74,7 +74,7 @@ class _Block(Fused):
     norms = ("norm2",)
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         return None
 
     def _end(self, index, branch):
@@ -152,9 +152,9 @@ def _what(text, mixin):
         notes = []
         for scale, drop_path in mixin.ends:
             if isinstance(getattr(module, scale or "", None), nn.Module):
-                notes.append(scale_obstacle(scale, getattr(module, scale)))
-            notes.append(drop_path_obstacle(drop_path, getattr(module, drop_path)))
-        notes += (norm_obstacle(name, getattr(module, name)) for name in mixin.norms)
+                notes.append(layer_scale_not_fusable(scale, getattr(module, scale)))
+            notes.append(drop_path_not_fusable(drop_path, getattr(module, drop_path)))
+        notes += (norm_not_fusable(name, getattr(module, name)) for name in mixin.norms)
         notes = dict.fromkeys(note for note in notes if note is not None)
         return f"{text}; but {', '.join(notes)} and is called as it is" if notes else text
 
@@ -164,7 +164,7 @@ def _what(text, mixin):
 _NORM_TOO = "ends of the branches, residuals and the second norm"
 _ENDS = "ends of the branches and residuals"
 
-for _mixin, _form, _name, _text in (
+for _mixin, _fingerprint, _name, _text in (
     (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _NORM_TOO),
     (FusedResPostBlock, "abbf29731108ced0", "vision_transformer.ResPostBlock", _ENDS),
     (FusedBeitBlock, "1246660265e704a5", "beit.Block", _NORM_TOO),
@@ -174,8 +174,8 @@ for _mixin, _form, _name, _text in (
     (FusedConvNeXtBlock, "cb68757320de7a3a", "convnext.ConvNeXtBlock", _ENDS),
 ):
     _name = re.compile(f"timm.models.{_name}")
-    add_forms("timm", "timm", _mixin, (_form,), _name, _what(_text, _mixin))
-add_forms(
+    add_fingerprint_pattern("timm", "timm", _mixin, (_fingerprint,), _name, _what(_text, _mixin))
+add_fingerprint_pattern(
     "timm",
     "timm",
     FusedAttention,

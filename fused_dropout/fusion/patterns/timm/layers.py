@@ -9,13 +9,13 @@ from torch import nn
 
 from fused_dropout.fusion.activations import add_activations
 from fused_dropout.fusion.drop_path import (
-    Depth,
+    DropPathConfig,
     FusedDropPath,
     add_drop_path,
-    drop_path_obstacle,
+    drop_path_not_fusable,
 )
-from fused_dropout.fusion.eligibility import obstacle
-from fused_dropout.fusion.fingerprint import add_forms, form_of
+from fused_dropout.fusion.eligibility import child_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
 from fused_dropout.fusion.fused_calls import add_norm_class, bias_act_drop
 
 _DROP_PATH = ("185bf503d00b2b28",)
@@ -34,19 +34,19 @@ add_activations(
     }
 )
 
-add_forms(
+add_fingerprint_pattern(
     "timm", "timm", FusedDropPath, _DROP_PATH, re.compile("DropPath"), "draws a number an example"
 )
-if form_of(DropPath.forward) in _DROP_PATH:
-    add_drop_path(DropPath, lambda module: Depth(module.drop_prob, module.scale_by_keep))
+if fingerprint_of(DropPath.forward) in _DROP_PATH:
+    add_drop_path(DropPath, lambda module: DropPathConfig(module.drop_prob, module.scale_by_keep))
 
 # Those that are told to be fast round under autocast, and may belong to another package.
-if form_of(LayerNorm.forward) == "5c4ee1355728eaf7":
+if fingerprint_of(LayerNorm.forward) == "5c4ee1355728eaf7":
     add_norm_class(LayerNorm, "layer", lambda norm: not norm._fast_norm)
-if form_of(RmsNorm.forward) == "69d9dd9f1b319df2" and timm_norm.rms_norm is F.rms_norm:
+if fingerprint_of(RmsNorm.forward) == "69d9dd9f1b319df2" and timm_norm.rms_norm is F.rms_norm:
     add_norm_class(RmsNorm, "rms", lambda norm: not norm._fast_norm)
 
-_SCALES = (LayerScale,) if form_of(LayerScale.forward) == _LAYER_SCALE else ()
+_SCALES = (LayerScale,) if fingerprint_of(LayerScale.forward) == _LAYER_SCALE else ()
 
 
 def end_of_branch(branch, bias, drop, scale, drop_path):
@@ -63,11 +63,11 @@ def end_of_branch(branch, bias, drop, scale, drop_path):
     layer_scale = scale
     if isinstance(scale, nn.Module):
         layer_scale = None
-        if scale_obstacle("", scale) is not None:
+        if layer_scale_not_fusable("", scale) is not None:
             branch, bias, drop = scale(bias_act_drop(branch, bias, None, drop)), None, None
         elif type(scale) in _SCALES:
             layer_scale = scale.gamma
-    if drop_path_obstacle("", drop_path) is not None:
+    if drop_path_not_fusable("", drop_path) is not None:
         branch = bias_act_drop(branch, bias, None, drop)
         branch = drop_path(branch if layer_scale is None else branch * layer_scale)
         bias = drop = layer_scale = drop_path = None
@@ -80,6 +80,6 @@ def end_of_branch(branch, bias, drop, scale, drop_path):
     }
 
 
-def scale_obstacle(name, child):
+def layer_scale_not_fusable(name, child):
     """Why a layer scale cannot be computed in its place; None if it can."""
-    return obstacle(name, child, (*_SCALES, nn.Identity))
+    return child_not_fusable(name, child, (*_SCALES, nn.Identity))

@@ -7,33 +7,33 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion.activations import activation_obstacle, activation_of
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import product_obstacle
-from fused_dropout.fusion.fingerprint import add_forms
+from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import (
-    PRODUCTS,
+    LINEAR_AND_CONV,
     bias_act_drop,
     glu_drop,
     linear_act_drop,
     linear_drop,
 )
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments, drop_obstacle
+from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments, dropout_not_fusable
 
 
-class Branch(Fused):
+class Branch(FusedMixin):
     """A layer that ends with a product and dropout, which a block can go on with."""
 
     products = "fc1", "fc2"
     drops = "drop1", "drop2"
 
     @classmethod
-    def why_not(cls, module):
+    def reason_not_fusable(cls, module):
         for name in cls.products:
-            if reason := product_obstacle(name, getattr(module, name), PRODUCTS):
+            if reason := linear_not_fusable(name, getattr(module, name), LINEAR_AND_CONV):
                 return reason
         for name in cls.drops:
-            if reason := drop_obstacle(name, getattr(module, name)):
+            if reason := dropout_not_fusable(name, getattr(module, name)):
                 return reason
         return None
 
@@ -103,10 +103,12 @@ class FusedSwiGLU(Branch):
         return self.norm(x)
 
 
-class FusedConvMlp(Fused):
+class FusedConvMlp(FusedMixin):
     @staticmethod
-    def why_not(module):
-        return product_obstacle("fc1", module.fc1, PRODUCTS) or drop_obstacle("drop", module.drop)
+    def reason_not_fusable(module):
+        return linear_not_fusable("fc1", module.fc1, LINEAR_AND_CONV) or dropout_not_fusable(
+            "drop", module.drop
+        )
 
     def in_training(self):
         return self.training or self.drop.training
@@ -121,13 +123,13 @@ class FusedConvMlp(Fused):
 
 def _what(text):
     def what(module):
-        reason = activation_obstacle("act", module.act)
+        reason = activation_not_fusable("act", module.act)
         return text if reason is None else f"{text}; but {reason} and applied as it is"
 
     return what
 
 
-for _mixin, _form, _name, _text in (
+for _mixin, _fingerprint, _name, _text in (
     (FusedMlp, "14642963333e935e", "Mlp", "bias, activation and dropout; bias and dropout"),
     (FusedGluMlp, "8b9672f7c2242589", "GluMlp", "bias, gate and dropout; bias and dropout"),
     (FusedSwiGLU, "e32a4a1dd9f3cb0d", "SwiGLU", "bias, gate and dropout; bias and dropout"),
@@ -140,6 +142,11 @@ for _mixin, _form, _name, _text in (
     ),
     (FusedConvMlp, "b91e9498a3f5c849", "ConvMlp", "bias, activation and dropout"),
 ):
-    add_forms(
-        "timm", "timm", _mixin, (_form,), re.compile(f"timm.layers.mlp.{_name}"), _what(_text)
+    add_fingerprint_pattern(
+        "timm",
+        "timm",
+        _mixin,
+        (_fingerprint,),
+        re.compile(f"timm.layers.mlp.{_name}"),
+        _what(_text),
     )

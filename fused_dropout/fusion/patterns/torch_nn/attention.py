@@ -5,16 +5,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion.eligibility import LINEAR, note_forwards, obstacle, product_obstacle
+from fused_dropout.fusion.eligibility import (
+    LINEAR,
+    child_not_fusable,
+    linear_not_fusable,
+    record_forwards,
+)
 
 _ATTENTION = (nn.MultiheadAttention,)
 _OUT = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
-note_forwards((*_ATTENTION, *_OUT))
+record_forwards((*_ATTENTION, *_OUT))
 
 
-def attention_obstacle(name, child):
+def attention_not_fusable(name, child):
     """Why attention cannot be computed in its place; None if it can."""
-    return obstacle(name, child, _ATTENTION) or product_obstacle(
+    return child_not_fusable(name, child, _ATTENTION) or linear_not_fusable(
         f"{name}.out_proj", child.out_proj, _OUT
     )
 
@@ -30,7 +35,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     Returns:
         ``(output, bias)``: the bias, which may be None, is still to be added.
     """
-    if _is_rare(attention, query, memory, attn_mask, key_padding_mask, is_causal):
+    if _needs_original_forward(attention, query, memory, attn_mask, key_padding_mask, is_causal):
         output, _ = attention(
             query,
             memory,
@@ -45,7 +50,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     sequence_first = batched and not attention.batch_first
     q, k, v = (_split(x, attention, sequence_first) for x in _project(attention, query, memory))
     causal_only = is_causal and key_padding_mask is None
-    mask = None if causal_only else _merged(attn_mask, key_padding_mask, q)
+    mask = None if causal_only else _merge_masks(attn_mask, key_padding_mask, q)
     heads = FF.scaled_dot_product_attention(
         q, k, v, mask, attention.dropout if attention.training else 0.0, causal_only
     )
@@ -54,7 +59,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     return F.linear(heads.flatten(-2), attention.out_proj.weight), attention.out_proj.bias
 
 
-def _is_rare(attention, query, memory, attn_mask, padding, is_causal):
+def _needs_original_forward(attention, query, memory, attn_mask, padding, is_causal):
     """What the module itself has to compute, or to refuse in its own words."""
     if attention.bias_k is not None or attention.add_zero_attn:
         return True
@@ -65,8 +70,8 @@ def _is_rare(attention, query, memory, attn_mask, padding, is_causal):
     return (
         batch != memory_batch
         or (is_causal and attn_mask is None)
-        or not _is_mask(attn_mask, (length, keys), one_each)
-        or not _is_mask(padding, (batch, keys) if query.dim() == 3 else (keys,))
+        or not _is_supported_mask(attn_mask, (length, keys), one_each)
+        or not _is_supported_mask(padding, (batch, keys) if query.dim() == 3 else (keys,))
     )
 
 
@@ -77,7 +82,7 @@ def _sizes(attention, x):
     return x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
 
 
-def _is_mask(mask, *shapes):
+def _is_supported_mask(mask, *shapes):
     return mask is None or (
         mask.shape in shapes and (mask.dtype == torch.bool or mask.dtype.is_floating_point)
     )
@@ -109,20 +114,20 @@ def _split(x, attention, sequence_first):
     return x.permute(1, 2, 0, 3) if sequence_first else x.transpose(-3, -2)
 
 
-def _merged(attn_mask, padding, q):
+def _merge_masks(attn_mask, padding, q):
     """Both masks as one summand, of a shape that broadcasts to the scores'."""
     mask = None
     if attn_mask is not None:
-        mask = _summand(attn_mask, q.dtype)
+        mask = _additive_mask(attn_mask, q.dtype)
         if mask.dim() == 3 and q.dim() == 4:  # one for each example and head
             mask = mask.unflatten(0, q.shape[:2])
     if padding is not None:
-        padding = _summand(padding, q.dtype)[..., None, None, :]
+        padding = _additive_mask(padding, q.dtype)[..., None, None, :]
         mask = padding if mask is None else mask + padding
     return mask
 
 
-def _summand(mask, dtype):
+def _additive_mask(mask, dtype):
     """In the masks of these modules True means that a key takes no part."""
     if mask.dtype != torch.bool:
         return mask

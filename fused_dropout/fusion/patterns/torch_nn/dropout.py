@@ -3,12 +3,12 @@
 from torch import nn
 
 from fused_dropout import modules as M
-from fused_dropout.fusion.class_swap import Fused, fused_class
+from fused_dropout.fusion.class_swap import FusedMixin, fused_class
 from fused_dropout.fusion.eligibility import (
-    is_computable,
-    is_exchanged,
-    note_forwards,
-    obstacle,
+    child_not_fusable,
+    is_replaced,
+    is_supported_tensor,
+    record_forwards,
 )
 from fused_dropout.fusion.registry import add_pattern
 
@@ -26,24 +26,28 @@ def _mixin(ours, theirs):
     """The forward is that of this package's layer, in every mode."""
 
     def forward(self, input):
-        if is_computable(input) and self.is_as_it_was():
+        if is_supported_tensor(input) and self.has_original_methods():
             return ours.forward(self, input)
         return theirs.forward(self, input)
 
-    members = {"forward": forward, "why_not": staticmethod(_why_not), "__module__": __name__}
-    return type(f"Fused{ours.__name__}", (Fused, ours), members)
+    members = {
+        "forward": forward,
+        "reason_not_fusable": staticmethod(_reason_not_fusable),
+        "__module__": __name__,
+    }
+    return type(f"Fused{ours.__name__}", (FusedMixin, ours), members)
 
 
-def _why_not(module):
+def _reason_not_fusable(module):
     return None
 
 
-def _class_obstacle(cls):
-    return f"{cls.__qualname__}.forward was exchanged" if is_exchanged(cls, "forward") else None
+def _class_not_fusable(cls):
+    return f"{cls.__qualname__}.forward was exchanged" if is_replaced(cls, "forward") else None
 
 
 _MIXINS = {theirs: _mixin(ours, theirs) for theirs, ours in _LAYERS.items()}
-note_forwards((*_LAYERS, nn.Identity))
+record_forwards((*_LAYERS, nn.Identity))
 
 for _theirs, _class in _MIXINS.items():
     globals()[_class.__name__] = _class  # where pickles look for it
@@ -52,7 +56,7 @@ for _theirs, _class in _MIXINS.items():
         _class,
         lambda cls, theirs=_theirs: cls is theirs,
         "stores no mask",
-        _class_obstacle,
+        _class_not_fusable,
     )
 
 
@@ -60,9 +64,9 @@ for _theirs, _class in _MIXINS.items():
 DROPOUT = (nn.Dropout, fused_class(_MIXINS[nn.Dropout], nn.Dropout), M.Dropout, nn.Identity)
 
 
-def drop_obstacle(name, child):
+def dropout_not_fusable(name, child):
     """Why a dropout child cannot be computed in its place; None if it can."""
-    return obstacle(name, child, DROPOUT)
+    return child_not_fusable(name, child, DROPOUT)
 
 
 def drop_arguments(child):

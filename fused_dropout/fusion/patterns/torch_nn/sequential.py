@@ -6,21 +6,26 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fused_dropout import modules as M
-from fused_dropout.fusion.activations import activation_obstacle, activation_of, is_activation
-from fused_dropout.fusion.class_swap import Fused, unfused_class
+from fused_dropout.fusion.activations import activation_not_fusable, activation_of, is_activation
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.eligibility import (
+    child_not_fusable,
     class_name,
-    is_computable,
-    is_exchanged,
-    obstacle,
-    product_obstacle,
-    watched_everywhere,
+    has_global_hooks,
+    is_replaced,
+    is_supported_tensor,
+    linear_not_fusable,
 )
-from fused_dropout.fusion.fused_calls import BIAS_DIMS, PRODUCTS, bias_act_drop, product
+from fused_dropout.fusion.fused_calls import (
+    BIAS_DIMS,
+    LINEAR_AND_CONV,
+    bias_act_drop,
+    linear_without_bias,
+)
 from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments
 from fused_dropout.fusion.registry import add_pattern
 
-_PRODUCT_NAMES = {cls.__name__ for cls in PRODUCTS}  # quantised layers are no subclasses
+_PRODUCT_NAMES = {cls.__name__ for cls in LINEAR_AND_CONV}  # quantised layers are no subclasses
 
 # Layers that drop channels do so here for batched input only, as its shape alone tells.
 _CHANNELS = {nn.Dropout1d: 3, nn.Dropout2d: 4, nn.Dropout3d: 5}
@@ -38,26 +43,26 @@ class Run(NamedTuple):
         return [layer for layer in self if layer is not None]
 
 
-class FusedSequential(Fused):
+class FusedSequential(FusedMixin):
     """Looks for runs at every call, as layers can be exchanged, added and hooked at any time."""
 
     @staticmethod
-    def why_not(module):
+    def reason_not_fusable(module):
         runs, notes = _survey(module)
         return None if runs else "; ".join(notes)
 
     def forward(self, input):
-        if self.is_as_it_was():
+        if self.has_original_methods():
             return run_layers(list(self._modules.values()), input)
         return self.unfused_forward(input)
 
 
 def run_layers(layers, x):
     """What the layers compute one after the other."""
-    together = any(layer.training for layer in layers) and not watched_everywhere()
+    together = any(layer.training for layer in layers) and not has_global_hooks()
     start = 0
     while start < len(layers):
-        run = _run_at(layers, start) if together and is_computable(x) else None
+        run = _run_at(layers, start) if together and is_supported_tensor(x) else None
         if run is None or not any(layer.training for layer in run.layers):
             x = layers[start](x)
             start += 1
@@ -70,7 +75,7 @@ def run_layers(layers, x):
 def _compute(run, x):
     bias, bias_dim = None, -1
     if run.product is not None:
-        x = product(run.product, x)
+        x = linear_without_bias(run.product, x)
         bias, bias_dim = run.product.bias, BIAS_DIMS[type(run.product)]
     drop = None if run.drop is None else _drop_arguments(run.drop, x)
     result = bias_act_drop(x, bias, run.act, drop, bias_dim)
@@ -94,7 +99,7 @@ def _run_at(layers, start):
     rest = iter(layers[start : start + 3])
     layer = next(rest, None)
     linear = act = drop = None
-    if type(layer) in PRODUCTS and product_obstacle("", layer, PRODUCTS) is None:
+    if type(layer) in LINEAR_AND_CONV and linear_not_fusable("", layer, LINEAR_AND_CONV) is None:
         linear, layer = layer, next(rest, None)
     if isinstance(layer, nn.Module) and activation_of(layer) is not None:
         if linear is None and getattr(layer, "inplace", False):
@@ -114,7 +119,7 @@ def _is_drop(layer):
     cls = _class_of(layer)
     # An identity is no end of a run.
     known = cls in _CHANNELS or cls in (nn.Dropout, M.Dropout, nn.AlphaDropout)
-    return known and obstacle("", layer, (type(layer),)) is None
+    return known and child_not_fusable("", layer, (type(layer),)) is None
 
 
 def _survey(module):
@@ -134,7 +139,7 @@ def _survey(module):
         for name, layer, around in zip(
             names, layers, zip(kinds, kinds[1:], kinds[2:], strict=False), strict=False
         )
-        if (note := _in_the_way(name, layer, *around)) is not None
+        if (note := _reason_in_no_run(name, layer, *around)) is not None
     ]
     return runs, notes
 
@@ -145,23 +150,23 @@ def _what(module):
 
 
 def _kind(layer):
-    if isinstance(layer, PRODUCTS) or type(layer).__name__ in _PRODUCT_NAMES:
+    if isinstance(layer, LINEAR_AND_CONV) or type(layer).__name__ in _PRODUCT_NAMES:
         return "product"
     if isinstance(layer, _DropoutNd):
         return "drop"
     return "act" if is_activation(layer) else None
 
 
-def _in_the_way(name, layer, before, kind, after):
+def _reason_in_no_run(name, layer, before, kind, after):
     """Why a layer is in no run, though its neighbours call for one."""
     if kind == "product" and after in ("act", "drop"):
-        return product_obstacle(name, layer, PRODUCTS)
+        return linear_not_fusable(name, layer, LINEAR_AND_CONV)
     if kind == "drop" and before in ("product", "act"):
         return None if _is_drop(layer) else _drop_reason(name, layer)
     if kind == "act" and (before == "product" or after == "drop"):
-        return activation_obstacle(name, layer)
+        return activation_not_fusable(name, layer)
     if kind is None and before == "product" and after == "drop" and _may_be_activation(layer):
-        return activation_obstacle(name, layer)
+        return activation_not_fusable(name, layer)
     return None
 
 
@@ -172,7 +177,9 @@ def _may_be_activation(layer):
 
 def _drop_reason(name, layer):
     types = (nn.Dropout, *_CHANNELS, nn.AlphaDropout)
-    return obstacle(name, layer, types) or f"{name} is {class_name(layer)}, which has no run"
+    return (
+        child_not_fusable(name, layer, types) or f"{name} is {class_name(layer)}, which has no run"
+    )
 
 
 # A subclass with a forward of its own is a module like any other.
@@ -182,6 +189,6 @@ add_pattern(
     lambda cls: issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward,
     _what,
     lambda cls: (
-        "Sequential.forward was exchanged" if is_exchanged(nn.Sequential, "forward") else None
+        "Sequential.forward was exchanged" if is_replaced(nn.Sequential, "forward") else None
     ),
 )

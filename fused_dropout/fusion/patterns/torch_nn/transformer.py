@@ -3,13 +3,13 @@
 import torch.nn.functional as F
 from torch import nn
 
-from fused_dropout.fusion.activations import activation_obstacle
-from fused_dropout.fusion.class_swap import Fused
-from fused_dropout.fusion.eligibility import is_computable, product_obstacle
-from fused_dropout.fusion.fused_calls import linear_act_drop, run_stream
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_obstacle
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_obstacle
-from fused_dropout.fusion.registry import add_subclasses
+from fused_dropout.fusion.activations import activation_not_fusable
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.eligibility import is_supported_tensor, linear_not_fusable
+from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branches
+from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
+from fused_dropout.fusion.registry import add_subclass_pattern
 
 
 def _feed_forward(layer, x):
@@ -18,20 +18,20 @@ def _feed_forward(layer, x):
     return F.linear(hidden, layer.linear2.weight), layer.linear2.bias
 
 
-def _parts_obstacle(layer, attentions, drops):
+def _children_not_fusable(layer, attentions, drops):
     for name in attentions:
-        if reason := attention_obstacle(name, getattr(layer, name)):
+        if reason := attention_not_fusable(name, getattr(layer, name)):
             return reason
     for name in ("linear1", "linear2"):
-        if reason := product_obstacle(name, getattr(layer, name)):
+        if reason := linear_not_fusable(name, getattr(layer, name)):
             return reason
     for name in drops:
-        if reason := drop_obstacle(name, getattr(layer, name)):
+        if reason := dropout_not_fusable(name, getattr(layer, name)):
             return reason
     return None
 
 
-class _Layer(Fused):
+class _Layer(FusedMixin):
     """What both layers have in common: a stream, branches of it, and norms between."""
 
     def in_training(self):
@@ -48,18 +48,18 @@ class _Layer(Fused):
             (norm, drop, branch)
             for (norm, drop), branch in zip(self._stages(), branches, strict=True)
         ]
-        return run_stream(x, stages, self.norm_first)
+        return run_residual_branches(x, stages, self.norm_first)
 
 
 _BLOCKS = ("forward", "_sa_block", "_ff_block")
 
 
 class FusedTransformerEncoderLayer(_Layer):
-    replaced = _BLOCKS
+    bypassed_methods = _BLOCKS
 
     @staticmethod
-    def why_not(module):
-        return _parts_obstacle(module, ("self_attn",), ("dropout", "dropout1", "dropout2"))
+    def reason_not_fusable(module):
+        return _children_not_fusable(module, ("self_attn",), ("dropout", "dropout1", "dropout2"))
 
     def _stages(self):
         return (self.norm1, self.dropout1), (self.norm2, self.dropout2)
@@ -68,7 +68,7 @@ class FusedTransformerEncoderLayer(_Layer):
         return (self.self_attn,)
 
     def fused_forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
-        if not is_computable(src):
+        if not is_supported_tensor(src):
             return self.unfused_forward(src, src_mask, src_key_padding_mask, is_causal)
         return self._run(
             src,
@@ -80,11 +80,11 @@ class FusedTransformerEncoderLayer(_Layer):
 
 
 class FusedTransformerDecoderLayer(_Layer):
-    replaced = (*_BLOCKS, "_mha_block")
+    bypassed_methods = (*_BLOCKS, "_mha_block")
 
     @staticmethod
-    def why_not(module):
-        return _parts_obstacle(
+    def reason_not_fusable(module):
+        return _children_not_fusable(
             module,
             ("self_attn", "multihead_attn"),
             ("dropout", "dropout1", "dropout2", "dropout3"),
@@ -132,7 +132,7 @@ class FusedTransformerDecoderLayer(_Layer):
 
 def _what(module):
     text = "attention, feed-forward layers, residuals and norms"
-    reason = activation_obstacle("activation", module.activation)
+    reason = activation_not_fusable("activation", module.activation)
     return text if reason is None else f"{text}; but {reason} and applied as it is"
 
 
@@ -140,4 +140,4 @@ for _mixin, _base in (
     (FusedTransformerEncoderLayer, nn.TransformerEncoderLayer),
     (FusedTransformerDecoderLayer, nn.TransformerDecoderLayer),
 ):
-    add_subclasses("transformer", _mixin, _base, _what, _mixin.replaced)
+    add_subclass_pattern("transformer", _mixin, _base, _what, _mixin.bypassed_methods)
