@@ -1,4 +1,4 @@
-"""Which of the package's activations a module or a function is."""
+"""Maps activation modules and functions to the activations that have a kernel."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from fused_dropout.fusion.eligibility import child_not_fusable, class_name, reco
 
 
 class Activation(NamedTuple):
-    """What the functions of :mod:`fused_dropout.functional` call an activation."""
+    """The arguments that select an activation in :mod:`fused_dropout.functional`."""
 
     activation: str
     negative_slope: float | None = None
@@ -42,11 +42,11 @@ def _gelu(module):
 
 
 def _softplus(module):
-    # Other sharpness, or another place where it turns into the identity, is another function.
+    # The kernel has torch's default values of beta and threshold built in.
     return Activation("softplus") if (module.beta, module.threshold) == (1, 20) else None
 
 
-# A function of the module: its options can change at any time.
+# {class: function of a module}. A call reads the options of the module, which can change.
 _MODULES = {
     nn.ReLU: lambda module: Activation("relu"),
     nn.ReLU6: lambda module: Activation("relu6"),
@@ -64,25 +64,27 @@ _MODULES = {
 record_forwards(_MODULES)
 
 
-def add_activations(kinds):
-    """Makes modules known.
+def add_activations(classes):
+    """Adds activation modules of a library.
 
-    ``kinds``: {class: name of the activation that every instance computes, or a function of an
-    instance that gives its :class:`Activation`, None where it is another function}.
+    Args:
+        classes: {class: activation}. The activation is the name of the one that every instance
+            computes, or a function of a module that returns an :class:`Activation`, or None if the
+            options of the module have no kernel.
     """
-    for cls, kind in kinds.items():
+    for cls, kind in classes.items():
         _MODULES[cls] = kind if callable(kind) else lambda module, name=kind: Activation(name)
 
 
 def is_activation(module):
-    """Whether a module is an activation that has a kernel, as far as its class tells."""
+    """Whether the class of a module is an activation that has a kernel for some options."""
     return type(module) in _MODULES
 
 
 def activation_of(act):
-    """The activation that a module or a function computes; None where it is not known."""
+    """The :class:`Activation` of a module or function; None if there is no kernel for it."""
     if not isinstance(act, nn.Module):
-        # Callables may not be hashable.
+        # Not all callables are hashable.
         return _FUNCTIONS.get(act) if callable(act) and type(act).__hash__ else None
     kind = _MODULES.get(type(act))
     if kind is None or child_not_fusable("", act, (type(act),)) is not None:
@@ -91,13 +93,11 @@ def activation_of(act):
 
 
 def activation_not_fusable(name, act):
-    """Why an activation cannot be computed in its place; None if it can."""
+    """The reason why an activation cannot be computed by a kernel; None if it can."""
     if activation_of(act) is not None:
         return None
     if isinstance(act, nn.Module) and type(act) in _MODULES:
-        return (
-            child_not_fusable(name, act, (type(act),))
-            or f"{name} has options that have no kernel: {act}"
-        )
+        reason = child_not_fusable(name, act, (type(act),))
+        return reason or f"{name} has options without a kernel: {act}"
     label = class_name(act) if isinstance(act, nn.Module) else repr(act)
-    return f"{name} is {label}, an activation that is not known"
+    return f"{name} is {label}, an activation without a kernel"

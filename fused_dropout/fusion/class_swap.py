@@ -1,32 +1,34 @@
-"""Changing the class of a module, and back."""
+"""Replaces the class of a module by a fused subclass of it, and restores it."""
 
 from fused_dropout._once import made_once
 from fused_dropout.fusion.eligibility import has_global_hooks
 
 
 class FusedMixin:
-    """What a fused class adds in front of the class that it was made from: a mixin.
+    """The mixin that a fused class adds in front of the original class.
 
-    A pattern derives from it and defines ``reason_not_fusable`` and ``fused_forward``. In
-    evaluation, and where a child has been changed since, a module computes what it always did, by
-    the forward of the class that it was made from.
+    A pattern derives from it and defines :meth:`reason_not_fusable` and :meth:`fused_forward`. The
+    module runs the original ``forward`` in evaluation, and in training if it cannot be fused any
+    more, for example because a child got a hook after ``fuse``.
     """
 
-    #: Methods of the old class in whose place `fused_forward` works.
+    #: Methods of the original class that `fused_forward` does not call.
     bypassed_methods = ("forward",)
 
     @staticmethod
     def reason_not_fusable(module):
-        """Why a module cannot be fused; None if it can, "" where there is nothing to fuse.
+        """The reason why a module cannot be fused; None if it can, "" if there is nothing to fuse.
 
-        Asked at every call too, so it is quick.
+        ``fuse`` calls it, and so does every ``forward`` in training: it has to be fast.
         """
         raise NotImplementedError
 
     def in_training(self):
+        """Whether `fused_forward` may run: the module or a dropout child is in training mode."""
         return self.training
 
     def fused_forward(self, *args, **kwargs):
+        """Computes what ``forward`` of the original class computes, with the fused kernels."""
         raise NotImplementedError
 
     def forward(self, *args, **kwargs):
@@ -40,9 +42,10 @@ class FusedMixin:
         return self.unfused_forward(*args, **kwargs)
 
     def has_original_methods(self):
-        """Whether nobody has exchanged a method since, in the old class or the module.
+        """Whether the bypassed methods are still those of the time when the class was fused.
 
-        A forward of the module's own is no matter: it got here by calling this class's.
+        They can be replaced in the original class or set on the instance. A ``forward`` that is set
+        on the instance does not count: it runs first, and this code runs because it was called.
         """
         return all(
             getattr(self._original_class, name) is method
@@ -58,23 +61,24 @@ class FusedMixin:
 
     def __reduce_ex__(self, protocol):
         fused = type(self)
-        if fused not in _ORIGINS:  # somebody changed the class again, and has to see to it
+        if fused not in _ORIGINS:  # the class was changed again; that code has to pickle it
             return super().__reduce_ex__(protocol)
-        # The fused class has no name that it could be imported by.
+        # A fused class cannot be imported by name, so the pickle stores what it is made from.
         mixin, cls = _ORIGINS[fused]
         parts = super().__reduce_ex__(2)
         construct, *arguments = (cls if one is fused else one for one in (parts[0], *parts[1]))
         return (_new, (mixin, cls, construct, *arguments), *parts[2:])
 
 
-_ORIGINS = {}  # fused class: (mixin, the class that it was made from)
+_ORIGINS = {}  # fused class: (mixin, original class)
 
 
 @made_once
 def fused_class(mixin, cls):
-    """The class of a fused `cls`.
+    """The fused class of `cls`.
 
-    It keeps the name: wrapping policies of distributed training and much else go by names.
+    It has the name of `cls`, because other code looks classes up by name, such as the wrapping
+    policies of distributed training.
     """
     fused = type(
         cls.__name__,
@@ -104,10 +108,10 @@ def is_fused(module):
 
 
 def unfused_class(cls):
-    """The class that a fused class was made from; None if it is no fused class."""
+    """The original class of a fused class; None if `cls` is not a fused class."""
     return _ORIGINS[cls][1] if cls in _ORIGINS else None
 
 
 def declare_fused_class(fused, cls):
-    """Makes a class that somebody wrote one that :func:`unfused_class` knows."""
+    """Records a fused class that a user wrote, so that :func:`unfused_class` knows it."""
     _ORIGINS[fused] = (None, cls)

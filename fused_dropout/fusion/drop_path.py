@@ -1,4 +1,4 @@
-"""Stochastic depth inside of fused layers: what its layers are told apart by, in one place."""
+"""Stochastic depth layers (drop path) inside of fused modules."""
 
 from typing import NamedTuple
 
@@ -10,18 +10,26 @@ from fused_dropout import modules as M
 from fused_dropout.fusion.class_swap import FusedMixin, fused_class
 from fused_dropout.fusion.eligibility import child_not_fusable
 
+#: The keyword arguments of a dropout call that changes nothing.
 OFF = {"p": 0.0, "training": False}
 
 
 class DropPathConfig(NamedTuple):
-    """What a layer does: ``scale`` what it keeps, and decide ``per`` "row" or "batch"."""
+    """The options of a stochastic depth layer.
+
+    Attributes:
+        p: the probability to drop.
+        scale: whether kept values are divided by 1 - p.
+        per: "row" for one decision per example, "batch" for one decision per call.
+    """
 
     p: float
     scale: bool = True
     per: str = "row"
 
 
-# A function of the module: its options can change at any time. None: it does nothing.
+# {class: function of a module}. A call reads the options of the module, which can change. The
+# function returns None for a layer that never drops.
 _CONFIGS = {
     nn.Identity: lambda module: None,
     M.DropPath: lambda module: DropPathConfig(
@@ -30,13 +38,13 @@ _CONFIGS = {
 }
 
 
-def add_drop_path(cls, depth):
-    """Makes a class known; ``depth(module)`` gives a :class:`DropPathConfig`."""
-    _CONFIGS[cls] = _CONFIGS[fused_class(FusedDropPath, cls)] = depth
+def add_drop_path(cls, config):
+    """Adds a stochastic depth class; ``config(module)`` returns a :class:`DropPathConfig`."""
+    _CONFIGS[cls] = _CONFIGS[fused_class(FusedDropPath, cls)] = config
 
 
 class FusedDropPath(FusedMixin):
-    """A layer for stochastic depth of another package."""
+    """The mixin for stochastic depth layers of other libraries."""
 
     is_dropout = True
 
@@ -53,32 +61,40 @@ class FusedDropPath(FusedMixin):
 
 
 def drop_path_not_fusable(name, child):
-    """Why stochastic depth cannot be computed in its place; None if it can."""
+    """The reason why a stochastic depth layer cannot be bypassed; None if it can."""
     return child_not_fusable(name, child, tuple(_CONFIGS))
 
 
 def drop_path_arguments(child, dims):
-    """The arguments of :func:`FF.dropout` for an input with so many dimensions."""
-    depth = _config_of(child)
+    """The keyword arguments of :func:`FF.dropout` for an input with ``dims`` dimensions."""
+    config = _config_of(child)
     classic = type(child) is M.DropPath and child.mode == "classic"
-    if depth is None or not (child.training or classic):
+    if config is None or not (child.training or classic):
         return OFF
     return {
-        "p": depth.p,
+        "p": config.p,
         "training": child.training,
-        "shared_dims": tuple(range(1 if depth.per == "row" else 0, dims)),
-        "mode": "inverted" if depth.scale else "classic",
+        "shared_dims": tuple(range(1 if config.per == "row" else 0, dims)),
+        "mode": "inverted" if config.scale else "classic",
     }
 
 
 def _config_of(module):
-    # A layer can be fused whose class is derived from one that is known.
+    # The class of a fused layer is derived from a class in the table.
     return next(_CONFIGS[cls] for cls in type(module).__mro__ if cls in _CONFIGS)(module)
 
 
 def row_factors(x, arguments):
-    """What stochastic depth multiplies by, of shape (N, 1, ..., 1) or (1, ..., 1)."""
+    """The factors by which stochastic depth multiplies ``x``.
+
+    Args:
+        x: the input, of shape (N, ...).
+        arguments: the result of :func:`drop_path_arguments`.
+
+    Returns:
+        Tensor: of shape (N, 1, ..., 1) or (1, ..., 1).
+    """
     sizes = [1 if dim in arguments["shared_dims"] else n for dim, n in enumerate(x.shape)]
-    # Rounded to 16 bits, the scale would be off.
+    # At least float32: in 16 bits the scale 1 / (1 - p) would be rounded.
     dtype = torch.promote_types(x.dtype, torch.float32)
     return FF.dropout(torch.ones(sizes, dtype=dtype, device=x.device), **arguments)

@@ -12,32 +12,35 @@ from fused_dropout.fusion.report import FusionError, FusionReport, Place
 
 
 def fuse(model, patterns="auto", dry_run=False, strict=False):
-    """Makes the modules of a model that a pattern matches use this package's kernels, in place.
+    """Makes the modules of a model that match a pattern use fused kernels, in place.
 
-    Each of these modules gets a class derived from its own, and nothing else changes: parameters,
-    buffers, children, hooks and attributes stay the same objects, so that state dicts, optimisers,
-    ``isinstance``, ``pickle`` and ``deepcopy`` go on as before. In training mode a fused module
-    computes the same function with the same distribution of masks, from the masks of the
-    random-number contract; in evaluation mode it is the forward of its old class that runs. Each
-    call reads the present ``p`` and ``training`` of the dropout layers inside, and a module whose
-    children got hooks, parametrisations or other classes meanwhile falls back to its old forward.
+    Each matching module gets a class that is derived from its own class. Nothing else changes:
+    parameters, buffers, children, hooks and attributes stay the same objects, so state dicts,
+    optimisers, ``isinstance``, ``pickle`` and ``deepcopy`` work as before.
+
+    In training mode a fused module computes the same function as before and draws its dropout masks
+    from the same distribution. The masks follow this package's random-number contract instead of
+    torch's generator. In evaluation mode the original ``forward`` runs. Every call reads the
+    current ``p`` and ``training`` of the dropout layers inside the module. If a child got hooks, a
+    parametrisation or another class after ``fuse``, the module runs its original ``forward``.
 
     Args:
-        model: a ``torch.nn.Module``; it is looked through with everything inside.
-        patterns: "auto" for all, or a list of groups: "dropout", "sequential", "transformer"
-            (torch.nn's layers), "transformers", "timm", "torchvision", "own" (see
+        model: a ``torch.nn.Module``; all its submodules and the module itself are examined.
+        patterns: "auto" for all patterns, or a list of groups: "dropout", "sequential",
+            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "own" (see
             :func:`register_pattern`).
-        dry_run: change nothing, report only.
-        strict: raise, and change nothing, if any place that a pattern matches has to be left alone.
+        dry_run: change nothing, only return the report.
+        strict: if a module matches a pattern but cannot be fused, raise an error and change
+            nothing.
 
     Returns:
-        FusionReport: each place that was matched, fused with what or left alone and why. Modules
-        that are fused already are listed as such and stay as they are.
+        FusionReport: each module that matches a pattern, with what is fused or the reason why it
+        was skipped. Modules that are already fused are listed as such and stay as they are.
 
     Raises:
-        TypeError: ``model`` is no module.
-        ValueError: ``patterns`` has an unknown name.
-        FusionError: see ``strict``; it has the ``report``.
+        TypeError: ``model`` is not a module, or ``patterns`` is neither a string nor a list.
+        ValueError: ``patterns`` contains an unknown group.
+        FusionError: see ``strict``; its attribute ``report`` is the report.
     """
     _check_model("fuse", model)
     patterns = chosen_patterns(patterns)
@@ -55,18 +58,18 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
 
 
 def unfuse(model):
-    """Gives every module of a model that was fused its old class back, in place.
+    """Restores the original class of every fused module of a model, in place.
 
     Args:
-        model: a ``torch.nn.Module``; one that was never fused stays as it is.
+        model: a ``torch.nn.Module``. Modules that are not fused stay as they are.
 
     Returns:
         torch.nn.Module: ``model`` itself.
 
     Raises:
-        TypeError: ``model`` is no module.
-        RuntimeError: something else changed the class of a fused module since, as PyTorch's
-            ``fully_shard`` does; nothing is changed then.
+        TypeError: ``model`` is not a module.
+        RuntimeError: other code, such as PyTorch's ``fully_shard``, changed the class of a fused
+            module after ``fuse``. No module is changed then.
     """
     _check_model("unfuse", model)
     changes = []
@@ -76,25 +79,25 @@ def unfuse(model):
             changes.append((module, cls))
         elif is_fused(module):
             raise RuntimeError(
-                f"unfuse: the class of {name or 'the model'} was changed since it was fused: it is "
-                f"{class_name(module)} now. Unfuse first, or undo that change"
+                f"unfuse: the class of {name or 'the model'} was changed after fuse: it is "
+                f"{class_name(module)} now. Call unfuse first, or undo that change"
             )
     _set_classes(changes)
     return model
 
 
-# Modules that contexts have fused: how many of those have not ended.
+# {module: number of active `fused` contexts that fused it}
 _CONTEXT_COUNTS = {}
 _CONTEXT_LOCK = threading.RLock()
 
 
 @contextmanager
 def fused(model, patterns="auto", strict=False):
-    """A context in which a model is fused.
+    """A context manager in which a model is fused.
 
-    On leaving, also by an exception, those modules are unfused that were not fused before. Contexts
-    may overlap, in one thread or in several: a module is unfused when the last of them ends.
-    Arguments and errors are those of :func:`fuse`.
+    At the end of the context, also after an exception, it unfuses the modules that were not fused
+    before. Contexts may overlap, in one thread or in several: a module is unfused when the last of
+    its contexts ends. Arguments and errors are those of :func:`fuse`.
 
     Yields:
         FusionReport: see :func:`fuse`.
@@ -114,7 +117,7 @@ def fused(model, patterns="auto", strict=False):
                 _CONTEXT_COUNTS[module] -= 1
                 if not _CONTEXT_COUNTS[module]:
                     del _CONTEXT_COUNTS[module]
-            # Modules can have been taken out of the model, and others put in.
+            # Code in the context may have removed modules from the model and added fused ones.
             for module in inside.union(model.modules()) - before - _CONTEXT_COUNTS.keys():
                 cls = unfused_class(type(module))
                 if cls is not None:
@@ -122,7 +125,7 @@ def fused(model, patterns="auto", strict=False):
 
 
 def _match(name, module, patterns):
-    """``(place, module, new class or None)``; None where no pattern has anything to fuse."""
+    """``(place, module, fused class or None)``; None if no pattern has anything to fuse."""
     fused = is_fused(module)
     cls = unfused_class(type(module)) or type(module)
     for pattern in patterns:
@@ -130,22 +133,22 @@ def _match(name, module, patterns):
             continue
         new = None
         if fused:
-            reason, text = None, "is fused already"
+            reason, text = None, "is already fused"
         else:
             reason = pattern.reason_not_fusable(module)
             if reason == "":
                 continue
             if reason is None and "forward" in module.__dict__:
-                reason = "has a forward of its own"
+                reason = "has a forward set on the instance"
             text = reason
             if reason is None:
-                new, text = pattern.fused_class(cls), pattern.what(module)
+                new, text = pattern.fused_class(cls), pattern.describe(module)
         return Place(name, cls.__qualname__, pattern.group, reason is None, text), module, new
     return None
 
 
 def _set_classes(changes):
-    """All or nothing: Python refuses classes of another layout."""
+    """Sets the class of all modules or of none: Python rejects a class of another memory layout."""
     before = []
     try:
         for module, cls in changes:

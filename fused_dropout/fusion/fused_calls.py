@@ -1,4 +1,9 @@
-"""The pieces that fused layers are made of: children in, one kernel call out."""
+"""The calls that fused modules consist of: each takes child layers and makes one kernel call.
+
+In all functions ``drop`` is a dropout child, a dict with the keyword arguments of a dropout call,
+or None for no dropout. Tensors of the residual connection are called ``residual``; ``branch`` is
+the tensor that is added to it.
+"""
 
 from itertools import pairwise
 
@@ -11,17 +16,21 @@ from fused_dropout._state import new_rng_state
 from fused_dropout.functional._arguments import is_zero
 from fused_dropout.fusion.activations import Activation, activation_of
 from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
-from fused_dropout.fusion.eligibility import child_not_fusable, record_forwards, to_autocast_float32
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments
+from fused_dropout.fusion.dropout_layers import dropout_arguments
+from fused_dropout.fusion.eligibility import (
+    child_not_fusable,
+    record_forwards,
+    to_autocast_float32,
+)
 
-# Where the bias belongs, counted from the end: unbatched input has no first dimension.
+# The dimension of the bias, counted from the end: unbatched input has one dimension less.
 BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
 LINEAR_AND_CONV = tuple(BIAS_DIMS)
 
 _IDENTITY = Activation("identity")
 
 
-# Which kernel normalises as a class does, and whether a module of it is such a one.
+# {class: (which kernel normalises, function of a module: whether the kernel has its options)}
 _NORMS = {
     nn.LayerNorm: ("layer", lambda norm: True),
     nn.RMSNorm: ("rms", lambda norm: True),
@@ -30,34 +39,34 @@ record_forwards((*LINEAR_AND_CONV, *_NORMS))
 
 
 def add_norm_class(cls, kind, condition):
-    """Makes a class known that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` does."""
+    """Adds a class that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` ("rms") does.
+
+    ``condition`` is a function of a module: whether its options are those of the torch.nn class.
+    """
     _NORMS[cls] = (kind, condition)
     record_forwards((cls,))
 
 
-# Below, `drop` is a dropout child or the arguments of a dropout function, as a dict.
-
-
 def linear_without_bias(layer, x):
-    """``layer(x)`` short of its bias, for a linear layer or a convolution."""
+    """``layer(x)`` without adding the bias, for a linear layer or a convolution."""
     if type(layer) is nn.Linear:
         return F.linear(x, layer.weight)
     return layer._conv_forward(x, layer.weight, None)
 
 
 def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
-    """``drop(act(x + bias))``; None for ``act`` is the identity.
+    """``drop(act(x + bias))``. ``act`` is a module, a function, or None for the identity.
 
-    An activation that is not known is applied as it is.
+    An activation without a kernel is called, and only dropout uses a kernel.
     """
     arguments = _arguments(drop)
-    known = _IDENTITY if act is None else activation_of(act)
-    if known is None:
+    activation = _IDENTITY if act is None else activation_of(act)
+    if activation is None:
         x = x if bias is None else x + bias.view(-1, *(1,) * (-1 - bias_dim))
         return FF.dropout(act(x), **arguments)
     if act is None and bias is None:
         return FF.dropout(x, **arguments)
-    name, negative_slope, alpha = known
+    name, negative_slope, alpha = activation
     if name == "softplus":
         x = to_autocast_float32(x)
     return FF.bias_act_dropout(
@@ -72,19 +81,25 @@ def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
 
 
 def linear_act_drop(linear, act, drop, x):
-    """``drop(act(linear(x)))``; also for convolutions, and None for ``act`` is the identity."""
+    """``drop(act(linear(x)))`` for a linear layer or a convolution.
+
+    ``act`` is a module, a function, or None for the identity.
+    """
     arguments = _arguments(drop)
     if act is None and not _is_active(arguments):
         return linear(x)
     if act is not None and activation_of(act) is None:
         return FF.dropout(act(linear(x)), **arguments)
-    return bias_act_drop(
-        linear_without_bias(linear, x), linear.bias, act, drop, BIAS_DIMS[type(linear)]
-    )
+    x = linear_without_bias(linear, x)
+    return bias_act_drop(x, linear.bias, act, drop, BIAS_DIMS[type(linear)])
 
 
 def glu_drop(x, bias, activation, drop, gate_first=True):
-    """``drop(activation(x1 + b1) * (x2 + b2))``, of an :class:`~.activations.Activation`."""
+    """``drop(activation(x1 + b1) * (x2 + b2))``, where x1, x2 and b1, b2 are halves of x and bias.
+
+    ``activation`` is an :class:`~.activations.Activation`; it applies to the second half if
+    ``gate_first`` is False.
+    """
     name, negative_slope, alpha = activation
     return FF.bias_glu_dropout(
         x,
@@ -105,17 +120,17 @@ def linear_drop(linear, drop, x):
 def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     """``residual + drop_path(layer_scale * drop(branch + bias))``.
 
-    ``layer_scale`` is a tensor that broadcasts to the branch's shape; None stands for no layer.
+    ``layer_scale`` is a tensor that broadcasts to the shape of the branch, or None. ``drop_path``
+    is a stochastic depth layer, or None.
     """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
     both = _is_active(dropped) and _is_active(path)
-    if not both and layer_scale is None and _fits(branch, residual):
-        return FF.bias_dropout_add(
-            branch, bias, residual, **(path if _is_active(path) else dropped)
-        )
+    if not both and layer_scale is None and _kernel_can_add(branch, residual):
+        arguments = path if _is_active(path) else dropped
+        return FF.bias_dropout_add(branch, bias, residual, **arguments)
     if bias is not None or _is_active(dropped):
         branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
-    dtype = _residual_dtype(branch, residual, layer_scale)
+    dtype = _sum_dtype(branch, residual, layer_scale)
     if _is_active(path):
         factors = row_factors(branch, path)
         layer_scale = factors if layer_scale is None else layer_scale * factors
@@ -130,15 +145,19 @@ def add_norm(branch, bias, drop, residual, norm):
 
 
 def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
-    """``(norm(h), h)`` of ``h``, the result of :func:`add`."""
+    """``(norm(h), h)``, where ``h`` is the result of :func:`add`."""
     return _add_norm(branch, bias, drop, residual, norm, True, layer_scale, drop_path)
 
 
 def run_residual_branches(x, stages, norm_first):
-    """Branches of a residual stream, with the norms in front of them or behind the sums.
+    """Runs the branches of a transformer layer, with their residuals and norms.
 
-    ``stages``: for each branch ``(norm, drop, branch)``; the branch is a function that gives an
-    output and a bias to be added.
+    Args:
+        x: the input of the layer.
+        stages: ``(norm, drop, branch)`` for each branch. ``branch`` is a function of a tensor that
+            returns an output and a bias that is still to be added, or None.
+        norm_first: True for pre-norm, ``x + drop(branch(norm(x)))``; False for post-norm,
+            ``norm(x + drop(branch(x)))``.
     """
     if not norm_first:
         for norm, drop, branch in stages:
@@ -152,38 +171,43 @@ def run_residual_branches(x, stages, norm_first):
 
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
-    if not (_is_plain_norm(norm, branch) and _fits(branch, residual, layer_scale)):
+    has_kernel = _can_normalise(norm, branch) and _kernel_can_add(branch, residual, layer_scale)
+    if not has_kernel:
         h = add(branch, bias, drop, residual, layer_scale, drop_path)
         return (norm(h), h) if prenorm else norm(h)
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
-    options |= _dropped_and_path(branch, drop, drop_path)
-    if not prenorm:  # the result is the stream, and has the residual's dtype
+    options |= _drop_options(branch, drop, drop_path)
+    if not prenorm:  # the kernel returns the norm in the dtype of the residual
         residual = to_autocast_float32(residual)
     if _NORMS[type(norm)][0] == "layer":
         return FF.dropout_add_layer_norm(
             branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
         )
     eps = norm.eps
-    if eps is None:  # that of the dtype in which torch computes
+    if eps is None:  # torch takes the eps of the dtype in which it computes
         eps = torch.finfo(torch.promote_types(residual.dtype, torch.float32)).eps
     return FF.dropout_add_rms_norm(branch, residual, norm.weight, eps=eps, **options)
 
 
-def _dropped_and_path(branch, drop, drop_path):
-    """Both ways to drop: one of them as the kernel's own, the other as factors of the rows."""
+def _drop_options(branch, drop, drop_path):
+    """The arguments of a norm kernel for dropout and stochastic depth.
+
+    The kernel draws one of the two masks. If both are active, it draws that of dropout, and
+    stochastic depth becomes a factor for each row.
+    """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
     if not _is_active(path):
         return dropped
     if not _is_active(dropped):
         return path
-    # The layers themselves would draw in this order.
+    # First the state of dropout, then stochastic depth: the order of the unfused layers.
     state = new_rng_state(branch.device)
     factors = row_factors(branch, path).squeeze(-1).expand(branch.shape[:-1])
     return {**dropped, "rng_state": state, "row_scale": factors}
 
 
 def _arguments(drop):
-    return OFF if drop is None else drop_arguments(drop)
+    return OFF if drop is None else dropout_arguments(drop)
 
 
 def _path_arguments(drop_path, branch):
@@ -191,35 +215,35 @@ def _path_arguments(drop_path, branch):
 
 
 def _is_active(arguments):
-    """Whether a call with such arguments changes anything."""
+    """Whether a dropout call with these arguments changes its input."""
     if not arguments["training"]:
         return arguments.get("mode") == "classic"
     return not is_zero(arguments["p"])
 
 
-def _fits(branch, residual, layer_scale=None):
-    """Whether a kernel's sum has the shape and the dtype that torch's has."""
+def _kernel_can_add(branch, residual, layer_scale=None):
+    """Whether the sum of a kernel has the same shape and dtype as the sum of torch."""
     return (
         branch.shape == residual.shape
         and residual.dtype in (branch.dtype, torch.float32)
-        and _residual_dtype(branch, residual, layer_scale) == residual.dtype
+        and _sum_dtype(branch, residual, layer_scale) == residual.dtype
     )
 
 
-def _residual_dtype(branch, residual, layer_scale):
+def _sum_dtype(branch, residual, layer_scale):
     dtype = torch.promote_types(branch.dtype, residual.dtype)
     return dtype if layer_scale is None else torch.promote_types(dtype, layer_scale.dtype)
 
 
 def norm_not_fusable(name, norm):
-    """Why a norm cannot be computed together with what is before it; None if it can."""
+    """The reason why a norm has to be called apart from the sum before it; None if it has not."""
     reason = child_not_fusable(name, norm, tuple(_NORMS))
     if reason is None and not _NORMS[type(norm)][1](norm):
-        reason = f"{name} has options that have no kernel"
+        reason = f"{name} has options without a kernel"
     if reason is None and len(norm.normalized_shape) != 1:
-        reason = f"{name} spans {len(norm.normalized_shape)} dimensions"
+        reason = f"{name} normalises {len(norm.normalized_shape)} dimensions, but expected 1"
     return reason
 
 
-def _is_plain_norm(norm, x):
+def _can_normalise(norm, x):
     return norm_not_fusable("", norm) is None and norm.normalized_shape[0] == x.shape[-1]

@@ -1,6 +1,7 @@
-"""The patterns that :func:`fused_dropout.fuse` knows, in groups, and where one adds one's own."""
+"""The patterns that :func:`fused_dropout.fuse` knows, in groups, and how patterns are added."""
 
 import importlib
+import pkgutil
 import sys
 import threading
 import warnings
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fused_dropout.fusion import patterns as pattern_files
 from fused_dropout.fusion.class_swap import declare_fused_class, fused_class
 from fused_dropout.fusion.eligibility import is_replaced
 
@@ -16,38 +18,34 @@ from fused_dropout.fusion.eligibility import is_replaced
 class Pattern(NamedTuple):
     """One kind of module that can be fused.
 
-    group: by which name the argument ``patterns`` of ``fuse`` chooses it.
-    matches: whether a class is of this kind, judged by the class alone.
-    reason_not_fusable: why a module of this kind cannot be fused; None if it can, and an empty text
-        where there is nothing to fuse.
-    fused_class: the class that takes the place of a class.
-    what: says in words what of a module is fused.
+    Attributes:
+        group: the name that selects it in the argument ``patterns`` of ``fuse``.
+        matches: function of a class; whether instances of the class are candidates.
+        reason_not_fusable: function of a candidate module; the reason why it cannot be fused, None
+            if it can, "" if it has nothing to fuse.
+        fused_class: function of a class; the fused class for it.
+        describe: function of a module; what of it is fused, for the report.
     """
 
     group: str
     matches: Callable
     reason_not_fusable: Callable
     fused_class: Callable
-    what: Callable
+    describe: Callable
 
 
-_PATTERNS = []
-
-# Patterns of other packages are loaded once those are: a model of theirs cannot exist before.
-_LIBRARIES = {
-    "transformers": "fused_dropout.fusion.patterns.hugging_face",
-    "timm": "fused_dropout.fusion.patterns.timm",
-    "torchvision": "fused_dropout.fusion.patterns.torchvision",
-}
-_LOADED = set()
-_LOAD_LOCK = threading.Lock()  # nobody goes on without the patterns that another thread loads
+_PATTERNS = []  # the first one that matches is used
 
 
-def add_pattern(group, mixin, matches, what, class_not_fusable=None):
-    """Adds a pattern whose fused classes are made from a :class:`~.class_swap.FusedMixin` mixin.
+def add_pattern(group, mixin, matches, description, class_not_fusable=None):
+    """Adds a pattern whose fused classes are made from a :class:`~.class_swap.FusedMixin`.
 
-    ``what`` is a text or a function of a module; ``class_not_fusable`` tells why a class that
-    matches cannot be fused at all.
+    Args:
+        group, matches: see :class:`Pattern`.
+        mixin: a subclass of :class:`~.class_swap.FusedMixin`.
+        description: what is fused, for the report: a text, or a function of a module.
+        class_not_fusable: function of a class that matches; the reason why no instance of it can be
+            fused, or None.
     """
 
     def reason_not_fusable(module):
@@ -60,45 +58,45 @@ def add_pattern(group, mixin, matches, what, class_not_fusable=None):
             matches,
             reason_not_fusable,
             lambda cls: fused_class(mixin, cls),
-            what if callable(what) else lambda module: what,
+            description if callable(description) else lambda module: description,
         )
     )
 
 
-def add_subclass_pattern(group, mixin, base, what, methods=("forward",)):
-    """Adds a pattern for a class and those derived from it that compute the same.
+def add_subclass_pattern(group, mixin, base, description):
+    """Adds a pattern for a class and for its subclasses that compute the same function.
 
-    ``methods``: what a fused module does not call any more. A class that has its own of these is
-    left alone, and so is everything if somebody has exchanged a method of ``base``.
+    Subclasses that override one of ``mixin.bypassed_methods`` are skipped. All are skipped if one
+    of these methods of ``base`` was replaced.
     """
 
     def class_not_fusable(cls):
-        for name in methods:
+        for name in mixin.bypassed_methods:
             if getattr(cls, name) is not getattr(base, name):
-                return f"{cls.__qualname__} has a {name} of its own"
+                return f"{cls.__qualname__} overrides {name}"
             if is_replaced(base, name):
-                return f"{base.__qualname__}.{name} was exchanged"
+                return f"{base.__qualname__}.{name} was replaced"
         return None
 
-    add_pattern(group, mixin, lambda cls: issubclass(cls, base), what, class_not_fusable)
+    add_pattern(group, mixin, lambda cls: issubclass(cls, base), description, class_not_fusable)
 
 
 def register_pattern(cls, fused_cls, check=None):
-    """Teaches :func:`fused_dropout.fuse` a class of your own.
+    """Makes :func:`fused_dropout.fuse` replace a class of yours by a fused class of yours.
 
-    Modules that are exactly of class ``cls`` become instances of ``fused_cls``: their ``__class__``
-    is changed and nothing else, so ``fused_cls`` has to work with the attributes that ``cls`` sets
-    up. Registering a class again replaces what was registered before.
+    ``fuse`` sets ``__class__`` of each module whose class is exactly ``cls`` to ``fused_cls`` and
+    changes nothing else. So ``fused_cls`` has to work with the attributes that ``cls`` sets up.
+    Registering a class again replaces its former registration.
 
     Args:
         cls: a subclass of ``torch.nn.Module``.
-        fused_cls: a subclass of ``cls``, with a ``forward`` of its own.
-        check: a function of a module that returns None if this module can be fused, or a text that
-            says why not. It is asked when ``fuse`` looks at the module, not at every call. None:
-            every module can be.
+        fused_cls: a subclass of ``cls`` that defines ``forward``.
+        check: a function of a module that returns None if the module can be fused, or a text that
+            says why not. ``fuse`` calls it once for each module; calls of the fused module do not.
+            None: every module can be fused.
 
     Raises:
-        TypeError: for anything but such classes, or a ``check`` that cannot be called.
+        TypeError: ``cls`` or ``fused_cls`` is not such a class, or ``check`` is not callable.
 
     The group of the pattern (argument ``patterns`` of ``fuse``) is "own".
 
@@ -116,7 +114,7 @@ def register_pattern(cls, fused_cls, check=None):
     if not (isinstance(fused_cls, type) and issubclass(fused_cls, cls)) or fused_cls is cls:
         raise TypeError(
             f"register_pattern: fused_cls is {fused_cls!r}, but expected a subclass of "
-            f"{cls.__qualname__}, as modules change their class and nothing else"
+            f"{cls.__qualname__}, because fuse changes only the class of a module"
         )
     if check is not None and not callable(check):
         raise TypeError(f"register_pattern: check is {check!r}, but expected a function or None")
@@ -143,39 +141,62 @@ def register_pattern(cls, fused_cls, check=None):
     )
 
 
-def chosen_patterns(patterns):
-    """The patterns that the argument of ``fuse`` means."""
+def chosen_patterns(groups):
+    """The patterns that the argument ``patterns`` of ``fuse`` selects."""
     _load_patterns()
-    groups = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_LIBRARIES]))
-    if isinstance(patterns, str) and patterns == "auto":
+    known = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_LIBRARIES]))
+    if isinstance(groups, str) and groups == "auto":
         return list(_PATTERNS)
-    wanted = [patterns] if isinstance(patterns, str) else patterns
+    wanted = [groups] if isinstance(groups, str) else groups
     if not isinstance(wanted, Iterable):
         raise TypeError(
-            f"fuse: patterns is {patterns!r}, but expected 'auto' or a list of names of groups"
+            f"fuse: patterns is {groups!r}, but expected 'auto' or a list of names of groups"
         )
     wanted = list(wanted)
     for name in wanted:
-        if name not in groups:
+        if name not in known:
             raise ValueError(
-                f"fuse: patterns has {name!r}, but expected 'auto' or some of "
-                + ", ".join(map(repr, groups))
+                f"fuse: patterns contains {name!r}, but expected 'auto' or names from "
+                + ", ".join(map(repr, known))
             )
     return [pattern for pattern in _PATTERNS if pattern.group in wanted]
 
 
+def import_patterns(module_name):
+    """Imports a file of patterns, or all files of a folder; importing a file adds its patterns."""
+    module = importlib.import_module(module_name)
+    for file in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        importlib.import_module(f"{module_name}.{file.name}")
+
+
+def _find_libraries():
+    """{name of a library: its file or folder of patterns}. It has the name of the library."""
+    other_names = {"hugging_face": "transformers"}
+    return {
+        other_names.get(file.name, file.name): f"{pattern_files.__name__}.{file.name}"
+        for file in pkgutil.iter_modules(pattern_files.__path__)
+        if file.name != "torch_nn"
+    }
+
+
+# The patterns of a library are imported only if the library is: no model of it can exist before.
+_LIBRARIES = _find_libraries()
+_LOADED = set()
+_LOAD_LOCK = threading.Lock()  # a second thread waits until the patterns are complete
+
+
 def _load_patterns():
     with _LOAD_LOCK:
-        for package, module in _LIBRARIES.items():
-            if package not in sys.modules or package in _LOADED:
+        for library, module_name in _LIBRARIES.items():
+            if library not in sys.modules or library in _LOADED:
                 continue
-            _LOADED.add(package)
+            _LOADED.add(library)
             try:
-                importlib.import_module(module)
+                import_patterns(module_name)
             except (ImportError, AttributeError) as error:
-                version = getattr(sys.modules[package], "__version__", "")
+                version = getattr(sys.modules[library], "__version__", "")
                 warnings.warn(
-                    f"fuse: {package} {version} has not what its patterns are made for, so that "
-                    f"some are not known: {error}",
+                    f"fuse: some patterns for {library} {version} cannot be loaded, because this "
+                    f"version of {library} differs from the expected one: {error}",
                     stacklevel=4,
                 )

@@ -159,7 +159,7 @@ def test_hooks_that_come_after_compiling():
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
         for build, name, x in ((mlp, "0", X), (encoder_layer, "linear1", TOKENS)):
             torch._dynamo.reset()
-            model = fused_copy(build(), ["sequential", "transformer"])
+            model = fused_copy(build(), ["sequential", "torch.nn"])
             compiled = torch.compile(model, backend="eager")
             compiled(x)
             handle = model.get_submodule(name).register_forward_hook(lambda *_: _[2] * 2)

@@ -49,7 +49,7 @@ def test_fusing_twice_and_unfusing_twice():
     fused = classes(model)
     again = fd.fuse(model, strict=True)
     assert classes(model) == fused
-    assert {place.text for place in again.fused} == {"is fused already"}
+    assert {place.text for place in again.fused} == {"is already fused"}
     fd.unfuse(fd.unfuse(model))
     assert classes(model) == old
 
@@ -64,7 +64,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing():
     old = classes(model)
     dry = fd.fuse(model, dry_run=True)
     assert classes(model) == old
-    assert dry.dry_run and "11 modules would be fused, 0 left alone" in str(dry)
+    assert dry.dry_run and "11 modules would be fused, 0 skipped" in str(dry)
     assert dry.places == fd.fuse(model).places
 
 
@@ -72,7 +72,7 @@ def test_groups_choose_patterns():
     for patterns, expected in (
         ("dropout", {"Dropout"}),
         (["sequential"], {"Sequential"}),
-        (("transformer", "dropout"), {"TransformerEncoderLayer", "Dropout"}),
+        (("torch.nn", "dropout"), {"TransformerEncoderLayer", "Dropout"}),
         ([], set()),
     ):
         report = fd.fuse(Net(), patterns)
@@ -84,7 +84,7 @@ def test_groups_choose_patterns():
 def test_the_model_itself_is_looked_at():
     layer = encoder_layer()
     (place, *_) = fd.fuse(layer).fused
-    assert (place.name, place.module, place.group) == ("", "TransformerEncoderLayer", "transformer")
+    assert (place.name, place.module, place.group) == ("", "TransformerEncoderLayer", "torch.nn")
 
 
 @pytest.mark.parametrize("function", [fd.fuse, fd.unfuse, lambda model: fd.fused(model).__enter__])
@@ -98,9 +98,27 @@ def test_what_is_no_module(function, model):
 @pytest.mark.parametrize("patterns", ["sequental", ["dropout", "auto"], [nn.Linear], [3]], ids=repr)
 def test_unknown_groups(patterns):
     model = mlp()
-    with pytest.raises(ValueError, match=r"fuse: patterns has .*, but expected 'auto' or some of"):
+    with pytest.raises(
+        ValueError, match=r"fuse: patterns contains .*, but expected 'auto' or names from"
+    ):
         fd.fuse(model, patterns)
     assert classes(model) == classes(mlp())
+
+
+def test_the_error_lists_the_groups():
+    """The group of torch.nn's transformer layers is "torch.nn", not "transformer"."""
+    with pytest.raises(ValueError, match="patterns contains 'transformer'") as error:
+        fd.fuse(mlp(), "transformer")
+    for group in (
+        "own",
+        "dropout",
+        "sequential",
+        "torch.nn",
+        "transformers",
+        "timm",
+        "torchvision",
+    ):
+        assert repr(group) in str(error.value)
 
 
 @pytest.mark.parametrize("patterns", [None, 3, True])
@@ -153,10 +171,10 @@ def test_report_groups_the_layers_of_a_stack():
     model["stack"][1][0].register_forward_hook(lambda *_: None)
     lines = str(fd.fuse(model)).splitlines()
     assert lines == [
-        "fuse: 8 modules fused, 0 left alone",
+        "fuse: 8 modules fused, 0 skipped",
         "  fused: stack.* (2): Sequential: Linear, GELU, Dropout (0 to 2)",
         "  fused: stack.*.2 (3): Dropout: stores no mask",
-        "  fused: stack.1: Sequential: GELU, Dropout (1 to 2); but 0 has hooks",
+        "  fused: stack.1: Sequential: GELU, Dropout (1 to 2); not fused: 0 has hooks",
         "  fused: head: Sequential: Linear, GELU, Dropout (0 to 2)",
         "  fused: head.2: Dropout: stores no mask",
     ]
@@ -166,7 +184,7 @@ def test_report_of_a_single_layer_and_of_nothing():
     assert str(fd.fuse(nn.Dropout())).splitlines()[1] == (
         "  fused: the model: Dropout: stores no mask"
     )
-    assert str(fd.fuse(nn.Linear(2, 2))) == "fuse: no module matched a pattern"
+    assert str(fd.fuse(nn.Linear(2, 2))) == "fuse: no module matches a pattern"
 
 
 def test_context():
@@ -222,7 +240,7 @@ def test_own_pattern(own_patterns):
     assert [(p.name, p.group, p.text) for p in report.fused] == [("head", "own", "by FusedHead")]
     assert type(model.head) is FusedHead and isinstance(model.head, Head)
     assert uses_kernels(model.head, X)
-    assert fd.fuse(model, "own").fused[0].text == "is fused already"
+    assert fd.fuse(model, "own").fused[0].text == "is already fused"
     assert type(pickle.loads(pickle.dumps(model)).head) is FusedHead
     assert type(fd.unfuse(model).head) is Head
 

@@ -142,7 +142,7 @@ def test_dropouts_that_end_no_run(drop):
     assert place.text.startswith("1 is ") and type(drop).__name__ in place.text
     # With an activation there is a run all the same.
     (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), drop), "sequential").fused
-    assert place.text.startswith("Linear, ReLU (0 to 1); but 2 is ")
+    assert place.text.startswith("Linear, ReLU (0 to 1); not fused: 2 is ")
 
 
 class Stack(nn.Sequential):

@@ -1,6 +1,6 @@
-"""torchvision: stochastic depth, and the blocks that end with it or with dropout.
+"""Patterns for torchvision: stochastic depth, and the blocks that end with it or with dropout.
 
-Its ``MLP`` and the heads of VGG and AlexNet are ``nn.Sequential``, which has a pattern of its own.
+Its ``MLP`` and the classifiers of VGG and AlexNet are ``nn.Sequential``, which has its own pattern.
 """
 
 import re
@@ -17,41 +17,42 @@ from fused_dropout.fusion.drop_path import (
     add_drop_path,
     drop_path_not_fusable,
 )
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import child_not_fusable, linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
 from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
 
 
-def _depth(module):
+def _drop_path_config(module):
     if module.mode not in ("batch", "row"):
         raise ValueError(f"StochasticDepth: mode is {module.mode!r}, but expected 'batch' or 'row'")
     return DropPathConfig(module.p, per=module.mode)
 
 
 if fingerprint_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
-    add_drop_path(StochasticDepth, _depth)
+    add_drop_path(StochasticDepth, _drop_path_config)
 
 
 def _branch_of(child, x):
-    """``child(x)`` short of its last linear layer's bias and dropout, for an ``nn.Sequential``.
+    """``child(x)`` without the last bias and dropout, if ``child`` is an ``nn.Sequential``.
 
     Returns:
-        ``(output, bias, dropout)``; the latter two are None where there is nothing left to be done.
+        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
+        whole child was called, bias and dropout are None.
     """
     layers = list(child.children())[-2:]
-    is_plain = (
+    can_split = (
         len(layers) == 2
         and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
         and child_not_fusable("", child, (type(child),)) is None
         and linear_not_fusable("", layers[0]) is None
         and dropout_not_fusable("", layers[1]) is None
     )
-    if not is_plain:
+    if not can_split:
         return child(x), None, None
     linear, drop = layers
     x = run_layers(list(child.children())[:-2], x)
@@ -112,38 +113,51 @@ class FusedSwinBlockV2(_Block):
         return self._add((self.norm2(self.mlp(x)), None, None), x)
 
 
-def _what(text, norm=None):
-    def what(module):
+def _describe(text, norm=None):
+    def describe(module):
         reason = None if norm is None else norm_not_fusable(norm, getattr(module, norm))
-        return text if reason is None else f"{text}; but {reason} and is called as it is"
+        return text if reason is None else f"{text}; not fused: {reason}"
 
-    return what
+    return describe
 
 
 for _mixin, _fingerprints, _names, _text in (
-    (FusedDropPath, _STOCHASTIC_DEPTH, "StochasticDepth", _what("draws a number an example")),
+    (
+        FusedDropPath,
+        _STOCHASTIC_DEPTH,
+        "StochasticDepth",
+        _describe("one random number per example or batch"),
+    ),
     (
         FusedEncoderBlock,
         ("a4f1609e21a9d049",),
         "EncoderBlock",
-        _what("ends of the branches, residuals and the second norm", "ln_2"),
+        _describe("ends of the branches, residuals and the second norm", "ln_2"),
     ),
-    (FusedCNBlock, ("b7e3abddf50ca697",), "CNBlock", _what("layer scale, depth and residual")),
-    (FusedMBConv, ("e06d18a3e9dafcd8",), "MBConv|FusedMBConv", _what("depth and residual")),
-    # It derives from the other, whose pattern would be asked.
+    (
+        FusedCNBlock,
+        ("b7e3abddf50ca697",),
+        "CNBlock",
+        _describe("layer scale, stochastic depth and residual"),
+    ),
+    (
+        FusedMBConv,
+        ("e06d18a3e9dafcd8",),
+        "MBConv|FusedMBConv",
+        _describe("stochastic depth and residual"),
+    ),
+    # Before the next one, which is for its base class and would match it too.
     (
         FusedSwinBlockV2,
         ("630a8a15cd4589ec",),
         "SwinTransformerBlockV2",
-        _what("depth and residuals"),
+        _describe("stochastic depth and residuals"),
     ),
     (
         FusedSwinBlock,
         ("94e07c348b440618",),
         "SwinTransformerBlock",
-        _what("ends of the branches, residuals and the second norm", "norm2"),
+        _describe("ends of the branches, residuals and the second norm", "norm2"),
     ),
 ):
-    add_fingerprint_pattern(
-        "torchvision", "torchvision", _mixin, _fingerprints, re.compile(_names), _text
-    )
+    add_fingerprint_pattern("torchvision", _mixin, _fingerprints, re.compile(_names), _text)

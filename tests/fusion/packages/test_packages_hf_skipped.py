@@ -79,8 +79,8 @@ def test_adapters_that_come_later_are_used(model):
 def test_unknown_activation(model):
     model.encoder.layer[0].intermediate.intermediate_act_fn = nn.Softsign()
     assert texts(fd.fuse(model)) == {
-        "encoder.layer.0.intermediate": "intermediate_act_fn is Softsign, an activation that is "
-        "not known"
+        "encoder.layer.0.intermediate": "intermediate_act_fn is Softsign, an activation "
+        "without a kernel"
     }
 
 
@@ -109,7 +109,7 @@ def test_a_subclass_with_its_own_forward(model):
 
     model.encoder.layer[0].attention.output.__class__ = Output
     (text,) = texts(fd.fuse(model)).values()
-    assert text.endswith("Output.forward is not one that is known")
+    assert text.endswith("Output.forward has no known fingerprint")
 
 
 def test_a_subclass_without_one_is_fused(model):
@@ -131,7 +131,7 @@ def wrapping(self, hidden_states, input_tensor):
 
 
 @pytest.mark.parametrize(
-    "forward, reason", [(plain, "is not one that is known"), (wrapping, "was exchanged")]
+    "forward, reason", [(plain, "has no known fingerprint"), (wrapping, "was replaced")]
 )
 def test_an_exchanged_forward(model, monkeypatch, forward, reason):
     monkeypatch.setattr(BertSelfOutput, "forward", forward)
@@ -146,9 +146,7 @@ def test_other_implementations_of_attention(implementation):
     model = bert(attn_implementation=implementation)
     left = texts(fd.fuse(model))
     assert set(left) == {f"encoder.layer.{i}.attention.self" for i in range(2)}
-    assert set(left.values()) == {
-        f"attn_implementation is {implementation!r}, but only 'sdpa' leaves a choice"
-    }
+    assert set(left.values()) == {f"attn_implementation is {implementation!r}, but expected 'sdpa'"}
 
 
 def test_an_implementation_that_is_chosen_later_is_used(model):
@@ -178,7 +176,9 @@ def test_an_exchanged_function_for_sdpa(model, monkeypatch):
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", theirs)
     left = texts(fd.fuse(model))
-    assert set(left.values()) == {"transformers' function for 'sdpa' is not one that is known"}
+    assert set(left.values()) == {
+        "the entry 'sdpa' of transformers' attention table is an unknown function"
+    }
     call_encoder(model)
     assert seen == [1, 1]
 

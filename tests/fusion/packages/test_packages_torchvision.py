@@ -117,7 +117,7 @@ def test_reasons():
     block.stochastic_depth = Depth(0.1, "row")
     report = places(fd.fuse(block))
     assert "Depth, a subclass of" in report[""].text
-    assert "forward is not one that is known" in report["stochastic_depth"].text
+    assert "forward has no known fingerprint" in report["stochastic_depth"].text
     assert not report[""].fused and not report["stochastic_depth"].fused
 
 

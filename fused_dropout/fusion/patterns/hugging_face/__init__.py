@@ -1,17 +1,6 @@
 """Patterns for Hugging Face transformers: a file for each kind of block.
 
-Its models repeat the same blocks under many names; they are recognised by the text of their
-forward (see `fingerprint.py`), so that a pattern serves all families that share a text.
+Its models contain copies of the same blocks under many class names. A block is recognised by the
+source code of its ``forward`` (see ``fingerprint.py``), so one pattern serves all model families
+that have the same code.
 """
-
-from fused_dropout.fusion.patterns.hugging_face import (  # noqa: F401  (add patterns)
-    activations,
-    attention,
-    bart,
-    drop_path,
-    feed_forward,
-    gpt2,
-    outputs,
-    t5,
-    vit,
-)

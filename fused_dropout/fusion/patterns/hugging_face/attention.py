@@ -1,9 +1,11 @@
-"""Attention modules that ask transformers' table of implementations for their function.
+"""Pattern for attention modules that look their function up in transformers' attention table.
 
-Nearly all do. Their forward stays the library's own; what changes is the function that the table
-has for "sdpa": it looks whether the module that calls it is fused, and for all others it is the
-library's. A name of our own in the table, chosen by a changed configuration, would do harm: several
-modules compare the name in their configuration with "sdpa", as do the functions that make masks.
+Nearly all attention modules of transformers do that. A fused module keeps its original ``forward``.
+The table entry for "sdpa" is replaced by a function that calls this package's attention for fused
+modules, and the original function for all others.
+
+A new entry with a name of its own, selected by the configuration, would not work: several modules,
+and the functions that create attention masks, compare the name in the configuration with "sdpa".
 """
 
 import functools
@@ -18,20 +20,20 @@ from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.fingerprint import fingerprint_of
 from fused_dropout.fusion.registry import add_pattern
 
-_LIBRARY_FUNCTION = sdpa_attention.sdpa_attention_forward
+_ORIGINAL_FUNCTION = sdpa_attention.sdpa_attention_forward
 _FINGERPRINT = "1d6d01c0bb2a6704"
-# Where they are given something, the library has a word to say about it.
+# Calls with one of these options go to the original function.
 _UNSUPPORTED_OPTIONS = ("softcap", "output_attentions")
 
 
 class FusedAttention(FusedMixin):
-    """Marks a module; its forward is the library's."""
+    """Marks a module for :func:`attention_forward`; its ``forward`` is the original one."""
 
     @staticmethod
     def reason_not_fusable(module):
         implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
         if implementation != "sdpa":
-            return f"attn_implementation is {implementation!r}, but only 'sdpa' leaves a choice"
+            return f"attn_implementation is {implementation!r}, but expected 'sdpa'"
         return None
 
     def forward(self, *args, **kwargs):
@@ -50,9 +52,9 @@ def attention_forward(
     position_bias=None,
     **kwargs,
 ):
-    """transformers' function for "sdpa", and for fused modules one that stores no mask."""
+    """The entry "sdpa" of the attention table. For fused modules it stores no dropout mask."""
     if not _uses_our_function(module, query, dropout, kwargs):
-        return _LIBRARY_FUNCTION(
+        return _ORIGINAL_FUNCTION(
             module,
             query,
             key,
@@ -90,17 +92,15 @@ def _uses_our_function(module, query, dropout, kwargs):
 
 
 def _register():
-    """Puts our function into the table, unless that has something else than what we know."""
-    if (
-        AttentionInterface()["sdpa"] is _LIBRARY_FUNCTION
-        and fingerprint_of(_LIBRARY_FUNCTION) == _FINGERPRINT
-    ):
+    """Replaces the table entry, if it is the original function with the known fingerprint."""
+    is_original = AttentionInterface()["sdpa"] is _ORIGINAL_FUNCTION
+    if is_original and fingerprint_of(_ORIGINAL_FUNCTION) == _FINGERPRINT:
         AttentionInterface.register("sdpa", attention_forward)
 
 
 @functools.cache
 def _table_of(cls):
-    """The table that the forward of a class asks; None if it asks none."""
+    """The attention table that ``forward`` of a class uses; None if it uses none."""
     forward = inspect.unwrap(cls.forward)
     code = getattr(forward, "__code__", None)
     if code is None or not {"ALL_ATTENTION_FUNCTIONS", "get_interface"} <= set(code.co_names):
@@ -111,7 +111,7 @@ def _table_of(cls):
 
 def _class_not_fusable(cls):
     if _table_of(cls).get("sdpa") is not attention_forward:
-        return "transformers' function for 'sdpa' is not one that is known"
+        return "the entry 'sdpa' of transformers' attention table is an unknown function"
     return None
 
 
@@ -120,6 +120,6 @@ add_pattern(
     "transformers",
     FusedAttention,
     lambda cls: _table_of(cls) is not None,
-    "the dropout of its probabilities, on the CPU",
+    "dropout of the attention probabilities, on the CPU",
     _class_not_fusable,
 )

@@ -1,4 +1,7 @@
-"""BART's encoder and decoder layers and their kin, with the norms after or before the branches."""
+"""Patterns for BART's encoder and decoder layers, and the same layers in other model families.
+
+Some families have the norms after the branches (post-norm), others before them (pre-norm).
+"""
 
 import re
 
@@ -13,7 +16,7 @@ from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branc
 
 
 class _Layer(FusedMixin):
-    """A stream, branches of it that end in dropout, and norms; the dropout is functional."""
+    """Branches that end with dropout, residual additions and norms. Dropout is functional here."""
 
     norm_first = False
 
@@ -26,23 +29,22 @@ class _Layer(FusedMixin):
         )
 
     def _feed_forward(self, x):
-        """The second layer's output without its bias, and the bias."""
+        """The output of the second linear layer without its bias, and the bias."""
         drop = {"p": self.activation_dropout, "training": self.training}
         hidden = linear_act_drop(self.fc1, self.activation_fn, drop, x)
         return F.linear(hidden, self.fc2.weight), self.fc2.bias
 
-    def _run(self, x, stages):
-        """``stages``: pairs of a norm and a branch, which gives an output and its bias."""
+    def _run(self, x, norms_and_branches):
+        """A branch is a function of a tensor that returns an output and a bias to be added."""
         drop = {"p": self.dropout, "training": self.training}
-        return run_residual_branches(
-            x, [(norm, drop, branch) for norm, branch in stages], self.norm_first
-        )
+        stages = [(norm, drop, branch) for norm, branch in norms_and_branches]
+        return run_residual_branches(x, stages, self.norm_first)
 
 
 class FusedEncoderLayer(_Layer):
     def fused_forward(self, hidden_states, attention_mask, **kwargs):
         if hidden_states.dtype == torch.float16:
-            # The library clamps its result.
+            # The original layer clamps its result in float16.
             return self.unfused_forward(hidden_states, attention_mask, **kwargs)
 
         def attend(x):
@@ -103,7 +105,6 @@ for _mixin, _fingerprint, _names in (
     (FusedPreNormDecoderLayer, "8ee3be77739ff481", "(MBart|Pegasus|M2M100)DecoderLayer"),
 ):
     add_fingerprint_pattern(
-        "transformers",
         "transformers",
         _mixin,
         (_fingerprint,),

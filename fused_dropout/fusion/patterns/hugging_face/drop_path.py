@@ -1,4 +1,4 @@
-"""``BeitDropPath`` and the copies of it that most families of image models have."""
+"""Pattern for ``BeitDropPath`` and its copies in most families of image models."""
 
 import re
 
@@ -13,17 +13,15 @@ class FusedDropPath(FusedMixin):
         return None
 
     def fused_forward(self, hidden_states):
-        every_dim_but_first = tuple(range(1, hidden_states.dim()))
-        # Without a decision about each example it keeps all of them.
-        p = self.drop_prob or 0.0
-        return FF.dropout(hidden_states, p, self.training, shared_dims=every_dim_but_first)
+        p = self.drop_prob or 0.0  # drop_prob may be None
+        all_dims_but_first = tuple(range(1, hidden_states.dim()))
+        return FF.dropout(hidden_states, p, self.training, shared_dims=all_dims_but_first)
 
 
 add_fingerprint_pattern(
     "transformers",
-    "transformers",
     FusedDropPath,
     ("bda4aadae96fa352",),
     re.compile(r"(Beit|Dinov2|ConvNext|Swin|DonutSwin|Pvt)DropPath"),
-    "dropout of whole examples, in one pass",
+    "drops whole examples in one pass",
 )

@@ -1,13 +1,13 @@
-"""Feed-forward layers: ``BertIntermediate``, ``CLIPMLP``, ``Wav2Vec2FeedForward`` and their kin."""
+"""Patterns for the feed-forward layers of BERT, CLIP and Wav2Vec2, and their copies."""
 
 import re
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import linear_act_drop, linear_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
 class FusedIntermediate(FusedMixin):
@@ -58,7 +58,6 @@ class FusedFeedForward(FusedMixin):
 
 add_fingerprint_pattern(
     "transformers",
-    "transformers",
     FusedIntermediate,
     ("cf65bc74f562bf96",),
     re.compile(r"(Bert|Roberta|Electra|XLMRoberta|Camembert|Ernie|LayoutLM)Intermediate"),
@@ -66,14 +65,12 @@ add_fingerprint_pattern(
 )
 add_fingerprint_pattern(
     "transformers",
-    "transformers",
     FusedMLP,
     ("10797a3e625952cf",),
     re.compile(r"(ViT|CLIP|DeiT|Dinov2|Beit)MLP"),
     "bias and activation",
 )
 add_fingerprint_pattern(
-    "transformers",
     "transformers",
     FusedFeedForward,
     ("f60b1b675b9917e8",),

@@ -1,18 +1,18 @@
-"""The ends of a branch: ``BertSelfOutput``, ``BertOutput`` and those of other families."""
+"""Patterns for the last layers of a branch: ``BertSelfOutput``, ``BertOutput`` and their copies."""
 
 import re
 
 import torch.nn.functional as F
 
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, add_norm, linear_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
 class _Output(FusedMixin):
-    """A linear layer ``dense`` and a ``dropout``; subclasses say what comes after."""
+    """A linear layer ``dense`` and a layer ``dropout``. Subclasses define what follows."""
 
     @staticmethod
     def reason_not_fusable(module):
@@ -37,14 +37,13 @@ class FusedAddOutput(_Output):
 
 
 class FusedOutput(_Output):
-    """Without a residual: some take one, and leave it to somebody else."""
+    """Adds no residual. Some classes have the argument ``input_tensor`` and do not use it."""
 
     def fused_forward(self, hidden_states, input_tensor=None):
         return linear_drop(self.dense, self.dropout, hidden_states)
 
 
 add_fingerprint_pattern(
-    "transformers",
     "transformers",
     FusedAddNormOutput,
     ("edd0230858f63315",),
@@ -53,14 +52,12 @@ add_fingerprint_pattern(
 )
 add_fingerprint_pattern(
     "transformers",
-    "transformers",
     FusedAddOutput,
     ("c1296d9ed90fcad6",),
     re.compile(r"(RobertaPreLayerNorm|Esm)(Self)?Output"),
     "bias, dropout and residual",
 )
 add_fingerprint_pattern(
-    "transformers",
     "transformers",
     FusedOutput,
     ("dac5fe5ca77add79", "a05b21a7b5465d88"),

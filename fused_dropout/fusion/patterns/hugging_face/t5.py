@@ -1,4 +1,4 @@
-"""``T5DenseActDense``, ``T5DenseGatedActDense``, ``T5LayerFF`` and T5's attention layers."""
+"""Patterns for T5's feed-forward and attention layers."""
 
 import re
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from fused_dropout.fusion.activations import activation_not_fusable, activation_of
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
 class _WithDropout(FusedMixin):
@@ -23,7 +23,7 @@ class _WithDropout(FusedMixin):
 
 
 def _output(wo, hidden):
-    """``wo(hidden)``; transformers keeps that layer in float32 where the others are not."""
+    """``wo(hidden)``. transformers keeps this layer in float32 in models of 16-bit precision."""
     weight = wo.weight
     if isinstance(weight, torch.Tensor) and weight.dtype not in (hidden.dtype, torch.int8):
         hidden = hidden.to(weight.dtype)
@@ -44,7 +44,7 @@ class FusedDense(_WithDropout):
 
 
 class FusedGatedDense(_WithDropout):
-    """Both products in one, of the weights side by side: the kernel wants both halves so."""
+    """Concatenates the weights of ``wi_0`` and ``wi_1``, as the kernel takes one tensor."""
 
     @staticmethod
     def reason_not_fusable(module):
@@ -105,7 +105,7 @@ class FusedLayerCrossAttention(_WithDropout):
         return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
-for _mixin, _fingerprint, _names, _what in (
+for _mixin, _fingerprint, _names, _text in (
     (FusedDense, "e58f901554c64960", "DenseActDense", "activation and dropout"),
     (FusedGatedDense, "b68b6575e4a865f8", "DenseGatedActDense", "activation, gate and dropout"),
     (FusedLayerFF, "4dbbbd7ba80ba9e9", "LayerFF", "dropout and residual"),
@@ -114,9 +114,8 @@ for _mixin, _fingerprint, _names, _what in (
 ):
     add_fingerprint_pattern(
         "transformers",
-        "transformers",
         _mixin,
         (_fingerprint,),
         re.compile(rf"(T5|MT5){_names}"),
-        _what,
+        _text,
     )

@@ -1,11 +1,11 @@
-"""``ViTLayer`` and its kin."""
+"""Pattern for ``ViTLayer`` and its copies in other model families."""
 
 import re
 
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, add_then_norm
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 
 
 class FusedViTLayer(FusedMixin):
@@ -25,7 +25,6 @@ class FusedViTLayer(FusedMixin):
 
 
 add_fingerprint_pattern(
-    "transformers",
     "transformers",
     FusedViTLayer,
     ("68333c77145bd7a9",),

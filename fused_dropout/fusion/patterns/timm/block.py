@@ -1,4 +1,4 @@
-"""timm's attention, and blocks of branches with norms in front."""
+"""Patterns for timm's attention and residual blocks."""
 
 import re
 
@@ -8,16 +8,16 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
+from fused_dropout.fusion.dropout_layers import dropout_arguments
 from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
 from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
 from fused_dropout.fusion.patterns.timm.mlp import Branch
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments
 
 
 class FusedAttention(Branch):
-    products = ("proj",)
+    linears = ("proj",)
     drops = "attn_drop", "proj_drop"
 
     @classmethod
@@ -34,14 +34,14 @@ class FusedAttention(Branch):
         # (batch, length, 3 * width) to (3, batch, heads, length, width).
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        # timm asks its own flag; that of the child is what `mc_mode` sets.
+        # timm looks at self.training; `mc_mode` sets the flag of the dropout child.
         drops = self.training or self.attn_drop.training
         x = FF.scaled_dot_product_attention(
             self.q_norm(q),
             self.k_norm(k),
             v,
             attn_mask,
-            drop_arguments(self.attn_drop)["p"] if drops else 0.0,
+            dropout_arguments(self.attn_drop)["p"] if drops else 0.0,
             is_causal,
         )
         x = self.norm(x.transpose(1, 2).flatten(-2))
@@ -49,7 +49,12 @@ class FusedAttention(Branch):
 
 
 def branch_of(child, *args, **kwargs):
-    """What a child computes, and what is left to be done: ``(output, bias, dropout)``."""
+    """Runs a branch without its last bias and dropout, if it is a fused :class:`Branch`.
+
+    Returns:
+        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
+        whole child was called, bias and dropout are None.
+    """
     if (
         isinstance(child, Branch)
         and unfused_class(type(child)) is not None
@@ -64,10 +69,11 @@ def branch_of(child, *args, **kwargs):
 
 
 class _Block(FusedMixin):
-    """Branches of a stream. What is unusual among the children is called as it is.
+    """A block with residual branches. Children that cannot be bypassed are called.
 
-    ``ends``: of each branch, the names of its scale and its stochastic depth.
-    ``norms``: names of the norms that are computed together with what is before them.
+    Attributes:
+        ends: for each branch, the names of its layer scale (or None) and stochastic depth.
+        norms: names of the norms that are fused with the residual addition before them.
     """
 
     ends = ("ls1", "drop_path1"), ("ls2", "drop_path2")
@@ -81,7 +87,7 @@ class _Block(FusedMixin):
         return end_of_branch(*branch, *(name and getattr(self, name) for name in self.ends[index]))
 
     def _pre_norm(self, x, first, mlp):
-        """``first``: see :func:`branch_of`; ``mlp`` is the second branch, behind ``norm2``."""
+        """``first``: result of the first branch, see :func:`branch_of`; ``mlp`` follows norm2."""
         y, x = add_then_norm(**self._end(0, first), residual=x, norm=self.norm2)
         return add(**self._end(1, branch_of(mlp, y)), residual=x)
 
@@ -147,8 +153,8 @@ class FusedConvNeXtBlock(_Block):
         return add(**end, residual=self.shortcut(x))
 
 
-def _what(text, mixin):
-    def what(module):
+def _describe(text, mixin):
+    def describe(module):
         notes = []
         for scale, drop_path in mixin.ends:
             if isinstance(getattr(module, scale or "", None), nn.Module):
@@ -156,30 +162,29 @@ def _what(text, mixin):
             notes.append(drop_path_not_fusable(drop_path, getattr(module, drop_path)))
         notes += (norm_not_fusable(name, getattr(module, name)) for name in mixin.norms)
         notes = dict.fromkeys(note for note in notes if note is not None)
-        return f"{text}; but {', '.join(notes)} and is called as it is" if notes else text
+        return f"{text}; not fused: {', '.join(notes)}" if notes else text
 
-    return what
+    return describe
 
 
-_NORM_TOO = "ends of the branches, residuals and the second norm"
+_ENDS_AND_NORM = "ends of the branches, residuals and the second norm"
 _ENDS = "ends of the branches and residuals"
 
 for _mixin, _fingerprint, _name, _text in (
-    (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _NORM_TOO),
+    (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _ENDS_AND_NORM),
     (FusedResPostBlock, "abbf29731108ced0", "vision_transformer.ResPostBlock", _ENDS),
-    (FusedBeitBlock, "1246660265e704a5", "beit.Block", _NORM_TOO),
-    (FusedEvaBlock, "5be2323de7f84e28", "eva.EvaBlock", _NORM_TOO),
-    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "mlp_mixer.MixerBlock", _NORM_TOO),
+    (FusedBeitBlock, "1246660265e704a5", "beit.Block", _ENDS_AND_NORM),
+    (FusedEvaBlock, "5be2323de7f84e28", "eva.EvaBlock", _ENDS_AND_NORM),
+    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "mlp_mixer.MixerBlock", _ENDS_AND_NORM),
     (FusedSpatialGatingBlock, "54fa8e9bc0efb91b", "mlp_mixer.SpatialGatingBlock", _ENDS),
     (FusedConvNeXtBlock, "cb68757320de7a3a", "convnext.ConvNeXtBlock", _ENDS),
 ):
     _name = re.compile(f"timm.models.{_name}")
-    add_fingerprint_pattern("timm", "timm", _mixin, (_fingerprint,), _name, _what(_text, _mixin))
+    add_fingerprint_pattern("timm", _mixin, (_fingerprint,), _name, _describe(_text, _mixin))
 add_fingerprint_pattern(
-    "timm",
     "timm",
     FusedAttention,
     ("5a62b485b4337916",),
     re.compile("timm.layers.attention.Attention"),
-    "attention's dropout; bias and dropout of the projection",
+    "dropout of the attention probabilities; bias and dropout of the projection",
 )

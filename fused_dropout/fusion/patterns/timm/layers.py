@@ -1,4 +1,4 @@
-"""timm's small layers: activations, norms, layer scale and stochastic depth."""
+"""Small layers of timm: activations, norms, layer scale, and a pattern for stochastic depth."""
 
 import re
 
@@ -35,12 +35,12 @@ add_activations(
 )
 
 add_fingerprint_pattern(
-    "timm", "timm", FusedDropPath, _DROP_PATH, re.compile("DropPath"), "draws a number an example"
+    "timm", FusedDropPath, _DROP_PATH, re.compile("DropPath"), "one random number per example"
 )
 if fingerprint_of(DropPath.forward) in _DROP_PATH:
     add_drop_path(DropPath, lambda module: DropPathConfig(module.drop_prob, module.scale_by_keep))
 
-# Those that are told to be fast round under autocast, and may belong to another package.
+# With _fast_norm, timm rounds to 16 bits under autocast, or calls the norm of another package.
 if fingerprint_of(LayerNorm.forward) == "5c4ee1355728eaf7":
     add_norm_class(LayerNorm, "layer", lambda norm: not norm._fast_norm)
 if fingerprint_of(RmsNorm.forward) == "69d9dd9f1b319df2" and timm_norm.rms_norm is F.rms_norm:
@@ -50,15 +50,17 @@ _SCALES = (LayerScale,) if fingerprint_of(LayerScale.forward) == _LAYER_SCALE el
 
 
 def end_of_branch(branch, bias, drop, scale, drop_path):
-    """A branch and what is left to be done to it, as :func:`add` takes it.
+    """The arguments of :func:`add` for a branch that ends with layer scale and stochastic depth.
+
+    Modules that cannot be bypassed are called here.
 
     Args:
         branch, bias, drop: see :func:`add`.
-        scale: a ``LayerScale``, an identity or any other module; or a tensor, or None.
-        drop_path: a layer for stochastic depth, an identity or any other module.
+        scale: a ``LayerScale``, ``nn.Identity`` or any other module; a tensor; or None.
+        drop_path: a stochastic depth layer, ``nn.Identity`` or any other module.
 
     Returns:
-        dict: keyword arguments. Modules that cannot be computed in their place have been called.
+        dict: all keyword arguments of :func:`add` but ``residual``.
     """
     layer_scale = scale
     if isinstance(scale, nn.Module):
@@ -81,5 +83,5 @@ def end_of_branch(branch, bias, drop, scale, drop_path):
 
 
 def layer_scale_not_fusable(name, child):
-    """Why a layer scale cannot be computed in its place; None if it can."""
+    """The reason why a layer scale cannot be bypassed; None if it can."""
     return child_not_fusable(name, child, (*_SCALES, nn.Identity))

@@ -1,4 +1,4 @@
-"""timm's feed-forward layers."""
+"""Patterns for the feed-forward layers of timm."""
 
 import re
 
@@ -9,6 +9,7 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout.fusion.activations import activation_not_fusable, activation_of
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_fusable
 from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import (
@@ -18,18 +19,24 @@ from fused_dropout.fusion.fused_calls import (
     linear_act_drop,
     linear_drop,
 )
-from fused_dropout.fusion.patterns.torch_nn.dropout import drop_arguments, dropout_not_fusable
 
 
 class Branch(FusedMixin):
-    """A layer that ends with a product and dropout, which a block can go on with."""
+    """A module that ends with a linear layer and dropout.
 
-    products = "fc1", "fc2"
+    A fused block can bypass these two layers and fuse them with the residual addition.
+
+    Attributes:
+        linears: names of the linear layers and convolutions that are bypassed.
+        drops: names of the dropout layers.
+    """
+
+    linears = "fc1", "fc2"
     drops = "drop1", "drop2"
 
     @classmethod
     def reason_not_fusable(cls, module):
-        for name in cls.products:
+        for name in cls.linears:
             if reason := linear_not_fusable(name, getattr(module, name), LINEAR_AND_CONV):
                 return reason
         for name in cls.drops:
@@ -41,11 +48,11 @@ class Branch(FusedMixin):
         return self.training or any(getattr(self, name).training for name in self.drops)
 
     def last_layers(self):
-        """The product and the dropout at the end."""
+        """The last linear layer and the last dropout layer."""
         return self.fc2, self.drop2
 
     def before_last(self, *args, **kwargs):
-        """What goes into the last layers."""
+        """The input of the last layers."""
         raise NotImplementedError
 
     def fused_forward(self, *args, **kwargs):
@@ -55,7 +62,7 @@ class Branch(FusedMixin):
 
 
 class FusedMlp(Branch):
-    between = ("norm",)
+    between = ("norm",)  # names of the layers between dropout and the last linear layer
 
     def before_last(self, x):
         x = linear_act_drop(self.fc1, self.act, self.drop1, x)
@@ -74,32 +81,36 @@ class FusedGlobalResponseNormMlp(FusedMlp):
 
 class FusedGluMlp(Branch):
     def before_last(self, x):
-        known = activation_of(self.act)
-        if known is None or type(self.fc1) is not nn.Linear:
+        activation = activation_of(self.act)
+        if activation is None or type(self.fc1) is not nn.Linear:
             a, b = self.fc1(x).chunk(2, self.chunk_dim)
             x = a * self.act(b) if self.gate_last else self.act(a) * b
-            x = FF.dropout(x, **drop_arguments(self.drop1))
+            x = FF.dropout(x, **dropout_arguments(self.drop1))
         else:
             x = glu_drop(
-                F.linear(x, self.fc1.weight), self.fc1.bias, known, self.drop1, not self.gate_last
+                F.linear(x, self.fc1.weight),
+                self.fc1.bias,
+                activation,
+                self.drop1,
+                not self.gate_last,
             )
         return self.norm(x)
 
 
 class FusedSwiGLU(Branch):
-    """The two products become one, of the weights side by side, so that its result can be gated."""
+    """Concatenates the weights of ``fc1_g`` and ``fc1_x``, as the kernel takes one tensor."""
 
-    products = "fc1_g", "fc1_x", "fc2"
+    linears = "fc1_g", "fc1_x", "fc2"
 
     def before_last(self, x):
         gate, value = self.fc1_g, self.fc1_x
-        known = activation_of(self.act)
-        if known is None or (gate.bias is None) != (value.bias is None):
-            x = FF.dropout(self.act(gate(x)) * value(x), **drop_arguments(self.drop1))
+        activation = activation_of(self.act)
+        if activation is None or (gate.bias is None) != (value.bias is None):
+            x = FF.dropout(self.act(gate(x)) * value(x), **dropout_arguments(self.drop1))
         else:
             bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
             x = F.linear(x, torch.cat((gate.weight, value.weight)))
-            x = glu_drop(x, bias, known, self.drop1)
+            x = glu_drop(x, bias, activation, self.drop1)
         return self.norm(x)
 
 
@@ -121,12 +132,12 @@ class FusedConvMlp(FusedMixin):
         return self.fc2(x)
 
 
-def _what(text):
-    def what(module):
+def _describe(text):
+    def describe(module):
         reason = activation_not_fusable("act", module.act)
-        return text if reason is None else f"{text}; but {reason} and applied as it is"
+        return text if reason is None else f"{text}; not fused: {reason}"
 
-    return what
+    return describe
 
 
 for _mixin, _fingerprint, _name, _text in (
@@ -144,9 +155,8 @@ for _mixin, _fingerprint, _name, _text in (
 ):
     add_fingerprint_pattern(
         "timm",
-        "timm",
         _mixin,
         (_fingerprint,),
         re.compile(f"timm.layers.mlp.{_name}"),
-        _what(_text),
+        _describe(_text),
     )

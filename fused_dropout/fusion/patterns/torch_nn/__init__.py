@@ -1,8 +1,1 @@
-"""Patterns for the modules of torch.nn."""
-
-from fused_dropout.fusion.patterns.torch_nn import (  # noqa: F401  (add patterns)
-    attention,
-    dropout,
-    sequential,
-    transformer,
-)
+"""Patterns for the modules of torch.nn: dropout layers, ``Sequential`` and transformer layers."""

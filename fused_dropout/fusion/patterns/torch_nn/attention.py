@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` inside of a fused layer."""
+"""``nn.MultiheadAttention`` as a child of a fused module. It has no pattern of its own."""
 
 import torch
 import torch.nn.functional as F
@@ -13,27 +13,28 @@ from fused_dropout.fusion.eligibility import (
 )
 
 _ATTENTION = (nn.MultiheadAttention,)
-_OUT = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
-record_forwards((*_ATTENTION, *_OUT))
+_OUT_PROJ = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
+record_forwards((*_ATTENTION, *_OUT_PROJ))
 
 
 def attention_not_fusable(name, child):
-    """Why attention cannot be computed in its place; None if it can."""
+    """The reason why an attention child cannot be bypassed; None if it can."""
     return child_not_fusable(name, child, _ATTENTION) or linear_not_fusable(
-        f"{name}.out_proj", child.out_proj, _OUT
+        f"{name}.out_proj", child.out_proj, _OUT_PROJ
     )
 
 
 def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
-    """``attention(query, memory, memory)``, short of the bias of its output.
+    """``attention(query, memory, memory)`` without adding the bias of the output projection.
 
     Args:
         attention: an ``nn.MultiheadAttention``.
-        query, memory: as it takes them, batched or not; for self-attention the same object.
-        attn_mask, key_padding_mask, is_causal: as it takes them.
+        query, memory: the inputs of the module, batched or not. For self-attention both are the
+            same object.
+        attn_mask, key_padding_mask, is_causal: the arguments of the module.
 
     Returns:
-        ``(output, bias)``: the bias, which may be None, is still to be added.
+        ``(output, bias)``: the caller adds the bias, which may be None.
     """
     if _needs_original_forward(attention, query, memory, attn_mask, key_padding_mask, is_causal):
         output, _ = attention(
@@ -48,35 +49,37 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
         return output, None
     batched = query.dim() == 3
     sequence_first = batched and not attention.batch_first
-    q, k, v = (_split(x, attention, sequence_first) for x in _project(attention, query, memory))
+    q, k, v = (
+        _split_heads(x, attention, sequence_first) for x in _project(attention, query, memory)
+    )
     causal_only = is_causal and key_padding_mask is None
     mask = None if causal_only else _merge_masks(attn_mask, key_padding_mask, q)
     heads = FF.scaled_dot_product_attention(
         q, k, v, mask, attention.dropout if attention.training else 0.0, causal_only
     )
-    # (batch, heads, length, width) to query's order.
+    # From (batch, heads, length, width) to the dimension order of query.
     heads = heads.permute(2, 0, 1, 3) if sequence_first else heads.transpose(-3, -2)
     return F.linear(heads.flatten(-2), attention.out_proj.weight), attention.out_proj.bias
 
 
 def _needs_original_forward(attention, query, memory, attn_mask, padding, is_causal):
-    """What the module itself has to compute, or to refuse in its own words."""
+    """Whether the module itself has to run: for rare options, and to raise torch's errors."""
     if attention.bias_k is not None or attention.add_zero_attn:
         return True
     if query.dim() not in (2, 3) or memory.dim() != query.dim():
         return True
     (batch, length), (memory_batch, keys) = (_sizes(attention, x) for x in (query, memory))
-    one_each = (batch * attention.num_heads, length, keys)
+    mask_per_head = (batch * attention.num_heads, length, keys)
     return (
         batch != memory_batch
         or (is_causal and attn_mask is None)
-        or not _is_supported_mask(attn_mask, (length, keys), one_each)
+        or not _is_supported_mask(attn_mask, (length, keys), mask_per_head)
         or not _is_supported_mask(padding, (batch, keys) if query.dim() == 3 else (keys,))
     )
 
 
 def _sizes(attention, x):
-    """Batch and length."""
+    """The batch size and the sequence length."""
     if x.dim() == 2:
         return 1, x.shape[0]
     return x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
@@ -89,7 +92,7 @@ def _is_supported_mask(mask, *shapes):
 
 
 def _project(attention, query, memory):
-    """Queries, keys and values."""
+    """Queries, keys and values, in as few matrix products as the module allows."""
     bias = attention.in_proj_bias
     if attention._qkv_same_embed_dim:
         if memory is query:
@@ -108,18 +111,18 @@ def _project(attention, query, memory):
     )
 
 
-def _split(x, attention, sequence_first):
-    """To (batch, heads, length, width), without a batch if x has none."""
+def _split_heads(x, attention, sequence_first):
+    """To shape (batch, heads, length, width), or (heads, length, width) for unbatched x."""
     x = x.unflatten(-1, (attention.num_heads, attention.head_dim))
     return x.permute(1, 2, 0, 3) if sequence_first else x.transpose(-3, -2)
 
 
 def _merge_masks(attn_mask, padding, q):
-    """Both masks as one summand, of a shape that broadcasts to the scores'."""
+    """Both masks as one additive mask that broadcasts to the shape of the scores."""
     mask = None
     if attn_mask is not None:
         mask = _additive_mask(attn_mask, q.dtype)
-        if mask.dim() == 3 and q.dim() == 4:  # one for each example and head
+        if mask.dim() == 3 and q.dim() == 4:  # one mask for each example and head
             mask = mask.unflatten(0, q.shape[:2])
     if padding is not None:
         padding = _additive_mask(padding, q.dtype)[..., None, None, :]
@@ -128,7 +131,7 @@ def _merge_masks(attn_mask, padding, q):
 
 
 def _additive_mask(mask, dtype):
-    """In the masks of these modules True means that a key takes no part."""
+    """In a boolean mask of nn.MultiheadAttention, True excludes a key from attention."""
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))

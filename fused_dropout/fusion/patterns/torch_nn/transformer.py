@@ -1,19 +1,19 @@
-"""``nn.TransformerEncoderLayer`` and ``nn.TransformerDecoderLayer``."""
+"""Patterns for ``nn.TransformerEncoderLayer`` and ``nn.TransformerDecoderLayer``."""
 
 import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import is_supported_tensor, linear_not_fusable
 from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branches
 from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
-from fused_dropout.fusion.patterns.torch_nn.dropout import dropout_not_fusable
 from fused_dropout.fusion.registry import add_subclass_pattern
 
 
 def _feed_forward(layer, x):
-    """The second linear layer's output without its bias, and the bias."""
+    """The output of the second linear layer without its bias, and the bias."""
     hidden = linear_act_drop(layer.linear1, layer.activation, layer.dropout, x)
     return F.linear(hidden, layer.linear2.weight), layer.linear2.bias
 
@@ -32,36 +32,36 @@ def _children_not_fusable(layer, attentions, drops):
 
 
 class _Layer(FusedMixin):
-    """What both layers have in common: a stream, branches of it, and norms between."""
+    """What both layers share: branches with dropout, residual additions and norms."""
 
     def in_training(self):
         return (
             self.training
             or self.dropout.training
-            or any(drop.training for _, drop in self._stages())
+            or any(drop.training for _, drop in self._norms_and_drops())
             or any(attention.training for attention in self._attentions())
         )
 
     def _run(self, x, branches):
-        """``branches``: functions of the stream, each giving an output and a bias to be added."""
+        """``branches``: functions of a tensor that return an output and a bias to be added."""
         stages = [
             (norm, drop, branch)
-            for (norm, drop), branch in zip(self._stages(), branches, strict=True)
+            for (norm, drop), branch in zip(self._norms_and_drops(), branches, strict=True)
         ]
         return run_residual_branches(x, stages, self.norm_first)
 
 
-_BLOCKS = ("forward", "_sa_block", "_ff_block")
+_METHODS = ("forward", "_sa_block", "_ff_block")
 
 
 class FusedTransformerEncoderLayer(_Layer):
-    bypassed_methods = _BLOCKS
+    bypassed_methods = _METHODS
 
     @staticmethod
     def reason_not_fusable(module):
         return _children_not_fusable(module, ("self_attn",), ("dropout", "dropout1", "dropout2"))
 
-    def _stages(self):
+    def _norms_and_drops(self):
         return (self.norm1, self.dropout1), (self.norm2, self.dropout2)
 
     def _attentions(self):
@@ -80,7 +80,7 @@ class FusedTransformerEncoderLayer(_Layer):
 
 
 class FusedTransformerDecoderLayer(_Layer):
-    bypassed_methods = (*_BLOCKS, "_mha_block")
+    bypassed_methods = (*_METHODS, "_mha_block")
 
     @staticmethod
     def reason_not_fusable(module):
@@ -90,7 +90,7 @@ class FusedTransformerDecoderLayer(_Layer):
             ("dropout", "dropout1", "dropout2", "dropout3"),
         )
 
-    def _stages(self):
+    def _norms_and_drops(self):
         return (
             (self.norm1, self.dropout1),
             (self.norm2, self.dropout2),
@@ -130,14 +130,14 @@ class FusedTransformerDecoderLayer(_Layer):
         )
 
 
-def _what(module):
+def _describe(module):
     text = "attention, feed-forward layers, residuals and norms"
     reason = activation_not_fusable("activation", module.activation)
-    return text if reason is None else f"{text}; but {reason} and applied as it is"
+    return text if reason is None else f"{text}; not fused: {reason}"
 
 
 for _mixin, _base in (
     (FusedTransformerEncoderLayer, nn.TransformerEncoderLayer),
     (FusedTransformerDecoderLayer, nn.TransformerDecoderLayer),
 ):
-    add_subclass_pattern("transformer", _mixin, _base, _what, _mixin.bypassed_methods)
+    add_subclass_pattern("torch.nn", _mixin, _base, _describe)
