@@ -1,4 +1,4 @@
-"""fuse, unfuse, fused, register_pattern and the report."""
+"""``fuse``, ``unfuse``, ``fused``, ``register_pattern`` and the report."""
 
 import copy
 import pickle
@@ -21,7 +21,7 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture
 def own_patterns():
-    """What a test registers is gone afterwards."""
+    """Removes the patterns that a test registers."""
     before = list(registry._PATTERNS)
     yield
     registry._PATTERNS[:] = before
@@ -77,11 +77,11 @@ def test_groups_choose_patterns():
     ):
         report = fd.fuse(Net(), patterns)
         assert {place.module for place in report.fused} == expected
-    # Known before the package is there.
+    # These groups are valid although the libraries are not imported.
     assert not fd.fuse(Net(), ["own", "timm", "transformers", "torchvision"]).places
 
 
-def test_the_model_itself_is_looked_at():
+def test_the_model_itself_is_examined():
     layer = encoder_layer()
     (place, *_) = fd.fuse(layer).fused
     assert (place.name, place.module, place.group) == ("", "TransformerEncoderLayer", "torch.nn")
@@ -89,7 +89,7 @@ def test_the_model_itself_is_looked_at():
 
 @pytest.mark.parametrize("function", [fd.fuse, fd.unfuse, lambda model: fd.fused(model).__enter__])
 @pytest.mark.parametrize("model", [None, [mlp()], nn.Linear, torch.ones(2)], ids=repr)
-def test_what_is_no_module(function, model):
+def test_models_that_are_no_modules(function, model):
     with pytest.raises(TypeError, match=r"fused?: model is of type .*, but expected a torch.nn.M"):
         manager = function(model)
         manager()
@@ -150,7 +150,7 @@ def test_strict_raises_with_the_report_and_changes_nothing():
 
 
 @pytest.mark.parametrize("round_trip", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
-def test_the_error_travels(round_trip):
+def test_copies_and_pickles_of_the_error(round_trip):
     with pytest.raises(fd.FusionError) as caught:
         fd.fuse(hooked(), strict=True)
     again = round_trip(caught.value)
@@ -158,8 +158,8 @@ def test_the_error_travels(round_trip):
     assert again.report == caught.value.report
 
 
-def test_strict_lets_a_pooling_layer_pass():
-    """It is no activation that was missed."""
+def test_strict_accepts_a_pooling_layer():
+    """Between a convolution and dropout, it is not mistaken for an activation without a kernel."""
     report = fd.fuse(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()), strict=True
     )
@@ -198,7 +198,7 @@ def test_context():
     assert classes(model) == old
 
 
-def test_context_leaves_what_was_fused_before():
+def test_context_keeps_modules_fused_that_were_fused_before():
     model = nn.ModuleList([mlp(), mlp()])
     fd.fuse(model[0])
     old = classes(model)
@@ -207,7 +207,7 @@ def test_context_leaves_what_was_fused_before():
     assert classes(model) == old
 
 
-def test_context_with_modules_exchanged_inside():
+def test_context_in_which_modules_are_replaced():
     model = nn.ModuleList([mlp(), mlp()])
     old = classes(model)
     with fd.fused(model):
@@ -215,7 +215,7 @@ def test_context_with_modules_exchanged_inside():
     assert classes(model) == old and classes(taken) == classes(mlp())
 
 
-# Patterns of one's own
+# register_pattern
 
 
 class Head(nn.Module):
@@ -245,7 +245,7 @@ def test_own_pattern(own_patterns):
     assert type(fd.unfuse(model).head) is Head
 
 
-def test_own_pattern_wins_over_the_others_and_over_earlier_ones(own_patterns):
+def test_own_pattern_precedes_built_in_and_earlier_ones(own_patterns):
     class Quick(nn.Dropout):
         pass
 
@@ -260,7 +260,7 @@ def test_own_pattern_wins_over_the_others_and_over_earlier_ones(own_patterns):
     assert type(fd.unfuse(drop)) is nn.Dropout
 
 
-def test_own_pattern_leaves_subclasses_alone(own_patterns):
+def test_own_pattern_does_not_match_subclasses(own_patterns):
     class Other(Head):
         pass
 
@@ -289,9 +289,9 @@ def test_check(own_patterns):
         fd.fuse(model, "own", strict=True)
 
 
-@pytest.mark.parametrize("nonsense", [True, False, 3, ["text"], b"text"], ids=repr)
-def test_check_that_returns_nonsense(own_patterns, nonsense):
-    fd.register_pattern(Head, FusedHead, lambda module: nonsense)
+@pytest.mark.parametrize("result", [True, False, 3, ["text"], b"text"], ids=repr)
+def test_check_that_returns_a_wrong_type(own_patterns, result):
+    fd.register_pattern(Head, FusedHead, lambda module: result)
     model = nn.ModuleList([mlp(), Head(), mlp()])
     old = classes(model)
     with pytest.raises(TypeError, match=r"check returned .*, but expected None or a text"):
@@ -310,8 +310,8 @@ def test_check_that_raises(own_patterns):
     assert classes(model[0]) == classes(mlp())
 
 
-def test_class_that_python_refuses(own_patterns):
-    """Everything is fused or nothing."""
+def test_class_that_python_rejects(own_patterns):
+    """Then no module is fused."""
 
     class Slotted(Head):
         __slots__ = ("extra",)
@@ -335,14 +335,14 @@ def test_class_that_python_refuses(own_patterns):
         ((Head, FusedHead, "check"), "check is 'check', but expected a function or None"),
     ],
 )
-def test_bad_patterns(own_patterns, arguments, text):
+def test_errors_of_register_pattern(own_patterns, arguments, text):
     before = list(registry._PATTERNS)
     with pytest.raises(TypeError, match=f"register_pattern: {text}"):
         fd.register_pattern(*arguments)
     assert before == registry._PATTERNS
 
 
-def test_fusing_draws_nothing_and_keeps_the_mode():
+def test_fuse_draws_no_random_numbers_and_keeps_the_mode():
     model = Net().train()
     model.encoder[0].eval()
     modes = [module.training for module in model.modules()]
@@ -352,7 +352,7 @@ def test_fusing_draws_nothing_and_keeps_the_mode():
     assert [module.training for module in model.modules()] == modes
 
 
-def test_unfused_again_it_computes_as_before():
+def test_results_after_unfuse_are_those_before_fuse():
     model, x = Net(), torch.randn(2, 5, 8)
     wanted = seeded(model, x)
     fd.fuse(model)
@@ -360,8 +360,8 @@ def test_unfused_again_it_computes_as_before():
     assert torch.equal(seeded(fd.unfuse(model), x), wanted)
 
 
-def test_a_version_without_what_its_patterns_need(monkeypatch):
-    """It is said once, and everything else is fused."""
+def test_library_version_that_the_patterns_do_not_fit(monkeypatch):
+    """One warning is given, and all other patterns work."""
     package = types.ModuleType("some_package")
     package.__version__ = "0.1"
     monkeypatch.setitem(sys.modules, "some_package", package)

@@ -1,6 +1,6 @@
-"""What is left alone and why, at the time of fusing and at every call after it.
+"""Modules that cannot be fused, at the time of ``fuse`` and at every later call.
 
-Where a module falls back to its old forward, its masks are torch's for the same seed.
+A module that runs its original forward has the masks of torch for the same seed.
 """
 
 import copy
@@ -46,7 +46,7 @@ GLOBAL_HOOKS = {
 
 
 class Logged(nn.Linear):
-    """A subclass that computes the same, as far as one knows."""
+    """A subclass. It computes the same function, but ``fuse`` cannot know that."""
 
 
 class Marked(torch.Tensor):
@@ -57,12 +57,12 @@ def weight_of_a_subclass(linear):
     linear.weight = nn.Parameter(torch.Tensor._make_subclass(Marked, linear.weight.detach()))
 
 
-def exchange_forward(module):
+def replace_forward(module):
     forward = module.forward
     module.forward = lambda *args, **kwargs: forward(*args, **kwargs) + 1
 
 
-# What is done to a linear layer, and the words of the report.
+# {name: (change of a linear layer, reason in the report)}
 CHANGES = {
     **{f"{name}_hook": (hook, "has hooks") for name, hook in HOOKS.items()},
     "weight_norm": (parametrizations.weight_norm, "has a parametrisation of weight"),
@@ -81,7 +81,7 @@ CHANGES = {
         weight_of_a_subclass,
         r"\.weight is a tensor subclass: Marked",
     ),
-    "own_forward": (exchange_forward, "has a forward set on the instance"),
+    "instance_forward": (replace_forward, "has a forward set on the instance"),
 }
 
 
@@ -135,7 +135,7 @@ def test_hooks_on_other_children(hook):
 
 @pytest.mark.parametrize("hook", GLOBAL_HOOKS)
 def test_global_hooks(hook):
-    """They see every child."""
+    """They have to see the call of every child."""
     for model, inputs in ((mlp(), (X,)), (encoder_layer(), (TOKENS,))):
         fused = fused_copy(model, ["sequential", "torch.nn"])
         seen = []
@@ -150,12 +150,12 @@ def test_global_hooks(hook):
 
 
 @pytest.mark.parametrize("name", ["norm1", "norm2", "activation"])
-def test_a_watched_norm_or_activation_is_called(name):
-    """The rest of the layer is fused all the same."""
+def test_norm_or_activation_with_hooks_is_called(name):
+    """The rest of the layer is fused."""
     layer = encoder_layer(activation=nn.GELU())
     fd.fuse(layer)
     for hook in HOOKS:
-        if hook == "old_backward":  # goes with no other
+        if hook == "old_backward":  # excludes other backward hooks
             continue
         handle = HOOKS[hook](layer.get_submodule(name))
         seen = []
@@ -181,7 +181,7 @@ def test_quantised_layers():
             torch.ao.quantization.quantize_dynamic(one.eval(), {nn.Linear})
             for one in (fused_copy(model, groups), model)
         )
-        if x is X:  # torch's own fast path of transformer layers does not take them
+        if x is X:  # torch's fast path of transformer layers does not accept them
             assert torch.equal(before(x), after(x))
         assert_as_torch(before.train(), after.train(), x)
         (place,) = fd.fuse(before, groups).skipped
@@ -190,7 +190,7 @@ def test_quantised_layers():
 
 
 def test_tied_layers_and_weights():
-    """There is no reason to leave them alone, and their gradients add up."""
+    """They are fused, and the gradients of the shared parameters add up."""
     tied = nn.Linear(8, 8)
     model = nn.Sequential(tied, nn.GELU(), nn.Dropout(0.0), tied, nn.GELU(), nn.Dropout(0.0))
     model.append(nn.Linear(8, 8))
@@ -213,7 +213,7 @@ class Cubed(nn.Module):
         return x**3
 
 
-def test_unknown_activations():
+def test_activations_without_a_kernel():
     for act in (Cubed(), nn.Softplus(2), nn.PReLU(), nn.RReLU(), nn.Threshold(0, 0)):
         model = nn.Sequential(nn.Linear(8, 16), act, nn.Dropout(0.4))
         fused = fused_copy(model, "sequential")
@@ -227,7 +227,7 @@ def test_unknown_activations():
     assert place.text == "0 has options without a kernel: Softplus(beta=2, threshold=20.0)"
 
 
-# Methods that were exchanged
+# Methods that were replaced
 
 
 def scaled(self, x):
@@ -235,8 +235,8 @@ def scaled(self, x):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_exchanged_forward_of_a_childs_class(when):
-    """As extensions of other projects do with all linear layers of a process."""
+def test_replaced_forward_of_the_class_of_a_child(when):
+    """Some projects replace the forward of all linear layers of a process."""
     for model, inputs in (
         (nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.4)), (X,)),
         (encoder_layer(), (TOKENS,)),
@@ -256,7 +256,7 @@ def doubled(forward):
     return lambda *args, **kwargs: forward(*args, **kwargs) * 2
 
 
-EXCHANGED = [
+REPLACED = [
     (nn.Sequential, "forward", mlp, (X,)),
     (nn.Dropout, "forward", lambda: nn.Dropout(0.4), (X,)),
     (nn.TransformerEncoderLayer, "forward", encoder_layer, (TOKENS,)),
@@ -268,8 +268,8 @@ EXCHANGED = [
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("cls, name, build, inputs", EXCHANGED)
-def test_exchanged_method_of_the_class(cls, name, build, inputs, when):
+@pytest.mark.parametrize("cls, name, build, inputs", REPLACED)
+def test_replaced_method_of_the_class(cls, name, build, inputs, when):
     model = build()
     group = {nn.Sequential: "sequential", nn.Dropout: "dropout"}.get(cls, "torch.nn")
     fused = fused_copy(model, group) if when == "after" else copy.deepcopy(model)
@@ -282,24 +282,24 @@ def test_exchanged_method_of_the_class(cls, name, build, inputs, when):
         assert uses_kernels(fused, *inputs)
 
 
-def test_own_forward_before_fusing():
-    """The attribute wins over any class: such a module is not fused, and the report says so."""
+def test_forward_set_on_the_instance_before_fusing():
+    """It precedes the forward of every class, so the module is skipped."""
     for model, x in ((mlp(), X), (encoder_layer(), TOKENS), (nn.Dropout(0.4), X)):
-        exchange_forward(model)
+        replace_forward(model)
         (place,) = (p for p in fd.fuse(model).places if p.name == "")
         assert not place.fused and place.text == "has a forward set on the instance"
         model(x)
 
 
-def test_own_forward_after_fusing_that_calls_the_old_one():
+def test_forward_set_on_the_instance_after_fusing():
     for model, x in ((mlp(), X), (encoder_layer(), TOKENS)):
         fused = fused_copy(model)
-        exchange_forward(fused)
+        replace_forward(fused)
         wanted = seeded(fused_copy(model), x) + 1
         assert torch.equal(seeded(fused, x), wanted)
 
 
-def test_own_block_after_fusing():
+def test_other_method_set_on_the_instance_after_fusing():
     model = encoder_layer()
     fused = fused_copy(model, "torch.nn")
     for one in (model, fused):
@@ -317,7 +317,7 @@ class OwnBlock(nn.TransformerEncoderLayer):
         return super()._ff_block(x) * 2
 
 
-def test_subclasses_with_a_forward_of_their_own():
+def test_subclasses_that_override_a_method():
     model = Twice(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.4))
     assert not fd.fuse(model, "sequential").places
     layer = OwnBlock(16, 4, 24)
@@ -325,7 +325,7 @@ def test_subclasses_with_a_forward_of_their_own():
     assert place.text == "OwnBlock overrides _ff_block"
 
 
-# Changes after fusing, to which the next call keeps
+# Changes after fusing, which the next call has to respect
 
 
 def test_changed_p_and_training():
@@ -394,7 +394,7 @@ def test_changed_layers_of_a_transformer_layer():
     assert uses_kernels(fused, TOKENS)
 
 
-def test_parametrisation_removed_again():
+def test_removed_parametrisation():
     fused = fused_copy(mlp(), "sequential")
     parametrizations.weight_norm(fused[0])
     parametrize.remove_parametrizations(fused[0], "weight")
@@ -402,7 +402,7 @@ def test_parametrisation_removed_again():
 
 
 def test_pruning_keeps_its_mask():
-    """The layer falls back, as a hook computes its weight."""
+    """The layer is called, because a hook computes its weight."""
     fused = fused_copy(mlp(0.0), "sequential")
     prune.l1_unstructured(fused[0], "weight", 0.5)
     fused(X).sum().backward()

@@ -1,4 +1,4 @@
-"""torch.nn's own layers: fused against unfused."""
+"""Transformer layers of torch.nn with all options: fused against unfused."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ ENCODER = {"d_model": 16, "nhead": 4, "dim_feedforward": 24}
 
 
 def padding(batch, length):
-    """True where a key takes no part: the last ones of each example."""
+    """A padding mask: True for the last keys of each example, which attention ignores."""
     return torch.arange(length) >= torch.arange(length, length - batch, -1)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""What fuse leaves alone in transformers' models, and what it says about it."""
+"""Modules of transformers models that ``fuse`` skips, and the reasons in the report."""
 
 import functools
 
@@ -27,7 +27,7 @@ OUTPUT = "encoder.layer.0.output"
 
 
 class LowRank(nn.Linear):
-    """A linear layer as adapters have them."""
+    """A linear layer with a low-rank adapter."""
 
     def __init__(self, of):
         super().__init__(of.in_features, of.out_features)
@@ -48,7 +48,7 @@ def test_hooks_on_a_child(model):
     }
 
 
-def test_hooks_that_come_later_are_called(model):
+def test_hooks_added_after_fuse_are_called(model):
     fd.fuse(model)
     seen = []
     model.encoder.layer[0].output.dense.register_forward_hook(lambda *_: seen.append(1))
@@ -68,7 +68,7 @@ def test_subclass_of_linear(model):
     assert text.endswith("LowRank, a subclass of Linear")
 
 
-def test_adapters_that_come_later_are_used(model):
+def test_adapters_added_after_fuse_are_used(model):
     fd.fuse(model)
     output = model.encoder.layer[0].output
     output.dense = LowRank(output.dense)
@@ -76,7 +76,7 @@ def test_adapters_that_come_later_are_used(model):
     assert output.dense.up.weight.grad.abs().max() > 0
 
 
-def test_unknown_activation(model):
+def test_activation_without_a_kernel(model):
     model.encoder.layer[0].intermediate.intermediate_act_fn = nn.Softsign()
     assert texts(fd.fuse(model)) == {
         "encoder.layer.0.intermediate": "intermediate_act_fn is Softsign, an activation "
@@ -92,7 +92,7 @@ def test_quantised(model):
     assert text.startswith("dense is torch.ao.nn.quantized.dynamic.") and "Linear" in text
 
 
-def test_tied_modules_are_fused_and_stay_right(model):
+def test_tied_modules_are_fused(model):
     layers = model.encoder.layer
     layers[1].output, layers[1].intermediate = layers[0].output, layers[0].intermediate
     layers[1].attention.output.dense.weight = layers[0].attention.output.dense.weight
@@ -102,7 +102,7 @@ def test_tied_modules_are_fused_and_stay_right(model):
     assert first.attention.output.dense.weight is second.attention.output.dense.weight
 
 
-def test_a_subclass_with_its_own_forward(model):
+def test_a_subclass_that_overrides_forward(model):
     class Output(BertSelfOutput):
         def forward(self, hidden_states, input_tensor):
             return super().forward(hidden_states, input_tensor) + 1
@@ -112,7 +112,7 @@ def test_a_subclass_with_its_own_forward(model):
     assert text.endswith("Output.forward has no known fingerprint")
 
 
-def test_a_subclass_without_one_is_fused(model):
+def test_a_subclass_that_inherits_forward_is_fused(model):
     class Output(BertSelfOutput):
         pass
 
@@ -133,10 +133,10 @@ def wrapping(self, hidden_states, input_tensor):
 @pytest.mark.parametrize(
     "forward, reason", [(plain, "has no known fingerprint"), (wrapping, "was replaced")]
 )
-def test_an_exchanged_forward(model, monkeypatch, forward, reason):
+def test_a_replaced_forward(model, monkeypatch, forward, reason):
     monkeypatch.setattr(BertSelfOutput, "forward", forward)
-    left = texts(fd.fuse(model))
-    assert left == {
+    skipped = texts(fd.fuse(model))
+    assert skipped == {
         f"encoder.layer.{i}.attention.output": f"BertSelfOutput.forward {reason}" for i in range(2)
     }
 
@@ -144,12 +144,14 @@ def test_an_exchanged_forward(model, monkeypatch, forward, reason):
 @pytest.mark.parametrize("implementation", ["eager", "flex_attention"])
 def test_other_implementations_of_attention(implementation):
     model = bert(attn_implementation=implementation)
-    left = texts(fd.fuse(model))
-    assert set(left) == {f"encoder.layer.{i}.attention.self" for i in range(2)}
-    assert set(left.values()) == {f"attn_implementation is {implementation!r}, but expected 'sdpa'"}
+    skipped = texts(fd.fuse(model))
+    assert set(skipped) == {f"encoder.layer.{i}.attention.self" for i in range(2)}
+    assert set(skipped.values()) == {
+        f"attn_implementation is {implementation!r}, but expected 'sdpa'"
+    }
 
 
-def test_an_implementation_that_is_chosen_later_is_used(model):
+def test_an_implementation_selected_after_fuse_is_used(model):
     fd.fuse(model)
     seen = []
 
@@ -166,7 +168,7 @@ def test_an_implementation_that_is_chosen_later_is_used(model):
     assert seen == [1, 1]
 
 
-def test_an_exchanged_function_for_sdpa(model, monkeypatch):
+def test_a_replaced_entry_of_the_attention_table(model, monkeypatch):
     fd.fuse(bert())
     seen = []
 
@@ -175,8 +177,8 @@ def test_an_exchanged_function_for_sdpa(model, monkeypatch):
         return query.transpose(1, 2), None
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", theirs)
-    left = texts(fd.fuse(model))
-    assert set(left.values()) == {
+    skipped = texts(fd.fuse(model))
+    assert set(skipped.values()) == {
         "the entry 'sdpa' of transformers' attention table is an unknown function"
     }
     call_encoder(model)

@@ -1,4 +1,4 @@
-"""timm's models: fused against unfused."""
+"""timm models: fused against unfused."""
 
 import copy
 import re
@@ -73,7 +73,8 @@ def test_gated_mlp_with_its_spatial_gate():
     assert_parity(layer, tokens(), places=["GatedMlp"])
 
 
-def test_products_side_by_side_need_both_biases():
+def test_swiglu_with_only_one_bias():
+    """The two linear layers cannot be concatenated."""
     layer = SwiGLU(16, 24, drop=0.1)
     layer.fc1_x.bias = None
     assert_parity(layer, tokens(), places=["SwiGLU"])
@@ -158,8 +159,8 @@ def test_dtypes_in_pure_bfloat16(init_values):
 
 
 @pytest.mark.parametrize("init_values", [None, 0.3])
-def test_dtypes_of_a_low_precision_stream(init_values):
-    """Under autocast a layer scale makes a stream of single precision, whatever came in."""
+def test_dtypes_of_a_low_precision_residual(init_values):
+    """Under autocast, layer scale makes the residual float32, whatever the dtype of the input."""
     block = Block(16, 4, proj_drop=0.1, drop_path=0.1, init_values=init_values)
     block.ls2 = nn.Identity()
     x = torch.randn(6, 5, 16, dtype=torch.bfloat16)
@@ -203,7 +204,7 @@ def test_vision_transformers(options):
         model,
         with_inputs(torch.randn(6, 3, 16, 16)),
         places=[options.get("block_fn", Block).__name__],
-        # Differential attention drops by torch's own operator.
+        # Differential attention calls torch's operator, which ExplicitMasks does not cover.
         masks=options.get("attn_layer") != "diff",
     )
     if options.get("norm_layer", LayerNorm) is not nn.LayerNorm:
@@ -212,8 +213,8 @@ def test_vision_transformers(options):
     set_p(fused, 0.0)
 
 
-def test_only_stochastic_depth_is_left():
-    """Probabilities of zero next to stochastic depth: its mask goes into the kernel itself."""
+def test_only_stochastic_depth_is_active():
+    """If dropout has p = 0, the kernel draws the mask of stochastic depth."""
     model = Block(16, 4, init_values=0.3, drop_path=0.1)
     call = tokens(8, 5, 16)
     fused = assert_parity(model, call, places=["Block"])
@@ -272,10 +273,10 @@ def convnext(**options):
     ],
 )
 def test_other_models(make, block):
-    # Attention of these drops by torch's own operator.
+    # The attention of these models calls torch's operator, which ExplicitMasks does not cover.
     masks = block not in ("Block", "EvaBlock")
     size = 32 if block == "ConvNeXtBlock" else 16
-    # In double precision, as some gradients are zero but for rounding: norms take biases away.
+    # float64, because some gradients are zero but for rounding: a norm cancels the bias before it.
     assert_parity(
         make().double(),
         with_inputs(torch.randn(6, 3, size, size, dtype=torch.float64)),
@@ -296,7 +297,7 @@ def test_activations(name):
     torch.testing.assert_close(ours, layer(x), rtol=1e-12, atol=1e-12)
 
 
-def left_alone(model, name):
+def reason_skipped(model, name):
     place = places(fd.fuse(model))[name]
     assert not place.fused
     return place.text
@@ -305,31 +306,32 @@ def left_alone(model, name):
 def test_reasons():
     mlp = Mlp(4, drop=0.1)
     mlp.fc1.register_forward_hook(lambda *_: None)
-    assert left_alone(mlp, "") == "fc1 has hooks"
+    assert reason_skipped(mlp, "") == "fc1 has hooks"
     mlp = Mlp(4, drop=0.1)
     parametrizations.weight_norm(mlp.fc2)
-    assert left_alone(mlp, "") == "fc2 has a parametrisation of weight"
+    assert reason_skipped(mlp, "") == "fc2 has a parametrisation of weight"
     mlp = Mlp(4, drop=0.1)
     mlp.drop2 = type("Other", (nn.Dropout,), {})(0.1)
-    assert "a subclass of Dropout" in left_alone(mlp, "")
+    assert "a subclass of Dropout" in reason_skipped(mlp, "")
 
     class Changed(Block):
         def forward(self, x):
             return super().forward(x) * 2
 
     assert (
-        left_alone(Changed(16, 4), "") == f"{Changed.__qualname__}.forward has no known fingerprint"
+        reason_skipped(Changed(16, 4), "")
+        == f"{Changed.__qualname__}.forward has no known fingerprint"
     )
     block = Block(16, 4, attn_drop=0.1)
     block.attn.fused_attn = False
-    assert "fused_attn is False" in left_alone(block, "attn")
+    assert "fused_attn is False" in reason_skipped(block, "attn")
 
     report = fd.fuse(Mlp(4, act_layer=nn.PReLU, drop=0.1))
     assert "act is PReLU, an activation without a kernel" in str(report)
 
 
-def test_unusual_children_of_a_block_are_called():
-    """Hooks see what they saw before, and the rest is still the same function."""
+def test_children_of_a_block_that_cannot_be_bypassed_are_called():
+    """Hooks see the same outputs as before, and the block computes the same function."""
     block = Block(16, 4, init_values=0.3, proj_drop=0.1, drop_path=0.1)
     call = tokens()
     names = ("ls1", "ls2", "drop_path1", "drop_path2", "norm2", "attn", "mlp")
@@ -347,7 +349,7 @@ def test_unusual_children_of_a_block_are_called():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_hooks_that_come_later():
+def test_hooks_added_after_fuse():
     fused = Block(16, 4, proj_drop=0.1, drop_path=0.1)
     unfused = copy.deepcopy(fused)
     fd.fuse(fused)
@@ -358,8 +360,8 @@ def test_hooks_that_come_later():
     assert seen == [2, 1]
 
 
-def test_frozen_parts_keep_their_mode():
-    """Children whose mode differs from the block's."""
+def test_frozen_children_keep_their_mode():
+    """Children in evaluation mode in a block in training mode."""
     fused = Block(16, 4, proj_drop=0.1, attn_drop=0.1, drop_path=0.1)
     unfused = copy.deepcopy(fused)
     fd.fuse(fused)
@@ -434,8 +436,8 @@ def test_compiled_block(init_values):
     got.sum().backward()
 
 
-def test_registered_models_report_no_gaps():
-    """Real configurations at full depth, on the meta device: nothing that matches is left alone."""
+def test_registered_models_are_fused_completely():
+    """Configurations of the library at full size, on the meta device: nothing is skipped."""
     for name in ("vit_tiny_patch16_224", "deit3_small_patch16_224", "mixer_s32_224",
                  "convnext_atto", "eva02_tiny_patch14_224", "gmixer_12_224"):  # fmt: skip
         with torch.device("meta"):

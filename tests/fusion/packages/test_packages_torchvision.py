@@ -1,4 +1,4 @@
-"""torchvision's models: fused against unfused."""
+"""torchvision models: fused against unfused."""
 
 import copy
 
@@ -45,7 +45,7 @@ def test_mlp_block():
 @pytest.mark.parametrize("sizes", [(40,), (40, 3), (40, 3, 2, 2)])
 def test_stochastic_depth(mode, sizes):
     depth = StochasticDepth(0.1, mode)
-    # Dropout's share of the randomness: a batch is dropped too seldom.
+    # nn.Dropout makes different seeds give different outputs: a batch is rarely dropped.
     model = nn.Sequential(depth, nn.Dropout(0.1), nn.Linear(sizes[-1], 2))
     fused = assert_parity(model, with_inputs(torch.randn(*sizes)), places=["StochasticDepth"])
     fused[0].p = 0.5
@@ -122,7 +122,7 @@ def test_reasons():
 
 
 @pytest.mark.parametrize("hooked", ["mlp", "mlp.4", "mlp.3", "ln_2", "dropout"])
-def test_hooks_that_come_later(hooked):
+def test_hooks_added_after_fuse(hooked):
     fused = EncoderBlock(4, 16, 24, 0.1, 0.0)
     unfused = copy.deepcopy(fused)
     fd.fuse(fused)
@@ -133,7 +133,7 @@ def test_hooks_that_come_later(hooked):
         )
     call = with_inputs(torch.randn(3, 5, 16))
     got = run(fused, call)
-    # Called by itself, dropout gets attention's output as that leaves it.
+    # With a hook, dropout is called, with the transposed output of attention.
     with ExplicitMasks(in_memory_order=hooked == "dropout"):
         assert_equal_runs(run(unfused, call), got, 2e-5)
     ours, theirs = seen
@@ -145,7 +145,7 @@ def test_monte_carlo_mode_of_a_block():
     unfused = copy.deepcopy(block)
     fd.fuse(block)
     x = torch.randn(3, 5, 16)
-    # Attention too drops by this package.
+    # The dropout of attention uses this package too.
     with fd.mc_mode(block):
         torch.manual_seed(0)
         got = block(x)
@@ -159,7 +159,10 @@ def test_monte_carlo_mode_of_a_block():
 
 
 def without_attention_dropout(model):
-    """Swin's attention drops by torch's own operator: no float, so that nobody sets it."""
+    """Switches off the dropout of Swin's attention, which ExplicitMasks does not cover.
+
+    The probabilities are integers, so that `set_p` ignores them.
+    """
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = module.dropout = 0
@@ -218,7 +221,7 @@ def test_blocks_with_stochastic_depth(make, blocks):
 
 
 def test_head_of_vgg():
-    """Its classifier, less wide."""
+    """The classifier of VGG with smaller layers."""
     head = nn.Sequential(
         nn.Linear(18, 16), nn.ReLU(True), nn.Dropout(0.5),
         nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(0.5),
