@@ -196,14 +196,14 @@ def set_p(model, p):
 
 
 def assert_parity(
-    model, call, *, places=(), masks=True, in_memory_order=False, tolerance=2e-5, seed=3
+    model, call, *, fused_classes=(), masks=True, in_memory_order=False, tolerance=2e-5, seed=3
 ):
     """Checks everything that has to hold for a fused model in float64 or float32.
 
     Args:
         model: unfused, in training mode, with any probabilities; it is not changed.
         call: see :func:`with_inputs`.
-        places: names of classes that the report has to list as fused; it may list others.
+        fused_classes: names of classes that the report has to list as fused; it may list others.
         masks: False if :class:`ExplicitMasks` does not cover all dropout of the unfused model.
         in_memory_order: see :class:`ExplicitMasks`.
 
@@ -213,7 +213,7 @@ def assert_parity(
     unfused, fused = copy.deepcopy(model).train(), copy.deepcopy(model).train()
     report = fd.fuse(fused)
     names = {place.module for place in report.fused}
-    assert names and names >= set(places), f"{report}"
+    assert names and names >= set(fused_classes), f"{report}"
     assert list(fused.state_dict()) == list(unfused.state_dict())
 
     for one in (unfused, fused):

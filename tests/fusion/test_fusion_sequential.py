@@ -66,7 +66,7 @@ def parity(model, *inputs, run, **options):
     (place,) = (p for p in fd.fuse(copy.deepcopy(model)).places if p.group == "sequential")
     assert place.text == run
     return assert_parity(
-        model, with_inputs(*inputs), places=["Sequential"], in_memory_order=True, **options
+        model, with_inputs(*inputs), fused_classes=["Sequential"], in_memory_order=True, **options
     )
 
 
@@ -152,10 +152,10 @@ class Stack(nn.Sequential):
 
 def test_subclasses_and_nesting():
     model = Stack()
-    fused = assert_parity(model, with_inputs(tensor(4, 6)), places=["Stack"])
+    fused = assert_parity(model, with_inputs(tensor(4, 6)), fused_classes=["Stack"])
     assert isinstance(fused, Stack) and repr(fused).startswith("FusedStack(")
     nested = nn.Sequential(Stack(), nn.Sequential(nn.ReLU(), nn.Dropout(), Stack()), nn.Tanh())
-    fused = assert_parity(nested, with_inputs(tensor(4, 6)), places=["Stack", "Sequential"])
+    fused = assert_parity(nested, with_inputs(tensor(4, 6)), fused_classes=["Stack", "Sequential"])
     assert fused[1][2](tensor(4, 6)).shape == (4, 6)
 
 

@@ -45,7 +45,9 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), without_kernel], ids=str)
 def test_activations(act):
-    assert_parity(encoder_layer(activation=act), with_inputs(X), places=["TransformerEncoderLayer"])
+    assert_parity(
+        encoder_layer(activation=act), with_inputs(X), fused_classes=["TransformerEncoderLayer"]
+    )
     report = fd.fuse(encoder_layer(activation=act))
     assert ("not fused: activation" in str(report)) == (act not in ACTIVATIONS)
 
@@ -264,7 +266,7 @@ def test_transformer_model():
         16, 4, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=24, batch_first=True
     )
     call = with_inputs(MEMORY, X, tgt_mask=CAUSAL, tgt_is_causal=True)
-    assert_parity(model, call, places=["TransformerEncoderLayer", "TransformerDecoderLayer"])
+    assert_parity(model, call, fused_classes=["TransformerEncoderLayer", "TransformerDecoderLayer"])
 
 
 def test_evaluation_takes_the_fast_path():

@@ -109,8 +109,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name):
-    make, call, places = MODELS[name]
-    assert_parity(make(), call, places=places)
+    make, call, fused_classes = MODELS[name]
+    assert_parity(make(), call, fused_classes=fused_classes)
 
 
 # masks=False, because BART's encoder and decoder also call dropout outside of their layers.
@@ -118,33 +118,37 @@ def test_models(name):
 def test_bart_layers(family):
     config = getattr(hf, f"{family}Config")(**BART, pad_token_id=0, decoder_start_token_id=0)
     model = build(getattr(hf, f"{family}Model"), config)
-    places = [f"{family}Attention", f"{family}EncoderLayer", f"{family}DecoderLayer"]
-    assert_parity(model, call_both, places=places, masks=False)
+    fused_classes = [f"{family}Attention", f"{family}EncoderLayer", f"{family}DecoderLayer"]
+    assert_parity(model, call_both, fused_classes=fused_classes, masks=False)
 
     x, memory = torch.randn(3, 5, 32), torch.randn(3, 7, 32)
     _, attention_mask = words()
     visible = attention_mask[:, None, None].bool()
     causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
-    assert_parity(model.encoder.layers[0], with_inputs(memory, visible), places=places[:2])
+    assert_parity(
+        model.encoder.layers[0], with_inputs(memory, visible), fused_classes=fused_classes[:2]
+    )
     assert_parity(
         model.decoder.layers[0],
         with_inputs(x, causal, memory, visible, use_cache=False),
-        places=[places[0], places[2]],
+        fused_classes=[fused_classes[0], fused_classes[2]],
     )
-    assert_parity(model.decoder.layers[0], with_inputs(x, causal), places=[places[2]])
+    assert_parity(model.decoder.layers[0], with_inputs(x, causal), fused_classes=[fused_classes[2]])
 
 
 def test_a_layer_of_wav2vec2():
     """One layer, because the model has a parametrised convolution, which cannot be pickled."""
     model = build(hf.Wav2Vec2Model, hf.Wav2Vec2Config(**SOUNDS))
-    places = ["Wav2Vec2Attention", "Wav2Vec2FeedForward"]
-    assert_parity(model.encoder.layers[0], with_inputs(torch.randn(3, 7, 32)), places=places)
+    fused_classes = ["Wav2Vec2Attention", "Wav2Vec2FeedForward"]
+    assert_parity(
+        model.encoder.layers[0], with_inputs(torch.randn(3, 7, 32)), fused_classes=fused_classes
+    )
 
 
 def test_drop_path():
     """The unfused layer draws with `torch.rand`, so the fused mask is checked without it."""
     model = build(hf.Dinov2Model, hf.Dinov2Config(**IMAGES, drop_path_rate=0.5))
-    assert_parity(model, call_images, places=["Dinov2DropPath", "Dinov2MLP"], masks=False)
+    assert_parity(model, call_images, fused_classes=["Dinov2DropPath", "Dinov2MLP"], masks=False)
     (layer,) = [m for m in model.modules() if type(m).__name__ == "Dinov2DropPath"][-1:]
     fd.fuse(layer)
     x = torch.randn(4000, 2, 3)
@@ -181,4 +185,4 @@ def test_causal_attention_with_and_without_a_mask(padding):
             model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         ], []
 
-    assert_parity(build(hf.GPT2Model, hf.GPT2Config(**GPT2)), call, places=["GPT2Attention"])
+    assert_parity(build(hf.GPT2Model, hf.GPT2Config(**GPT2)), call, fused_classes=["GPT2Attention"])

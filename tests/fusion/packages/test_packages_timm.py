@@ -46,7 +46,7 @@ def tokens(*sizes):
     return with_inputs(torch.randn(*(sizes or (6, 5, 16))))
 
 
-def places(report):
+def by_name(report):
     return {place.name: place for place in report.places}
 
 
@@ -65,19 +65,19 @@ def test_feed_forward_layers(layer, options):
     options = {"drop": 0.1} | options
     if layer is SwiGLUPacked:
         options.pop("act_layer", None)
-    assert_parity(layer(16, 24, **options), tokens(), places=[name])
+    assert_parity(layer(16, 24, **options), tokens(), fused_classes=[name])
 
 
 def test_gated_mlp_with_its_spatial_gate():
     layer = GatedMlp(16, 24, gate_layer=partial(SpatialGatingUnit, seq_len=5), drop=0.1)
-    assert_parity(layer, tokens(), places=["GatedMlp"])
+    assert_parity(layer, tokens(), fused_classes=["GatedMlp"])
 
 
 def test_swiglu_with_only_one_bias():
     """The two linear layers cannot be concatenated."""
     layer = SwiGLU(16, 24, drop=0.1)
     layer.fc1_x.bias = None
-    assert_parity(layer, tokens(), places=["SwiGLU"])
+    assert_parity(layer, tokens(), fused_classes=["SwiGLU"])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -97,7 +97,7 @@ def test_images(make, channels_last):
         x = x.to(memory_format=torch.channels_last)
     layer = make()
     fused = assert_parity(
-        layer, with_inputs(x), places=[type(layer).__name__], in_memory_order=True
+        layer, with_inputs(x), fused_classes=[type(layer).__name__], in_memory_order=True
     )
     same_format = fused(x).is_contiguous(memory_format=torch.channels_last)
     assert same_format == layer(x).is_contiguous(memory_format=torch.channels_last)
@@ -105,7 +105,7 @@ def test_images(make, channels_last):
 
 def test_global_response_norm_mlp_of_the_last_dimension():
     layer = GlobalResponseNormMlp(6, 10, drop=0.1)
-    assert_parity(layer, tokens(2, 4, 5, 6), places=["GlobalResponseNormMlp"])
+    assert_parity(layer, tokens(2, 4, 5, 6), fused_classes=["GlobalResponseNormMlp"])
 
 
 @pytest.mark.parametrize("scale_by_keep", [False, True])
@@ -119,7 +119,7 @@ def test_drop_path(sizes, scale_by_keep):
             nn.Linear(sizes[-1], 2),
         ),
         tokens(*sizes),
-        places=["DropPath"],
+        fused_classes=["DropPath"],
     )
     y = fused[0](torch.ones(1000, 7))
     assert torch.equal(y, y[:, :1].expand(-1, 7))
@@ -135,7 +135,7 @@ def test_a_class_derived_from_drop_path():
     model = nn.Sequential(Derived(0.5), nn.Linear(3, 2))
     model[0].__class__.__module__ = DropPath.__module__
     report = fd.fuse(model)
-    assert places(report)["0"].fused
+    assert by_name(report)["0"].fused
     y = model[0](torch.ones(64, 3))
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert model[0].independent_rows
@@ -143,7 +143,7 @@ def test_a_class_derived_from_drop_path():
     block = Block(16, 4, drop_path=0.5, proj_drop=0.1)
     block.drop_path2 = Derived(0.5)
     unfused = copy.deepcopy(block)
-    assert "drop_path2 is" in places(fd.fuse(block))[""].text
+    assert "drop_path2 is" in by_name(fd.fuse(block))[""].text
     assert_same_masks(unfused, block, tokens())
 
 
@@ -203,7 +203,7 @@ def test_vision_transformers(options):
     fused = assert_parity(
         model,
         with_inputs(torch.randn(6, 3, 16, 16)),
-        places=[options.get("block_fn", Block).__name__],
+        fused_classes=[options.get("block_fn", Block).__name__],
         # Differential attention calls torch's operator, which ExplicitMasks does not cover.
         masks=options.get("attn_layer") != "diff",
     )
@@ -217,7 +217,7 @@ def test_only_stochastic_depth_is_active():
     """If dropout has p = 0, the kernel draws the mask of stochastic depth."""
     model = Block(16, 4, init_values=0.3, drop_path=0.1)
     call = tokens(8, 5, 16)
-    fused = assert_parity(model, call, places=["Block"])
+    fused = assert_parity(model, call, fused_classes=["Block"])
     for p in (0.0, 0.5):
         for module in (model, fused):
             set_p(module, 0.0)
@@ -240,7 +240,9 @@ def test_attention_masks(mask):
         allowed = torch.ones(5, 5, dtype=torch.bool).tril(1)
         arguments["attn_mask"] = allowed if mask == "bool" else (~allowed).float() * -2.0
     block = Block(16, 4, proj_drop=0.1, attn_drop=0.1, drop_path=0.1)
-    assert_parity(block, with_inputs(torch.randn(6, 5, 16), **arguments), places=["Attention"])
+    assert_parity(
+        block, with_inputs(torch.randn(6, 5, 16), **arguments), fused_classes=["Attention"]
+    )
 
 
 def mixer(**options):
@@ -280,7 +282,7 @@ def test_other_models(make, block):
     assert_parity(
         make().double(),
         with_inputs(torch.randn(6, 3, size, size, dtype=torch.float64)),
-        places=[block],
+        fused_classes=[block],
         masks=masks,
         in_memory_order=block == "ConvNeXtBlock",
     )
@@ -298,7 +300,7 @@ def test_activations(name):
 
 
 def reason_skipped(model, name):
-    place = places(fd.fuse(model))[name]
+    place = by_name(fd.fuse(model))[name]
     assert not place.fused
     return place.text
 
