@@ -14,6 +14,8 @@ from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
 
 
 class _WithDropout(FusedMixin):
+    """A module with a child ``dropout``."""
+
     @staticmethod
     def reason_not_fusable(module):
         return dropout_not_fusable("dropout", module.dropout)
