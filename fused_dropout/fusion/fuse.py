@@ -49,8 +49,10 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
         for name, module in model.named_modules()
         if (found := _match(name, module, patterns)) is not None
     ]
-    report = FusionReport([place for place, _, _ in found], dry_run)
-    if strict and report.skipped:
+    places = [place for place, _, _ in found]
+    fails = strict and not all(place.fused for place in places)
+    report = FusionReport(places, dry_run or fails)
+    if fails:
         raise FusionError(report)
     if not dry_run:
         _set_classes([(module, cls) for _, module, cls in found if cls is not None])

@@ -28,7 +28,7 @@ class FusionReport:
 
     Attributes:
         places: list of :class:`Place`, in the order of ``model.named_modules()``.
-        dry_run: True if ``fuse`` changed nothing because it was called with ``dry_run=True``.
+        dry_run: True if ``fuse`` changed nothing, because of ``dry_run`` or ``strict``.
     """
 
     places: list = field(default_factory=list)

@@ -127,6 +127,7 @@ def test_strict_raises_with_the_report_and_changes_nothing():
         fd.fuse(model, strict=True)
     assert classes(model) == old
     assert [place.name for place in e.value.report.skipped] == ["two"]
+    assert "modules would be fused, 1 skipped" in str(e.value)
     with pytest.raises(fd.FusionError), fd.fused(model, strict=True):
         raise AssertionError("unreachable")
     assert classes(model) == old
