@@ -8,7 +8,7 @@ from torch._subclasses import FakeTensorMode
 
 import fused_dropout.functional as FF
 from fused_dropout.functional import attention
-from fused_dropout.fusion import attention as fusion
+from fused_dropout.fusion.patterns.torch_nn import attention as fusion
 
 P = 0.25
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
-from fused_dropout.fusion import _patterns
+from fused_dropout.fusion import registry
 
 THREADS, CALLS = 4, 10
 
@@ -195,9 +195,9 @@ def test_patterns_are_loaded_before_anybody_goes_on(monkeypatch):
         time.sleep(0.02)
         loaded.append(name)
 
-    monkeypatch.setattr(_patterns, "_OF_PACKAGES", {"torch": "patterns.of.torch"})
-    monkeypatch.setattr(_patterns, "_LOADED", set())
-    monkeypatch.setattr(_patterns.importlib, "import_module", load)
+    monkeypatch.setattr(registry, "_LIBRARIES", {"torch": "patterns.of.torch"})
+    monkeypatch.setattr(registry, "_LOADED", set())
+    monkeypatch.setattr(registry.importlib, "import_module", load)
 
     def work(_):
         fd.fuse(nn.Dropout())
