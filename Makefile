@@ -7,7 +7,7 @@ CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -
 # The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
 CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
-CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
+CUDA_SMOKE := random/test_philox.py pointwise/test_masks.py modules/test_pointwise_modules.py
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
     bench bench-quick bench-step bench-fusion lint format build mutants \
@@ -54,7 +54,7 @@ build: $(VENV)/ready
 	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
 	@grep '^fused_dropout:' build/log
 
-# The package with deliberate mistakes, which tests/test_mutations.py turns on one by one. Only the
+# The package with deliberate mistakes, which tests/mutations turns on one by one. Only the
 # CPU kernels make them: what else is linked comes from the plain build.
 mutants: build
 	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
@@ -63,7 +63,7 @@ mutants: build
 # The CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer, or with ThreadSanitizer, and
 # generated calls of them on every instruction set; FUZZ_MINUTES=1 is a quick run.
 FUZZ_MINUTES ?= 10
-FUZZ_MEMORY := $(RUN) tests/fuzz/fuzz_run.py --package build/sanitize-memory --sanitizers memory
+FUZZ_MEMORY := $(RUN) -m tests.fuzz.run --package build/sanitize-memory --sanitizers memory
 
 build/sanitize-memory build/sanitize-threads: build/sanitize-%: build
 	@FUSED_DROPOUT_SANITIZE=$* $(RUN) setup.py --quiet build --build-temp $@-temp --build-lib $@ \
@@ -73,7 +73,7 @@ sanitize: build/sanitize-memory
 	$(FUZZ_MEMORY) --minutes $(FUZZ_MINUTES)
 
 sanitize-threads: build/sanitize-threads
-	$(RUN) tests/fuzz/fuzz_run.py --package $< --sanitizers threads --minutes $(FUZZ_MINUTES)
+	$(RUN) -m tests.fuzz.run --package $< --sanitizers threads --minutes $(FUZZ_MINUTES)
 
 # Other calls every time. What fails is in build/fuzz: CALL=build/fuzz/avx2-1.txt runs it again.
 fuzz: build/sanitize-memory
@@ -103,7 +103,7 @@ test-full: build mutants
 	for capability in $$($(RUN) -c "import fused_dropout as fd; \
 	        print(*fd.build_info()['cpu_capabilities'])"); do \
 	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(RUN) -m pytest \
-	        --deselect tests/test_mutations.py || exit 1; \
+	        --deselect tests/mutations || exit 1; \
 	done
 
 bench: build

@@ -5,7 +5,7 @@ Environment:
     FORCE_CUDA=1               build CUDA or fail
     TORCH_CUDA_ARCH_LIST       CUDA architectures, as in torch
     MAX_JOBS                   parallel compilations
-    FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/test_mutations.py, after a build
+    FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/mutations, after a build
                                without them, whose other objects are linked
     FUSED_DROPOUT_SANITIZE     in the same way the CPU kernels with sanitizers, for tests/fuzz:
                                "memory" has AddressSanitizer and UndefinedBehaviorSanitizer,

@@ -1,7 +1,8 @@
 """Options and fixtures of all tests."""
 
 import pytest
-from helpers import CAPABILITIES, forced, thread_count
+
+from tests.helpers import CAPABILITIES, forced, thread_count
 
 
 def pytest_addoption(parser):

@@ -18,7 +18,6 @@ from pathlib import Path
 from . import results
 from .outcome import NOT_RUN
 
-HERE = Path("tests", "cuda_emulator")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 _START_S = 8  # what a tool needs beyond the calls: its own start, and one call
 
@@ -79,8 +78,7 @@ def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, 
 
 def emulated() -> int:
     """Runs a part of the calls on the CPU."""
-    sys.path.insert(0, str(HERE.resolve()))
-    import shim
+    from tests.cuda_emulator import shim
 
     # The object files are those of the tests' library.
     program = shim.build("kernels.sanitize", "sanitize.cpp")

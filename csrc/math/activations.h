@@ -9,7 +9,7 @@
 // Values and derivatives are torch's, at kinks too. A NaN that torch gives for an infinite argument
 // may be the limit here, and the sign of a zero may differ.
 //
-// Largest errors (tests/test_accuracy.py has them one by one). Full, values: at most 5.6 ULP; but
+// Largest errors (tests/pointwise/test_accuracy.py has them one by one). Full, values: at most 5.6 ULP; but
 // gelu from -5.5 downwards, where it is smaller than 1e-7, loses digits up to a relative 5e-5, and
 // quick_gelu and gelu_tanh reach 9 and 31 ULP at -5 and lose more in their tail, where rounding the
 // argument of the exponential counts (torch's gelu_tanh has no correct digit there). Full,

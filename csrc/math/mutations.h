@@ -1,4 +1,4 @@
-// Deliberate mistakes, to prove that the tests notice them (tests/test_mutations.py). They exist in
+// Deliberate mistakes, to prove that the tests notice them (tests/mutations). They exist in
 // builds with FUSED_DROPOUT_MUTATIONS alone; in any other build `mutated` is a constant false.
 #pragma once
 

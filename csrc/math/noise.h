@@ -5,7 +5,7 @@
 // u = (k + 1/2) 2^-24. In fp32 that number would be rounded where it counts most, close to 1, so
 // the functions below take k, which fp32 holds exactly, and lose nothing at either end.
 //
-// Errors are stated as in math_functions.h; tests/noise/test_noise_accuracy.py measures them.
+// Errors are stated as in math_functions.h; tests/noise/test_accuracy.py measures them.
 #pragma once
 
 #include "math/transcendental.h"

@@ -1,0 +1,18 @@
+"""Generated calls of the public functions: no crash, the reference's results, inputs unchanged."""
+
+import pytest
+from hypothesis import given
+
+from tests.fuzz.check import check_call
+from tests.fuzz.functions import CALLS
+from tests.fuzz.settings import few
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls(name):
+    @few(8)
+    @given(call=CALLS[name])
+    def run(call):
+        check_call(call)
+
+    run()
