@@ -8,13 +8,13 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded, uses_kernels
-from module_helpers import drawing_nothing
 from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout.fusion import _patterns
+from tests.fusion.fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded, uses_kernels
+from tests.module_helpers import drawing_nothing
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import transformers
-from hf_models import bert
 
 from fused_dropout.fusion._forms import RECOGNISED, digest, form_of
 from fused_dropout.fusion.hugging_face import bart, drop_path, feed_forward, gpt2, outputs, t5, vit
+from tests.fusion.packages.hf_models import bert
 
 MODELS = Path(transformers.__file__).parent / "models"
 

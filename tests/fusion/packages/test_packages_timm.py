@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import timm
 import torch
-from parity import ExplicitMasks, assert_equal_runs, assert_parity, run, set_p, with_inputs
 from timm.layers import (
     ConvMlp,
     DropPath,
@@ -33,6 +32,14 @@ from torch.nn.utils import parametrizations
 
 import fused_dropout as fd
 from fused_dropout.fusion._activations import activation_of
+from tests.fusion.parity import (
+    ExplicitMasks,
+    assert_equal_runs,
+    assert_parity,
+    run,
+    set_p,
+    with_inputs,
+)
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 4, "num_classes": 3}
 DROPS = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}
