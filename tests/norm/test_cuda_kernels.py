@@ -143,9 +143,8 @@ def kept_by(name, shape, dtype=torch.float32, p=P, **options):
 @pytest.mark.parametrize("name", ["layer_norm", "swiglu"])
 def test_masks_are_the_contracts(name, shape):
     for p in (0.1, 0.5, 0.999):
-        expected = FF.dropout_mask(
-            shape, p, STATE
-        )  # the contract's by tests/pointwise/test_masks.py
+        # It is the contract's, as tests/pointwise/test_masks.py shows.
+        expected = FF.dropout_mask(shape, p, STATE)
         for kept in kept_by(name, shape, p=p):
             assert torch.equal(kept, expected)
 
