@@ -6,7 +6,7 @@ import torch
 import fused_dropout.functional as FF
 from tests.gpu.on_device import DEVICE, STATE
 from tests.helpers import ACTIVATIONS, DTYPES
-from tests.row_calls import (
+from tests.row_operators.calls import (
     CALLS,
     P,
     check_values,

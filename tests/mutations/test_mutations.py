@@ -18,7 +18,7 @@ NOTICED_BY = {
     "unmasked_bias_gradient": ("pointwise/test_bias_gradient.py", "norm/test_sums.py"),
     "periodic_mask": ("pointwise/test_masks.py", "norm/test_masks.py"),
     "repeated_state": ("pointwise/test_statistics.py", "norm/test_masks.py"),
-    "nominal_scale": ("pointwise/test_statistics.py", "norm/test_modules.py"),
+    "nominal_scale": ("pointwise/test_statistics.py", "modules/test_gated_and_norm_modules.py"),
     "inclusive_threshold": (
         "pointwise/test_masks.py",
         "norm/test_masks.py",

@@ -37,6 +37,7 @@ CALLS = {
 }
 every_call = pytest.mark.parametrize("name", CALLS)
 NORM_CALLS = tuple(name for name in CALLS if "norm" in name)
+GATED_CALLS = tuple(name for name in CALLS if name not in NORM_CALLS)
 every_norm = pytest.mark.parametrize("name", NORM_CALLS)
 
 
