@@ -33,10 +33,11 @@ def extra_bytes(saved, known):
 
 
 @pytest.mark.parametrize("mode", FF.MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_only_the_state_is_kept(activation, dtype, mode):
-    for with_bias, with_residual, bias_dim in itertools.product((0, 1), (0, 1), (1, -1)):
+def test_only_the_state_is_kept(activation, mode):
+    for dtype, with_bias, with_residual, bias_dim in itertools.product(
+        DTYPES, (0, 1), (0, 1), (1, -1)
+    ):
         x = torch.randn(SHAPE).to(dtype).requires_grad_()
         bias = torch.randn(SHAPE[bias_dim]).to(dtype).requires_grad_() if with_bias else None
         residual = torch.randn(SHAPE).to(dtype).requires_grad_() if with_residual else None

@@ -188,15 +188,25 @@ def name_of(shape_case):
     return "x".join(map(str, shape)) + f"-dim{dim}" + ("-permuted" if order else "")
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+OPERANDS = ("none", "same", "float32")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activation(capability, activation, dtype, shape):
+def test_every_kernel(capability, activation, dtype):
+    """Of an activation, a dtype and a kind of residual; with rows of a bias and with channels."""
+    for residual in OPERANDS:
+        check(Case((5, 257), dtype, activation, residual=residual))
+        check(Case((2, 3, 9, 7), dtype, activation, "same", residual, 1, CHANNELS_LAST))
+        check(Case((4, 6, 9, 9), dtype, activation, "same", residual, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_shape(capability, dtype, shape):
     shape, bias_dim, order = shape
-    check(Case(shape, dtype, activation, bias_dim=bias_dim, order=order))
-
-
-OPERANDS = ("none", "same", "float32")
+    for activation in ("identity", "relu", "gelu"):
+        check(Case(shape, dtype, activation, bias_dim=bias_dim, order=order))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])

@@ -14,7 +14,6 @@ from tests.shard.calls import (
     as_tuple,
     cut,
     every_call,
-    every_split,
     gradients_of,
     parts_of,
     shard_of,
@@ -47,7 +46,7 @@ def check(name, split, order, *, copied=True, **options):
         shard = shard_of(part, order=order_to_give(part, order))
         results = as_tuple(CALLS[name](own, rng_state=STATE, shard=shard, **options))
         for one, all_of_it in zip(results, whole, strict=True):
-            assert same_bits(one, all_of_it[part]), part
+            assert same_bits(one, all_of_it[part]), (split, part)
         found = gradients_of(results, own, [dy[part] for dy in upstream])
         for key, gradient in found.items():
             add_or_compare(key, gradient, expected[key], part, sums)
@@ -73,42 +72,42 @@ def add_or_compare(key, gradient, expected, part, sums):
             total[{"logit": ..., "channels": part[1]}.get(key, last)] += gradient
 
 
-@every_split
 @pytest.mark.parametrize("layout", ORDERS)
 @every_call
-def test_every_split(name, layout, split):
-    if rows_only(name, split):
-        with pytest.raises(ValueError, match="has to be whole"):
+def test_every_split(name, layout):
+    for split in SPLITS:
+        if rows_only(name, split):
+            with pytest.raises(ValueError, match="has to be whole"):
+                check(name, split, ORDERS[layout])
+        else:
             check(name, split, ORDERS[layout])
-    else:
-        check(name, split, ORDERS[layout])
 
 
-@every_split
 @pytest.mark.parametrize("layout", ORDERS)
 @pytest.mark.parametrize("name", ["dropout", "dropout_", "gelu", "gaussian", "standout"])
-def test_views(name, layout, split):
+def test_views(name, layout):
     """A part that was not made dense, as slicing leaves it."""
-    check(name, split, ORDERS[layout], copied=False)
+    for split in SPLITS:
+        check(name, split, ORDERS[layout], copied=False)
 
 
 @pytest.mark.parametrize("split", ["uneven", "single", "with an empty part", "everywhere"])
-@pytest.mark.parametrize("shared_dims", [(0,), (1,), (-1,), (2, 3), (0, 1, 2), (0, 1, 2, 3)])
 @every_call
-def test_shared_dims(name, shared_dims, split):
-    """A decision that is shared along a dimension is shared over all parts along it."""
+def test_shared_dims(name, split):
+    """An outcome that is shared along a dimension is shared over all parts along it."""
     if not rows_only(name, split):
-        for layout in ("contiguous", "channels_last"):
-            check(name, split, ORDERS[layout], shared_dims=shared_dims)
+        for shared_dims in [(0,), (1,), (-1,), (2, 3), (0, 1, 2), (0, 1, 2, 3)]:
+            for layout in ("contiguous", "channels_last"):
+                check(name, split, ORDERS[layout], shared_dims=shared_dims)
 
 
-@pytest.mark.parametrize("split", ["single", "grid"])
-@pytest.mark.parametrize("noise_shape", [(None, 1, None, None), (4, 7, 1, 1), (1, 1, 1, 1)])
 @every_call
-def test_noise_shape_is_that_of_the_whole(name, noise_shape, split):
-    """The 1 of a part with one element means shared all the same, and sizes are the whole's."""
-    if not rows_only(name, split):
-        check(name, split, ORDERS["contiguous"], noise_shape=noise_shape)
+def test_noise_shape_is_that_of_the_full_tensor(name):
+    """The 1 of a part with one element means shared, too; sizes are those of the full tensor."""
+    for noise_shape in [(None, 1, None, None), (4, 7, 1, 1), (1, 1, 1, 1)]:
+        for split in ("single", "grid"):
+            if not rows_only(name, split):
+                check(name, split, ORDERS["contiguous"], noise_shape=noise_shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
