@@ -1,6 +1,7 @@
 """The CUDA kernels as a library for the CPU: csrc/cuda, compiled by g++ under shim.h."""
 
 import ctypes
+import fcntl
 import functools
 import math
 import subprocess
@@ -40,8 +41,11 @@ def build(target, entry, flags=()):
         objects.append(f"{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
     lines.append(f"build {target}: link {' '.join(objects)}")
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
+    # One process at a time: the others find it built.
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return folder / target

@@ -9,6 +9,8 @@ from tests.cuda_emulator.shim import BlockKernels
 from tests.drop_block.calls import SHAPES, maps
 from tests.helpers import DTYPES, SEED, in_order, same_bits
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 P, OFFSET = 0.3, 8
 STATE = (SEED, OFFSET)
 

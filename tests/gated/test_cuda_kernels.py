@@ -1,6 +1,7 @@
 """The CUDA kernels of the gated operators, run on the CPU by tests/cuda_emulator: see
 tests/pointwise/test_cuda_kernels.py."""
 
+import pytest
 import torch
 
 from fused_dropout import reference
@@ -12,6 +13,8 @@ from tests.row_operators.calls import (
 )
 from tests.row_operators.cuda_kernels import *  # noqa: F403
 from tests.row_operators.cuda_kernels import OFFSET, kernels
+
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
 
 
 def test_gradients_that_are_not_wanted():

@@ -14,6 +14,8 @@ from tests.cuda_emulator.shim import NoiseKernels
 from tests.helpers import CAPABILITIES, correctly_rounded, forced, ordinals, ulp
 from tests.noise.calls import STATE
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 COUNT = 1_500_000
 WIDE_P = 1 - 2.0**-20  # sigma is 1024 or so: the one that is added to the noise hardly counts
 

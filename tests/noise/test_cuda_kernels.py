@@ -21,6 +21,8 @@ from tests.noise.calls import (
     upstream_of,
 )
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 OFFSET = 8
 # Tails, one group, several columns and rows of threads, several blocks.
 SHAPES = [(1,), (7,), (8,), (9,), (63,), (64,), (5, 40), (1024,), (1025,), (3, 4096), (70001,)]

@@ -15,6 +15,8 @@ from tests.row_operators.calls import (
 from tests.row_operators.cuda_kernels import *  # noqa: F403
 from tests.row_operators.cuda_kernels import HALVES, OFFSET, SHAPES, check_all, kernels
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", ["layer_norm_prenorm_full", "rms_norm"])

@@ -10,6 +10,8 @@ from tests.activation_oracle import HALVES, check_sixteen_bits, numbers
 from tests.cuda_emulator.shim import Kernels
 from tests.helpers import ACTIVATIONS
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -14,6 +14,8 @@ from fused_dropout import reference
 from tests.cuda_emulator.shim import Grid, Kernels, divide
 from tests.helpers import ACTIVATIONS, DTYPES, SEED, operator, ordinals, state
 
+pytestmark = pytest.mark.usefixtures("emulated_kernels")
+
 OFFSET = 8
 STATE = state(SEED, OFFSET)
 HALVES = (torch.float16, torch.bfloat16)
