@@ -9,8 +9,8 @@ CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
 CUDA_SMOKE := random/test_philox.py pointwise/test_masks.py modules/test_pointwise_modules.py
 
-.PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
-    bench bench-quick bench-step bench-fusion lint format build mutants \
+.PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-mutations \
+    test-fusion bench bench-quick bench-step bench-fusion lint format build mutants \
     build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
     gpu-sanitize-program
@@ -21,7 +21,9 @@ help:
 	@echo "make example-rnn  train a recurrent language model with embedding, locked and weight dropout"
 	@echo "make example-finetune  fine-tune a fused Hugging Face classifier"
 	@echo "make sweep      which p helps on the digits (SWEEP=\"--data breast_cancer\": on other data)"
-	@echo "make test       all tests but the longest (make test-full: those too)"
+	@echo "make test       all tests but the longest (TESTS=tests/norm: a part of them)"
+	@echo "make test-full  those too, and all tests with every instruction set"
+	@echo "make test-mutations  deliberate mistakes in a second build, each of which fails some test"
 	@echo "make test-fusion  fused models of transformers, timm and torchvision against unfused ones"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
 	@echo "make bench-step whole training steps of transformer blocks"
@@ -95,15 +97,21 @@ SWEEP ?= --data digits
 sweep: build
 	$(RUN) -m fused_dropout.sweep --out demo_output $(SWEEP)
 
-test: build mutants
-	$(RUN) -m pytest
+# As many processes as cores, each with one torch thread. TESTS=tests/norm is a part of the tests.
+TESTS ?=
+PYTEST = $(RUN) -m pytest --numprocesses auto --dist worksteal
 
-test-full: build mutants
-	$(RUN) -m pytest --full
+test: build
+	$(PYTEST) $(TESTS)
+
+test-mutations: mutants
+	$(PYTEST) tests/mutations
+
+test-full: build
+	$(PYTEST) --full $(TESTS)
 	for capability in $$($(RUN) -c "import fused_dropout as fd; \
 	        print(*fd.build_info()['cpu_capabilities'])"); do \
-	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(RUN) -m pytest \
-	        --deselect tests/mutations || exit 1; \
+	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(PYTEST) $(TESTS) || exit 1; \
 	done
 
 bench: build

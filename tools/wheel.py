@@ -162,8 +162,6 @@ def test(environment, arguments):
     empty = environment.folder / "empty"
     empty.mkdir(exist_ok=True)
     command = ["-m", "pytest", "-p", "no:cacheprovider"]
-    # They need a build of their own.
-    command.append(f"--ignore={ROOT / 'tests' / 'mutations'}")
     for argument in arguments or ["tests"]:
         path = ROOT / argument.split("::")[0]
         command.append(f"{ROOT}/{argument}" if path.exists() else argument)
