@@ -50,7 +50,7 @@ ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), unknown], ids=str)
+@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), unknown])
 def test_activations(act):
     assert_parity(encoder_layer(activation=act), with_inputs(X), places=["TransformerEncoderLayer"])
     report = fd.fuse(encoder_layer(activation=act))
