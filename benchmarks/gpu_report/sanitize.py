@@ -18,7 +18,6 @@ from pathlib import Path
 from . import results
 from .outcome import NOT_RUN
 
-HERE = Path("tests", "cuda_emulator")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 _START_S = 8  # additional time of a tool, for its start and one call
 
@@ -77,8 +76,7 @@ def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, 
 
 def emulated() -> int:
     """Runs some of the calls on the CPU."""
-    sys.path.insert(0, str(HERE.resolve()))
-    import shim
+    from tests.cuda_emulator import shim
 
     # The program shares object files with the library of the tests.
     program = shim.build("kernels.sanitize", "sanitize.cpp")

@@ -114,9 +114,9 @@ def _facts(settings: Settings) -> Step:
 
 
 def _gpu_tests() -> dict[str, str]:
-    """Returns {name: path} of the test files, where test_gpu_<name>.py is the file."""
-    files = sorted((ROOT / "tests" / "gpu").glob("test_gpu_*.py"))
-    return {file.stem.removeprefix("test_gpu_"): f"tests/gpu/{file.name}" for file in files}
+    """Returns {name: path} of the test files, where test_<name>.py is the file."""
+    files = sorted((ROOT / "tests" / "gpu").glob("test_*.py"))
+    return {file.stem.removeprefix("test_"): f"tests/gpu/{file.name}" for file in files}
 
 
 def _pool(settings: Settings, names: list[str], *options: str) -> list[str]:
@@ -237,7 +237,7 @@ def _rest(settings: Settings) -> Step:
     python, folder = sys.executable, settings.folder
     picture = ["--load", settings.rows, "--plot", str(folder / "results.png")]
     commands = [[python, "-m", "benchmarks", *picture]]
-    cpu_tests = [*_PYTEST, "tests/test_mask.py"]
+    cpu_tests = [*_PYTEST, "tests/pointwise/test_masks.py"]
     sanitized = _own("sanitize", "--script", "tests/gpu/sanitized.py")
     if settings.device == "cpu":
         kinds = _units(KINDS[:1], ("float32",), (TINY,))

@@ -1,6 +1,7 @@
 """Runs the CUDA kernels on the CPU: g++ compiles csrc/cuda with shim.h to a library."""
 
 import ctypes
+import fcntl
 import functools
 import math
 import subprocess
@@ -40,8 +41,11 @@ def build(target, entry, flags=()):
         objects.append(f"{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
     lines.append(f"build {target}: link {' '.join(objects)}")
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
+    # One process at a time: the others find it built.
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return folder / target
@@ -334,9 +338,7 @@ class NoiseKernels:
         self.x = x
         self.call = _call(x.numel(), x.dtype, p=0.5, **options)
 
-    def run(
-        self, functor, inputs, constants, wanted=(True,), scalar=None, need_sum=False
-    ):
+    def run(self, functor, inputs, constants, wanted=(True,), scalar=None, need_sum=False):
         """The outputs, None where not wanted, and the sum of a functor that has one."""
         outputs = [torch.empty_like(self.x) if one else None for one in wanted]
         partials = total = None

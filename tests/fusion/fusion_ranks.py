@@ -7,13 +7,13 @@ import traceback
 
 import torch
 import torch.distributed as dist
-from fusing import Net, called, classes, mlp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
+from tests.fusion.fusing import Net, called, classes, mlp
 
 RANKS = 2
 X = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, fixed_state, seed_and_state
 
 import fused_dropout.functional as FF
+from tests.module_helpers import drawing_nothing, fixed_state, seed_and_state
 
 STATE = fixed_state()
 sdpa = FF.scaled_dot_product_attention

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import encoder_layer, fused_copy, mlp, seeded, uses_kernels
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
+from tests.fusion.fusing import encoder_layer, fused_copy, mlp, seeded, uses_kernels
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))

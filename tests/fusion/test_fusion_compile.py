@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from fusing import classes, decoder_layer, encoder_layer, fused_copy, mlp, seeded
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 import fused_dropout as fd
+from tests.fusion.fusing import classes, decoder_layer, encoder_layer, fused_copy, mlp, seeded
 
 
 @pytest.fixture(autouse=True)

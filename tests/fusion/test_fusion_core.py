@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
-from module_helpers import drawing_nothing
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
+from tests.module_helpers import drawing_nothing
 
 
 def test_fuse_and_unfuse_change_classes_and_nothing_else():

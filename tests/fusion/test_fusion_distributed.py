@@ -5,7 +5,8 @@ import time
 
 import pytest
 import torch
-from fusion_ranks import CHECKS, RANKS, run
+
+from tests.fusion.fusion_ranks import CHECKS, RANKS, run
 
 LIMIT = 180  # seconds; enough for a busy machine
 

@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import classes, mlp, uses_kernels
 from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout.fusion import patterns, registry
+from tests.fusion.fusing import classes, mlp, uses_kernels
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from fusing import assert_as_torch, fused_copy, seeded, uses_kernels
-from parity import assert_parity, with_inputs
 from torch import nn
 
 import fused_dropout as fd
 from fused_dropout.fusion import activations
+from tests.fusion.fusing import assert_as_torch, fused_copy, seeded, uses_kernels
+from tests.fusion.parity import assert_parity, with_inputs
 
 ACTIVATIONS = [
     nn.ReLU(),

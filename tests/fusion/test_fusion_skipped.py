@@ -10,7 +10,12 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import (
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import fused_dropout as fd
+from tests.fusion.fusing import (
     assert_as_torch,
     decoder_layer,
     encoder_layer,
@@ -19,11 +24,6 @@ from fusing import (
     seeded,
     uses_kernels,
 )
-from torch import nn
-from torch.nn.modules import module as torch_module
-from torch.nn.utils import parametrizations, parametrize, prune
-
-import fused_dropout as fd
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from parity import assert_parity, with_inputs
 from torch import nn
+
+from tests.fusion.parity import assert_parity, with_inputs
 
 ENCODER = {"d_model": 16, "nhead": 4, "dim_feedforward": 24}
 

@@ -5,7 +5,11 @@ import statistics
 
 import pytest
 import torch
-from fusing import (
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import fused_dropout as fd
+from tests.fusion.fusing import (
     Net,
     classes,
     decoder_layer,
@@ -15,10 +19,6 @@ from fusing import (
     seeded,
     uses_kernels,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-import fused_dropout as fd
 
 
 def tensor(*shape, seed=0):

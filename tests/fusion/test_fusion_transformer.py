@@ -6,11 +6,18 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import assert_as_torch, decoder_layer, encoder_layer, fused_copy, seeded, uses_kernels
-from parity import assert_parity, run, with_inputs
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.fusing import (
+    assert_as_torch,
+    decoder_layer,
+    encoder_layer,
+    fused_copy,
+    seeded,
+    uses_kernels,
+)
+from tests.fusion.parity import assert_parity, run, with_inputs
 
 
 def tensor(*shape, seed=0):

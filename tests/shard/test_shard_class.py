@@ -27,7 +27,7 @@ def test_it_cannot_be_changed():
         fd.Shard((8,), (0,)).shape = (9,)
 
 
-@pytest.mark.parametrize("x", [torch.empty(4, 6), (4, 6), [4, 6], torch.Size([4, 6])], ids=str)
+@pytest.mark.parametrize("x", [torch.empty(4, 6), (4, 6), [4, 6], torch.Size([4, 6])], ids=type)
 def test_equal_parts(x):
     assert fd.Shard.of(x, 0, 2, 3) == fd.Shard((12, 6), (8, 0))
     assert fd.Shard.of(x, -1, 0, 5) == fd.Shard((4, 30), (0, 0))

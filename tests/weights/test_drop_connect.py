@@ -7,11 +7,11 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, seed_and_state
 from torch import nn
 
 import fused_dropout as fd
 from fused_dropout import reference
+from tests.module_helpers import drawing_nothing, seed_and_state
 
 P = 0.3
 SCALE = reference.scale(P)

@@ -9,13 +9,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, seed_and_state
 from torch import nn
 from torch.func import functional_call
 
 import fused_dropout as fd
 from fused_dropout import reference
 from fused_dropout.modules._weight_drop.recurrent import laid_out_like
+from tests.module_helpers import drawing_nothing, seed_and_state
 
 P = 0.4
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import seed_and_state
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fused_dropout as fd
 from fused_dropout import reference
+from tests.module_helpers import seed_and_state
 
 P = 0.4
 SCALE = reference.scale(P)

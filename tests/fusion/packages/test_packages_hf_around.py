@@ -5,10 +5,18 @@ import copy
 import pytest
 import torch
 import transformers as hf
-from hf_models import IMAGES, SIZES, bert, build, call_encoder, call_images, words
-from parity import run, set_p
 
 import fused_dropout as fd
+from tests.fusion.packages.hf_models import (
+    IMAGES,
+    SIZES,
+    bert,
+    build,
+    call_encoder,
+    call_images,
+    words,
+)
+from tests.fusion.parity import run, set_p
 
 
 @pytest.fixture

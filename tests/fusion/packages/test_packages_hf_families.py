@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import transformers
-from hf_models import bert
 
 import fused_dropout as fd
 from fused_dropout.fusion.fingerprint import (
@@ -25,6 +24,7 @@ from fused_dropout.fusion.patterns.hugging_face import (
     t5,
     vit,
 )
+from tests.fusion.packages.hf_models import bert
 
 MODELS = Path(transformers.__file__).parent / "models"
 

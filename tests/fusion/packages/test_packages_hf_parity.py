@@ -3,7 +3,9 @@
 import pytest
 import torch
 import transformers as hf
-from hf_models import (
+
+import fused_dropout as fd
+from tests.fusion.packages.hf_models import (
     BART,
     IMAGES,
     SIZES,
@@ -16,9 +18,7 @@ from hf_models import (
     call_images,
     words,
 )
-from parity import assert_parity, set_p, with_inputs
-
-import fused_dropout as fd
+from tests.fusion.parity import assert_parity, set_p, with_inputs
 
 ROBERTA = SIZES | {"pad_token_id": 1}
 LLAMA = SIZES | {"num_key_value_heads": 2}

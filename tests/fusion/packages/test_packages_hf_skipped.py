@@ -4,14 +4,14 @@ import functools
 
 import pytest
 import torch
-from hf_models import bert, call_encoder
-from parity import assert_parity
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.bert.modeling_bert import BertSelfOutput
 
 import fused_dropout as fd
 from fused_dropout.fusion.class_swap import FusedMixin
+from tests.fusion.packages.hf_models import bert, call_encoder
+from tests.fusion.parity import assert_parity
 
 
 @pytest.fixture

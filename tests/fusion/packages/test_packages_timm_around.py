@@ -4,16 +4,16 @@ import copy
 
 import pytest
 import torch
-from parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 from timm.layers import (
     DropPath,
 )
 from timm.models.vision_transformer import Block
 from timm.utils import ModelEmaV3
-from timm_models import vit
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.packages.timm_models import vit
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 
 
 @pytest.mark.parametrize("init_values", [None, 0.3])

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from parity import assert_parity, with_inputs
 from timm.layers import (
     ConvMlp,
     DropPath,
@@ -20,12 +19,13 @@ from timm.layers import (
 )
 from timm.models.mlp_mixer import SpatialGatingUnit
 from timm.models.vision_transformer import Block
-from timm_models import assert_same_masks, by_name, tokens
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import fused_dropout as fd
 from fused_dropout.fusion.activations import activation_of
+from tests.fusion.packages.timm_models import assert_same_masks, by_name, tokens
+from tests.fusion.parity import assert_parity, with_inputs
 
 
 @pytest.mark.parametrize(

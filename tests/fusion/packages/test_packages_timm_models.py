@@ -6,7 +6,6 @@ import re
 import pytest
 import timm
 import torch
-from parity import assert_parity, set_p, with_inputs
 from timm.layers import (
     GatedMlp,
     LayerNorm,
@@ -18,10 +17,11 @@ from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 from timm.models.vision_transformer import Block, ResPostBlock
-from timm_models import DROPS, TINY, assert_same_masks, tokens, vit
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.packages.timm_models import DROPS, TINY, assert_same_masks, tokens, vit
+from tests.fusion.parity import assert_parity, set_p, with_inputs
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from parity import ExplicitMasks, assert_equal_runs, assert_parity, run, with_inputs
 from torch import nn
 from torchvision.models import AlexNet, ConvNeXt, EfficientNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlock, CNBlockConfig
@@ -18,6 +17,7 @@ from torchvision.models.vision_transformer import EncoderBlock, MLPBlock
 from torchvision.ops import MLP, StochasticDepth
 
 import fused_dropout as fd
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, assert_parity, run, with_inputs
 
 
 def by_name(report):

@@ -1,8 +1,9 @@
 """Small models of timm, and assertions for them."""
 
 import torch
-from parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 from timm.models.vision_transformer import VisionTransformer
+
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 
 TINY = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 4, "num_classes": 3}
 DROPS = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}

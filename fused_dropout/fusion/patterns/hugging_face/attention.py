@@ -15,7 +15,7 @@ from transformers.integrations import sdpa_attention
 from transformers.modeling_utils import AttentionInterface
 
 from fused_dropout import functional as FF
-from fused_dropout.functional._attention import is_torchs
+from fused_dropout.functional._attention import calls_torch
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.fingerprint import fingerprint_of
 from fused_dropout.fusion.registry import add_pattern
@@ -86,7 +86,7 @@ def attention_forward(
 def _uses_our_function(module, query, dropout, kwargs):
     return (
         isinstance(module, FusedAttention)
-        and not is_torchs(query, dropout)
+        and not calls_torch(query, dropout)
         and not any(kwargs.get(name) for name in _UNSUPPORTED_OPTIONS)
     )
 
