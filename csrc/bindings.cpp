@@ -23,7 +23,7 @@
 namespace fused_dropout {
 namespace {
 
-bool needs_state(const Resolved& call, const Tensor& x) {
+bool needs_state(const CallParams& call, const Tensor& x) {
   return call.draws() && x.sym_numel() != 0;
 }
 
@@ -34,7 +34,7 @@ bool is_plain_call(const Tensor& x) {
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-bool draws_at_once(const Resolved& call, const Tensor& x, const OptionalTensor& rng_state) {
+bool draws_at_once(const CallParams& call, const Tensor& x, const OptionalTensor& rng_state) {
   return !rng_state && needs_state(call, x) && is_plain_call(x);
 }
 
@@ -44,7 +44,7 @@ Tensor given_or_drawn(const Tensor& x, const OptionalGenerator& generator,
 }
 
 // The state of a call that draws and computes by two operators.
-OptionalTensor state_of(const Resolved& call, const Tensor& x, const OptionalGenerator& generator,
+OptionalTensor state_of(const CallParams& call, const Tensor& x, const OptionalGenerator& generator,
                         const OptionalTensor& rng_state) {
   if (!needs_state(call, x)) return {};
   return given_or_drawn(x, generator, rng_state);
@@ -58,7 +58,7 @@ Tensor bias_act_dropout(const std::string& function, const Tensor& x, const Opti
                         const OptionalTensor& rng_state) {
   const Options options{
       p, {}, activation, negative_slope, alpha, bias_dim, mode, training, shared_dims, {}, 0};
-  const Resolved call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
+  const CallParams call = check_arguments(function.c_str(), x, bias, residual, rng_state, options);
   if (draws_at_once(call, x, rng_state)) {
     return std::get<0>(call_draw_forward(x, bias, residual, generator, options));
   }
@@ -77,9 +77,9 @@ void check(const std::string& function, const Tensor& x, const OptionalTensor& b
 }
 
 // The same for a call that writes into x.
-Resolved check_(const std::string& function, const Tensor& x, const Options& options,
-                const OptionalTensor& rng_state) {
-  const Resolved call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
+CallParams check_(const std::string& function, const Tensor& x, const Options& options,
+                  const OptionalTensor& rng_state) {
+  const CallParams call = check_arguments(function.c_str(), x, {}, {}, rng_state, options);
   at::assert_no_internal_overlap(x);
   torch::autograd::check_inplace(x, at::GradMode::is_enabled() && x.requires_grad());
   return call;
@@ -99,7 +99,7 @@ Tensor dropout_(const std::string& function, const Tensor& x, double p, bool tra
                 const std::vector<int64_t>& shared_dims, std::string_view mode,
                 const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options = inplace_options(p, training, shared_dims, mode);
-  const Resolved call = check_(function, x, options, rng_state);
+  const CallParams call = check_(function, x, options, rng_state);
   if (draws_at_once(call, x, rng_state)) {
     call_draw_inplace(x, generator, options);
   } else {
@@ -121,7 +121,7 @@ Tensor bias_glu_dropout(const std::string& function, const Tensor& x, const Opti
                         const OptionalGenerator& generator, const OptionalTensor& rng_state) {
   const Options options =
       row_options(p, activation, training, negative_slope, alpha, shared_dims, mode);
-  const Resolved call = gated::check(function.c_str(), x, bias, rng_state, options);
+  const CallParams call = gated::check(function.c_str(), x, bias, rng_state, options);
   if (draws_at_once(call, x, rng_state)) {
     return std::get<0>(gated::call_draw_forward(x, bias, generator, gate_first, options));
   }
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor> dropout_add_norm(
       row_options(p, activation, training, negative_slope, alpha, shared_dims, mode);
   const norm::Operands operands{residual, bias, row_scale, layer_scale, weight, norm_bias};
   const norm::Settings settings{kind, eps, prenorm};
-  const norm::ResolvedNorm call =
+  const norm::NormCallParams call =
       norm::check(function.c_str(), x, operands, rng_state, settings, options);
   if (draws_at_once(call, x, rng_state)) {
     const auto results = norm::call_draw_forward(x, operands, generator, settings, options);
@@ -151,21 +151,22 @@ std::tuple<Tensor, Tensor> dropout_add_norm(
   return {std::get<0>(results), std::get<1>(results)};
 }
 
-block::Options block_options(double p, int64_t block_size, bool shared_channels,
-                             std::string_view mode, bool training) {
+drop_block::Options drop_block_options(double p, int64_t block_size, bool shared_channels,
+                                       std::string_view mode, bool training) {
   return {p, {}, block_size, shared_channels, mode, training};
 }
 
 Tensor drop_block(const std::string& function, const Tensor& x, double p, int64_t block_size,
                   bool shared_channels, std::string_view mode, bool training,
                   const OptionalGenerator& generator, const OptionalTensor& rng_state) {
-  const block::Options options = block_options(p, block_size, shared_channels, mode, training);
-  const block::Call call = block::check(function.c_str(), x, rng_state, {}, options);
-  if (!training) return block::call_apply(x, {}, {}, {}, options);
+  const drop_block::Options options =
+      drop_block_options(p, block_size, shared_channels, mode, training);
+  const drop_block::Params call = drop_block::check(function.c_str(), x, rng_state, {}, options);
+  if (!training) return drop_block::call_apply(x, {}, {}, {}, options);
   const Tensor state = given_or_drawn(x, generator, rng_state);
   OptionalTensor kept;
-  if (call.scales()) kept = block::call_kept(x, state, options);
-  return block::call_apply(x, state, kept, {}, options);
+  if (call.scales()) kept = drop_block::call_kept(x, state, options);
+  return drop_block::call_apply(x, state, kept, {}, options);
 }
 
 // A call on a tensor that is not empty, in training, with a p that is not zero: it draws.
@@ -352,15 +353,15 @@ PYBIND11_MODULE(_C, m) {
             +[](const std::string& function, const Tensor& x, double p, int64_t block_size,
                 bool shared_channels, std::string_view mode, bool training,
                 const OptionalTensor& rng_state) {
-              block::check(function.c_str(), x, rng_state, {},
-                           block_options(p, block_size, shared_channels, mode, training));
+              drop_block::check(function.c_str(), x, rng_state, {},
+                                drop_block_options(p, block_size, shared_channels, mode, training));
             },
             {"x", "p", "block_size", "shared_channels", "mode", "training", "rng_state"}));
   // `sizes`: of the spatial dimensions.
   m.def("drop_block_rate", [](const std::vector<int64_t>& sizes, double p, int64_t block_size) {
     std::vector<int64_t> all = {1, 1};
     all.insert(all.end(), sizes.begin(), sizes.end());
-    return block::drop_rate(block::axes_of(all, block_size), p);
+    return drop_block::drop_rate(drop_block::axes_of(all, block_size), p);
   });
   m.def("build_info", &build_info);
   m.def("force_cpu_capability", &cpu::force_capability);

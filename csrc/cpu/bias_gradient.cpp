@@ -15,7 +15,7 @@ constexpr int64_t kMaxParts = 256;
 constexpr int64_t kPartElements = 1 << 17;
 // A part's partial sums are read and written once: keep them a small share of the part itself.
 constexpr int64_t kRowsPerPart = 64;
-constexpr int64_t kPanel = 16 * kBlock;
+constexpr int64_t kPanel = 16 * kChunk;
 constexpr int64_t kRowsPerStep = 32;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,8 +32,8 @@ Cut cut_work(const BiasLayout& layout, int64_t numel) {
   const int64_t wanted = std::clamp<int64_t>(numel / kPartElements, 1, kMaxParts);
   if (!layout.unrolled()) {
     const int64_t affordable = std::max<int64_t>(numel / (16 * layout.channels), 1);
-    const int64_t length = ceil_div(ceil_div(numel, std::min(wanted, affordable)), kBlock) * kBlock;
-    const int64_t step = std::max(kRowsPerStep * kBlock, 16 * layout.channels / kBlock * kBlock);
+    const int64_t length = ceil_div(ceil_div(numel, std::min(wanted, affordable)), kChunk) * kChunk;
+    const int64_t step = std::max(kRowsPerStep * kChunk, 16 * layout.channels / kChunk * kChunk);
     return {ceil_div(numel, length), length, 1, layout.period, step};
   }
   const int64_t rows = ceil_div(numel, layout.period);
@@ -41,7 +41,7 @@ Cut cut_work(const BiasLayout& layout, int64_t numel) {
   const int64_t length = ceil_div(rows, parts) * layout.period;
   // Panels are cut at rows, and that costs where rows are short.
   const int64_t panels = parts < 16 ? std::clamp<int64_t>(layout.period / kPanel, 1, wanted) : 1;
-  const int64_t panel = ceil_div(ceil_div(layout.period, panels), kBlock) * kBlock;
+  const int64_t panel = ceil_div(ceil_div(layout.period, panels), kChunk) * kChunk;
   return {ceil_div(numel, length), length, ceil_div(layout.period, panel), panel,
           kRowsPerStep * layout.period};
 }
@@ -96,7 +96,7 @@ Tensor sum(BackwardKernel kernel, const BackwardArgs& args, const BiasLayout& la
   });
   std::vector<double> channel_sums(layout.channels, 0.0);
   if (layout.unrolled()) {
-    for (int64_t i = 0; i < layout.period + kBlock; ++i) {
+    for (int64_t i = 0; i < layout.period + kChunk; ++i) {
       channel_sums[i / layout.inner % layout.channels] += totals[i];
     }
   } else {

@@ -19,7 +19,7 @@ constexpr int64_t kRowsPerPart = 64;
 // So many rows are summed up apart: a long row of additions into one fp32 number loses more than
 // torch's summation does.
 constexpr int64_t kRowsPerStep = 32;
-constexpr int64_t kPanel = 8 * kBlock;
+constexpr int64_t kPanel = 8 * kChunk;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -32,7 +32,7 @@ struct Cut {
     rows_per_part = divide_up(rows, parts);
     parts = divide_up(rows, rows_per_part);
     const int64_t wanted = cuts_columns && parts < 16 ? width / kPanel : 1;
-    columns_per_panel = divide_up(divide_up(width, std::max<int64_t>(wanted, 1)), kBlock) * kBlock;
+    columns_per_panel = divide_up(divide_up(width, std::max<int64_t>(wanted, 1)), kChunk) * kChunk;
     panels = divide_up(width, columns_per_panel);
   }
   int64_t tasks() const { return parts * panels; }

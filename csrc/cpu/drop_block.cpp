@@ -18,32 +18,33 @@
 namespace fused_dropout::cpu {
 namespace {
 
-using block::Rule;
+using drop_block::Geometry;
 
 // Decisions in a window, and in the volumes that share one.
 constexpr int64_t kWindow = 32768, kSmallWindow = 2048;
 
-BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
-  BlockArgs args{};
+DropBlockArgs arguments(const Geometry& geometry, const Tensor& rng_state) {
+  DropBlockArgs args{};
   args.seeds.state = read_rng_state(rng_state);
-  args.seeds.keep_count = threshold_of(rule.keep_count);
-  args.volumes = rule.volumes;
-  args.copies = rule.copies;
-  args.volume_stride = rule.volume_stride;
-  args.copy_stride = rule.copy_stride;
-  args.inner = rule.inner;
-  args.run = rule.run;
+  args.seeds.keep_count = threshold_of(geometry.keep_count);
+  args.volumes = geometry.volumes;
+  args.copies = geometry.copies;
+  args.volume_stride = geometry.volume_stride;
+  args.copy_stride = geometry.copy_stride;
+  args.inner = geometry.inner;
+  args.run = geometry.run;
   const bool one_after_the_other =
-      rule.volumes > 1 && rule.volume_stride == rule.places() * rule.run;
-  if (one_after_the_other && rule.places() <= kSmallWindow) {
-    args.slow = {rule.volumes, 1};
+      geometry.volumes > 1 && geometry.volume_stride == geometry.places() * geometry.run;
+  if (one_after_the_other && geometry.places() <= kSmallWindow) {
+    args.slow = {geometry.volumes, 1};
     args.volumes = 1;
     args.volume_stride = 0;
-    std::copy_backward(rule.axes, rule.axes + rule.ndim, args.fast + 3);
-    args.window = kSmallWindow / rule.places();
+    std::copy_backward(geometry.axes, geometry.axes + geometry.ndim, args.fast + 3);
+    args.window = kSmallWindow / geometry.places();
   } else {
-    args.slow = rule.axes[0];
-    if (rule.ndim > 0) std::copy_backward(rule.axes + 1, rule.axes + rule.ndim, args.fast + 3);
+    args.slow = geometry.axes[0];
+    if (geometry.ndim > 0)
+      std::copy_backward(geometry.axes + 1, geometry.axes + geometry.ndim, args.fast + 3);
     // Not fewer slices than are carried from one window to the next.
     args.window = std::max(kWindow / args.slice(), args.slow.block);
   }
@@ -51,12 +52,13 @@ BlockArgs arguments(const Rule& rule, const Tensor& rng_state) {
   return args;
 }
 
-// The seeds are a mask in memory order of themselves. The rule points into these numbers.
+// The seeds are a mask in memory order of themselves. The geometry points into these numbers.
 struct SeedOrder {
   int64_t sizes[1];
   int64_t strides[1] = {1};
 
-  SeedOrder(const Rule& rule, MaskRule& seeds) : sizes{rule.volumes * rule.seeds()} {
+  SeedOrder(const Geometry& geometry, MaskIndexing& seeds)
+      : sizes{geometry.volumes * geometry.seeds()} {
     seeds.ndim = 1;
     seeds.sizes = sizes;
     seeds.strides = strides;
@@ -64,8 +66,8 @@ struct SeedOrder {
 };
 
 // Whole volumes where there are enough of them for all threads, else parts.
-void for_each_range(const BlockArgs& args,
-                    const std::function<void(const BlockRange&, uint16_t* window)>& task) {
+void for_each_range(const DropBlockArgs& args,
+                    const std::function<void(const DropBlockRange&, uint16_t* window)>& task) {
   const int64_t wanted = 4 * at::get_num_threads();
   const int64_t possible = std::max<int64_t>(1, args.slow.size / (4 * args.slow.block));
   const int64_t parts = std::min((wanted + args.volumes - 1) / args.volumes, possible);
@@ -81,21 +83,21 @@ void for_each_range(const BlockArgs& args,
   });
 }
 
-Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const block::Options& options) {
-  const block::Call call = block::check("drop_block_kept", x, rng_state, {}, options);
+Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const drop_block::Options& options) {
+  const drop_block::Params call = drop_block::check("drop_block_kept", x, rng_state, {}, options);
   std::atomic<int64_t> kept = 0;
   if (x.numel() > 0) {
-    const auto rule = block::rule_for(call, x.sizes(), dense_strides(x));
-    if (!rule) return block::compose_kept(x, rng_state, options);
-    if (rule->keep_count == 65536) {
+    const auto geometry = drop_block::geometry_for(call, x.sizes(), dense_strides(x));
+    if (!geometry) return drop_block::compose_kept(x, rng_state, options);
+    if (geometry->keep_count == 65536) {
       kept = x.numel();
     } else {
-      BlockArgs args = arguments(*rule, rng_state);
-      const SeedOrder order(*rule, args.seeds);
-      for_each_range(args, [&](const BlockRange& range, uint16_t* window) {
-        kept += kernels().block_count(args, range, window);
+      DropBlockArgs args = arguments(*geometry, rng_state);
+      const SeedOrder order(*geometry, args.seeds);
+      for_each_range(args, [&](const DropBlockRange& range, uint16_t* window) {
+        kept += kernels().drop_block_count(args, range, window);
       });
-      kept = kept * rule->elements_each();
+      kept = kept * geometry->elements_each();
     }
   }
   const Tensor result = at::empty({}, at::TensorOptions().dtype(at::kLong));
@@ -104,8 +106,8 @@ Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const block::Options& 
 }
 
 Tensor apply_cpu(const Tensor& x_any, const OptionalTensor& rng_state, const OptionalTensor& kept,
-                 at::OptionalSymIntArrayRef layout, const block::Options& options) {
-  const block::Call call = block::check("drop_block", x_any, rng_state, kept, options);
+                 at::OptionalSymIntArrayRef layout, const drop_block::Options& options) {
+  const drop_block::Params call = drop_block::check("drop_block", x_any, rng_state, kept, options);
   if (layout) check_dense("drop_block", x_any.sym_sizes(), *layout);
   const std::vector<int64_t> strides =
       layout ? C10_AS_INTARRAYREF_SLOW(*layout).vec() : dense_strides(x_any);
@@ -114,33 +116,34 @@ Tensor apply_cpu(const Tensor& x_any, const OptionalTensor& rng_state, const Opt
   if (x_any.numel() == 0) return y;
   if (!call.training) {
     if (!call.classic) return y.copy_(x_any);
-    const double rate = block::keep_rate(call, x_any.sizes());
+    const double rate = drop_block::keep_rate(call, x_any.sizes());
     return y.copy_(x_any.mul(rate));
   }
-  block::check_state(call, rng_state, kept);
-  const auto rule = block::rule_for(call, x_any.sizes(), strides);
-  if (!rule) return y.copy_(block::compose_apply(x_any, rng_state, kept, layout, options));
-  const double scale = call.scales() ? block::scale_of(x_any.numel(), kept->item<int64_t>()) : 1.0;
-  if (rule->keep_count == 65536) return y.copy_(x_any);
+  drop_block::check_state(call, rng_state, kept);
+  const auto geometry = drop_block::geometry_for(call, x_any.sizes(), strides);
+  if (!geometry) return y.copy_(drop_block::compose_apply(x_any, rng_state, kept, layout, options));
+  const double scale =
+      call.scales() ? drop_block::scale_of(x_any.numel(), kept->item<int64_t>()) : 1.0;
+  if (geometry->keep_count == 65536) return y.copy_(x_any);
 
   const Tensor x = in_layout(x_any, strides, dtype);
-  BlockArgs args = arguments(*rule, *rng_state);
-  const SeedOrder order(*rule, args.seeds);
+  DropBlockArgs args = arguments(*geometry, *rng_state);
+  const SeedOrder order(*geometry, args.seeds);
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
   args.scale = scale;
-  args.stream = exceeds_cache(y.nbytes());
-  const BlockApplyKernel kernel = kernels().block_apply(storage_of(dtype));
-  for_each_range(args,
-                 [&](const BlockRange& range, uint16_t* window) { kernel(args, range, window); });
+  args.non_temporal = exceeds_cache(y.nbytes());
+  const DropBlockApplyKernel kernel = kernels().drop_block_apply(storage_of(dtype));
+  for_each_range(
+      args, [&](const DropBlockRange& range, uint16_t* window) { kernel(args, range, window); });
   return y;
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
-  m.impl("drop_block_kept", block::kept_entry<kept_cpu>);
-  m.impl("drop_block", block::apply_entry<apply_cpu>);
+  m.impl("drop_block_kept", drop_block::kept_entry<kept_cpu>);
+  m.impl("drop_block", drop_block::apply_entry<apply_cpu>);
 }
 
 }  // namespace fused_dropout::cpu

@@ -15,13 +15,14 @@
 namespace fused_dropout::cpu {
 namespace {
 
-GatedArgs arguments(const Resolved& call, const DropConstants& constants, const PhiloxState& state,
-                    const RowLayout& layout, const Tensor& x, const Tensor& bias, bool gate_first) {
+GatedArgs arguments(const CallParams& call, const DropConstants& constants,
+                    const PhiloxState& state, const RowLayout& layout, const Tensor& x,
+                    const Tensor& bias, bool gate_first) {
   return {x.const_data_ptr(),
           bias.const_data_ptr(),
           layout.width,
           gate_first,
-          mask_rule(layout.mask, constants.keep_count, state),
+          mask_indexing(layout.mask, constants.keep_count, state),
           constants.scale,
           constants.shift,
           constants.fill,
@@ -31,7 +32,7 @@ GatedArgs arguments(const Resolved& call, const DropConstants& constants, const 
 
 Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
                    const OptionalTensor& rng_state, bool gate_first, const Options& options) {
-  const Resolved call = gated::check("bias_glu_dropout", x_any, bias_any, rng_state, options);
+  const CallParams call = gated::check("bias_glu_dropout", x_any, bias_any, rng_state, options);
   const DropConstants constants = call.constants();
   const PhiloxState state = state_for(call, rng_state, constants, x_any);
   const gated::Output output(x_any, dense_strides(x_any));
@@ -42,7 +43,7 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   const Tensor x = in_layout(x_any, layout.strides_of(2), x_any.scalar_type());
   const Tensor bias = row_vector(bias_any, -0.0, 2 * layout.width, arithmetic_of(x.scalar_type()));
   GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first), y.data()};
-  args.stream = exceeds_cache(y.nbytes());
+  args.non_temporal = exceeds_cache(y.nbytes());
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
@@ -53,7 +54,7 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
 Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
                        const OptionalTensor& rng_state, bool gate_first, const Options& options,
                        const gated::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       gated::check_backward(dy_any, x_any, bias_any, rng_state, options, gradient);
   const DropConstants constants = call.constants();
   PhiloxState state = state_for(call, rng_state, constants, x_any);

@@ -8,13 +8,13 @@
 
 namespace fused_dropout::cpu {
 
-void for_each_block(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
+void for_each_chunk(int64_t numel, const std::function<void(int64_t, int64_t)>& range) {
   at::parallel_for(
-      0, (numel + kBlock - 1) / kBlock, kGrain / kBlock,
-      [&](int64_t begin, int64_t end) { range(begin * kBlock, std::min(end * kBlock, numel)); });
+      0, (numel + kChunk - 1) / kChunk, kGrain / kChunk,
+      [&](int64_t begin, int64_t end) { range(begin * kChunk, std::min(end * kChunk, numel)); });
 }
 
-PhiloxState state_for(const Resolved& call, const OptionalTensor& rng_state,
+PhiloxState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x) {
   if (constants.keep_count == 0 || constants.keep_count == 65536 || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
@@ -26,7 +26,7 @@ uint32_t threshold_of(uint32_t keep_count) {
   return keep_count + (mutated(Mutation::kInclusiveThreshold) && keep_count < 65536);
 }
 
-MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState state) {
+MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count, PhiloxState state) {
   return {state,
           threshold_of(keep_count),
           layout.first,
@@ -38,7 +38,7 @@ MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count, PhiloxState st
 BiasLayout::BiasLayout(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t dim)
     : channels(sizes[dim]), inner(channels == 1 ? c10::multiply_integers(sizes) : strides[dim]) {
   period = channels * inner;
-  if (unrolled()) period *= (kBlock + period - 1) / period;
+  if (unrolled()) period *= (kChunk + period - 1) / period;
 }
 
 Tensor empty_vector(int64_t length, at::ScalarType dtype) {
@@ -59,7 +59,7 @@ Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
   return values;
 }
 
-BiasRule BiasLayout::rule(const Tensor& values) const {
+BiasIndexing BiasLayout::indexing(const Tensor& values) const {
   return {values.defined() ? values.const_data_ptr() : nullptr, period, unrolled() ? 1 : inner};
 }
 

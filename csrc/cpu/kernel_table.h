@@ -12,13 +12,13 @@
 namespace fused_dropout::cpu {
 
 // Elements handled at a time: random draws and broadcast biases of one block live in the L1 cache.
-constexpr int kBlock = 512;
+constexpr int kChunk = 512;
 // Buffers read in whole registers are this much longer than their contents.
 constexpr int kPadding = 64;
 
 // Which random number decides about the element at a position in memory order: the collapsed
 // dimensions of the tensor, outermost first, and the stride of the mask index along each.
-struct MaskRule {
+struct MaskIndexing {
   PhiloxState state{};
   uint32_t keep_count = 65536;
   int64_t first = 0;
@@ -31,11 +31,11 @@ struct MaskRule {
 
 // A bias that repeats over memory: element `position` takes values[(position / inner) % channels].
 // Where inner is small, `values` is unrolled to one period (a multiple of channels * inner of at
-// least kBlock elements) and stored with kBlock + kPadding wrapped elements behind it; inner is 1
+// least kChunk elements) and stored with kChunk + kPadding wrapped elements behind it; inner is 1
 // then. Values are float, or double for fp64.
-struct BiasRule {
+struct BiasIndexing {
   const void* values = nullptr;
-  int64_t period = kBlock;
+  int64_t period = kChunk;
   int64_t inner = 1;
 };
 
@@ -43,22 +43,22 @@ struct ForwardArgs {
   const void* x;
   const void* residual;
   void* y;
-  BiasRule bias;
-  MaskRule mask;
+  BiasIndexing bias;
+  MaskIndexing mask;
   double scale, shift, fill;
   double parameter;
-  bool stream;  // store past the cache
+  bool non_temporal;  // store past the cache
 };
 
 struct BackwardArgs {
   const void* dy;
   const void* x;  // null where the derivative needs no input
   void* dx;       // null where no gradient by x is wanted
-  BiasRule bias;
-  MaskRule mask;
+  BiasIndexing bias;
+  MaskIndexing mask;
   double scale;
   double parameter;
-  bool stream;
+  bool non_temporal;
 };
 
 enum class Residual : int { kNone, kSame, kFloat32 };
@@ -72,10 +72,10 @@ struct GatedArgs {
   const void* bias;  // of 2 * width + kPadding
   int64_t width;
   bool gate_first;
-  MaskRule mask;
+  MaskIndexing mask;
   double scale, shift, fill;
   double parameter;
-  bool stream;
+  bool non_temporal;
 };
 
 struct GatedForwardArgs : GatedArgs {
@@ -93,10 +93,10 @@ struct BranchArgs {
   const void* bias;
   const void* layer_scale;
   const void* row_scale;  // one number a row; null for none
-  MaskRule mask;
+  MaskIndexing mask;
   double scale, shift, fill;
   double parameter;
-  bool stream = false;
+  bool non_temporal = false;
 };
 
 struct NormArgs {
@@ -105,7 +105,7 @@ struct NormArgs {
   const void* weight;
   bool centered;  // LayerNorm rather than RMSNorm
   double eps;
-  bool stream;
+  bool non_temporal;
 };
 
 struct NormForwardArgs : NormArgs {
@@ -167,13 +167,13 @@ using NormBackwardKernel = void (*)(const NormBackwardArgs&, BranchKernel, Branc
 struct GaussianArgs {
   const void* x;
   void* y;
-  MaskRule mask;
+  MaskIndexing mask;
   double sigma;
 };
 
 struct ConcreteArgs {
   const void* x;
-  MaskRule mask;
+  MaskIndexing mask;
   double logit;
   double inverse_temperature;
   double scale;  // 1 / (1 - p)
@@ -194,7 +194,7 @@ struct StandoutArgs {
   const void* x;
   const void* z;
   void* y;
-  MaskRule mask;
+  MaskIndexing mask;
   double alpha, beta;
 };
 
@@ -224,28 +224,28 @@ struct NoiseTable {
 };
 
 // What a row kernel keeps of one row: three vectors and the draws, in 8 bytes a number and 2.
-constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kBlock + kPadding); }
+constexpr int64_t scratch_bytes(int64_t width) { return 26 * (width + 2 * kChunk + kPadding); }
 
 using ForwardKernel = void (*)(const ForwardArgs&, int64_t begin, int64_t end);
 // `partial` (may be null) has the layout of the bias values and is added to.
 using BackwardKernel = void (*)(const BackwardArgs&, void* partial, int64_t begin, int64_t end);
-using MaskKernel = void (*)(const MaskRule&, bool* kept, int64_t begin, int64_t end);
+using MaskKernel = void (*)(const MaskIndexing&, bool* kept, int64_t begin, int64_t end);
 
 // ---- DropBlock ------------------------------------------------------------------------------
 
 // A volume is seen as slices along its slowest dimension. Where volumes are small and lie one after
 // the other, they are the slices of one volume, with blocks of one slice.
-struct BlockArgs {
+struct DropBlockArgs {
   const void* x;
   void* y;
-  MaskRule seeds;  // which draw decides about a seed, and keep_count
+  MaskIndexing seeds;  // which draw decides about a seed, and keep_count
   int64_t volumes, copies, volume_stride, copy_stride;
-  block::Axis slow;
-  block::Axis fast[3];  // the last is the fastest
+  drop_block::Axis slow;
+  drop_block::Axis fast[3];  // the last is the fastest
   int64_t inner, run;
   int64_t window;  // slices at a time
   double scale;
-  bool stream;
+  bool non_temporal;
 
   FD_HD int64_t slice() const { return fast[0].size * fast[1].size * fast[2].size * inner; }
   FD_HD int64_t seed_slice() const {
@@ -256,13 +256,15 @@ struct BlockArgs {
 };
 
 // Slices of one volume.
-struct BlockRange {
+struct DropBlockRange {
   int64_t volume, first, last;
 };
 
 // `window` has args.window_length() numbers.
-using BlockCountKernel = int64_t (*)(const BlockArgs&, const BlockRange&, uint16_t* window);
-using BlockApplyKernel = void (*)(const BlockArgs&, const BlockRange&, uint16_t* window);
+using DropBlockCountKernel = int64_t (*)(const DropBlockArgs&, const DropBlockRange&,
+                                         uint16_t* window);
+using DropBlockApplyKernel = void (*)(const DropBlockArgs&, const DropBlockRange&,
+                                      uint16_t* window);
 
 struct KernelTable {
   const char* name;
@@ -277,8 +279,8 @@ struct KernelTable {
   // `wide_h`: the stream is fp32 while x has 16 bits. `wide_y`: so is y, or dy.
   NormForwardKernel (*norm_forward)(Storage storage, bool wide_h, bool wide_y);
   NormBackwardKernel (*norm_backward)(Storage storage, bool wide_h, bool wide_y);
-  BlockCountKernel block_count;
-  BlockApplyKernel (*block_apply)(Storage storage);
+  DropBlockCountKernel drop_block_count;
+  DropBlockApplyKernel (*drop_block_apply)(Storage storage);
   NoiseTable noise;
 };
 

@@ -42,7 +42,7 @@ void* data_of(const Tensor& tensor, bool wanted) {
 
 Tensor gaussian_cpu(const Tensor& x_any, const Tensor& rng_state, const Options& options,
                     at::OptionalSymIntArrayRef given_strides) {
-  const Resolved call =
+  const CallParams call =
       gaussian::check(gaussian::kFunction, x_any, rng_state, options, given_strides);
   const auto strides =
       given_strides ? C10_AS_INTARRAYREF_SLOW(*given_strides).vec() : dense_strides(x_any);
@@ -52,10 +52,10 @@ Tensor gaussian_cpu(const Tensor& x_any, const Tensor& rng_state, const Options&
   // Strides are given in backward.
   const PhiloxState state = given_strides ? state_again(x, rng_state) : state_of(x, rng_state);
   const GaussianArgs args{x.const_data_ptr(), y.mutable_data_ptr(),
-                          mask_rule(mask, kDrawsAlways, state), gaussian::scale_of(call)};
+                          mask_indexing(mask, kDrawsAlways, state), gaussian::scale_of(call)};
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = noise_kernels(storage).gaussian(storage);
-  for_each_block(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_chunk(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
 }
 
@@ -63,13 +63,14 @@ ConcreteArgs concrete_arguments(const Tensor& x, const Tensor& logit, double tem
                                 const MaskLayout& mask, PhiloxState state) {
   const double number = logit.item<double>();
   const double most = x.scalar_type() == at::kDouble ? kMostLogit<double> : kMostLogit<float>;
-  return {x.const_data_ptr(), mask_rule(mask, kDrawsAlways, state), number,
-          1 / temperature,    1 + std::exp(std::min(number, most)), 1 / (1 + std::exp(-number))};
+  return {
+      x.const_data_ptr(), mask_indexing(mask, kDrawsAlways, state), number,
+      1 / temperature,    1 + std::exp(std::min(number, most)),     1 / (1 + std::exp(-number))};
 }
 
 Tensor concrete_forward_cpu(const Tensor& x_any, const Tensor& logit, const Tensor& rng_state,
                             double temperature, const Options& options) {
-  const Resolved call =
+  const CallParams call =
       concrete::check("concrete_dropout", x_any, logit, rng_state, temperature, options);
   const Tensor x = dense(x_any);
   const Tensor y = output_like(x, x.strides());
@@ -79,14 +80,14 @@ Tensor concrete_forward_cpu(const Tensor& x_any, const Tensor& logit, const Tens
       y.mutable_data_ptr()};
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = noise_kernels(storage).concrete_forward(storage);
-  for_each_block(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_chunk(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
 }
 
 // The cut depends on the size alone, and the parts are added up in order: the bits are the same for
 // any number of threads.
 double sum_of_parts(int64_t numel, const std::function<double(int64_t, int64_t)>& part) {
-  constexpr int64_t kPart = 64 * kBlock;
+  constexpr int64_t kPart = 64 * kChunk;
   std::vector<double> sums((numel + kPart - 1) / kPart);
   at::parallel_for(0, sums.size(), kGrain / kPart, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -99,7 +100,7 @@ double sum_of_parts(int64_t numel, const std::function<double(int64_t, int64_t)>
 Gradients concrete_backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Tensor& logit,
                                 const Tensor& rng_state, double temperature, const Options& options,
                                 const concrete::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       concrete::check_backward(dy_any, x_any, logit, rng_state, temperature, options, gradient);
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto [need_dx, need_dlogit] = gradient.output_mask;
@@ -119,21 +120,21 @@ Gradients concrete_backward_cpu(const Tensor& dy_any, const Tensor& x_any, const
 }
 
 // What a mask decides about is x, or dy.
-Tensor standout_kernel(const Resolved& call, const Tensor& x, const Tensor& z_any,
+Tensor standout_kernel(const CallParams& call, const Tensor& x, const Tensor& z_any,
                        const PhiloxState& state, const standout::Settings& settings) {
   const Tensor z = in_layout(z_any, x.strides(), x.scalar_type());
   const Tensor y = output_like(x, x.strides());
   const MaskLayout mask(call, x.sizes(), x.strides());
   const StandoutArgs args{x.const_data_ptr(),   z.const_data_ptr(),
-                          y.mutable_data_ptr(), mask_rule(mask, kDrawsAlways, state),
+                          y.mutable_data_ptr(), mask_indexing(mask, kDrawsAlways, state),
                           settings.alpha,       settings.beta};
   const Storage storage = storage_of(x.scalar_type());
   const auto kernel = noise_kernels(storage).standout(storage, settings.training);
-  for_each_block(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_chunk(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
 }
 
-PhiloxState state_of(const Resolved& call, const Tensor& x, const OptionalTensor& rng_state,
+PhiloxState state_of(const CallParams& call, const Tensor& x, const OptionalTensor& rng_state,
                      const standout::Settings& settings) {
   if (!settings.training || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
@@ -142,7 +143,7 @@ PhiloxState state_of(const Resolved& call, const Tensor& x, const OptionalTensor
 
 Tensor standout_forward_cpu(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                             const standout::Settings& settings, const Options& options) {
-  const Resolved call = standout::check("standout", x, z, rng_state, settings, options);
+  const CallParams call = standout::check("standout", x, z, rng_state, settings, options);
   return standout_kernel(call, dense(x), z, state_of(call, x, rng_state, settings), settings);
 }
 
@@ -150,7 +151,7 @@ Gradients standout_backward_cpu(const Tensor& dy_any, const OptionalTensor& x_an
                                 const Tensor& z_any, const OptionalTensor& rng_state,
                                 const standout::Settings& settings, const Options& options,
                                 const standout::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       standout::check_backward(dy_any, x_any, z_any, rng_state, settings, options, gradient);
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const at::ScalarType dtype = dy_any.scalar_type();
@@ -171,7 +172,7 @@ Gradients standout_backward_cpu(const Tensor& dy_any, const OptionalTensor& x_an
                                   settings.beta};
   const Storage storage = storage_of(dtype);
   const auto kernel = noise_kernels(storage).standout_backward(storage);
-  for_each_block(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_chunk(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return {dx, dz.to(gradient.z_dtype)};
 }
 

@@ -16,7 +16,7 @@ namespace fused_dropout::cpu {
 namespace {
 
 // Writes into `out` where it is given (it may be x), else into a new tensor.
-Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& bias,
+Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor& bias,
                const OptionalTensor& residual_any, const OptionalTensor& rng_state,
                OptionalTensor out) {
   const DropConstants constants = call.constants();
@@ -36,18 +36,18 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   Tensor residual;
   if (residual_any) residual = in_layout(*residual_any, x.strides(), dtype);
   Tensor values;
-  BiasRule bias_rule;
+  BiasIndexing bias_indexing;
   if (bias) {
     const BiasLayout layout(x.sizes(), x.strides(), call.bias_dim);
     values = layout.expand(*bias, arithmetic_of(x.scalar_type()));
-    bias_rule = layout.rule(values);
+    bias_indexing = layout.indexing(values);
   }
   const MaskLayout mask(call, x.sizes(), x.strides());
   const ForwardArgs args{x.const_data_ptr(),
                          data_of(residual),
                          y.mutable_data_ptr(),
-                         bias_rule,
-                         mask_rule(mask, constants.keep_count, state),
+                         bias_indexing,
+                         mask_indexing(mask, constants.keep_count, state),
                          constants.scale,
                          constants.shift,
                          constants.fill,
@@ -58,18 +58,19 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
                                                    : Residual::kFloat32;
   const ForwardKernel kernel =
       kernels().forward(storage_of(x.scalar_type()), kind, call.activation);
-  for_each_block(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  for_each_chunk(x.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
 }
 
 Tensor forward_cpu(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                    const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const CallParams call =
+      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   return forward(call, x, bias, residual, rng_state, std::nullopt);
 }
 
 void inplace_cpu(Tensor x, const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("dropout_", x, {}, {}, rng_state, options);
+  const CallParams call = check_arguments("dropout_", x, {}, {}, rng_state, options);
   if (x.is_non_overlapping_and_dense()) {
     forward(call, x, {}, {}, rng_state, x);
   } else {
@@ -80,7 +81,7 @@ void inplace_cpu(Tensor x, const OptionalTensor& rng_state, const Options& optio
 Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                        const OptionalTensor& bias, const OptionalTensor& rng_state,
                        const Options& options, const Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       check_backward_arguments(dy_any, input_any, bias, rng_state, options, gradient);
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
@@ -110,19 +111,19 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
   Tensor input;
   if (input_any) input = in_layout(*input_any, strides, gradient.dtype);
   Tensor values;
-  BiasRule bias_rule;
+  BiasIndexing bias_indexing;
   std::optional<BiasLayout> layout;
   if (gradient.bias_dtype) {
     layout.emplace(sizes, strides, call.bias_dim);
     if (bias) values = layout->expand(*bias, arithmetic_of(gradient.dtype));
-    bias_rule = layout->rule(values);
+    bias_indexing = layout->indexing(values);
   }
   const MaskLayout mask(call, sizes, strides);
   const BackwardArgs args{dy.const_data_ptr(),
                           data_of(input),
                           gradient.output_mask[0] ? dx.mutable_data_ptr() : nullptr,
-                          bias_rule,
-                          mask_rule(mask, constants.keep_count, state),
+                          bias_indexing,
+                          mask_indexing(mask, constants.keep_count, state),
                           constants.scale,
                           call.parameter,
                           gradient.output_mask[0] && exceeds_cache(dx.nbytes())};
@@ -133,7 +134,7 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
     dbias =
         sum_bias_gradient(kernel, args, *layout, dy.numel(), arithmetic).to(*gradient.bias_dtype);
   } else {
-    for_each_block(dy.numel(),
+    for_each_chunk(dy.numel(),
                    [&](int64_t begin, int64_t end) { kernel(args, nullptr, begin, end); });
   }
   return {dx, dbias};
@@ -142,13 +143,14 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
 Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                 double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
                 c10::SymInt mask_offset) {
-  const MaskCall call(rng_state, size, strides, p, shared_dims, mask_strides,
-                      std::move(mask_offset));
+  const MaskParams call(rng_state, size, strides, p, shared_dims, mask_strides,
+                        std::move(mask_offset));
   if (call.kept.numel() == 0) return call.kept;
-  const MaskRule rule = mask_rule(call.layout, call.keep_count, read_rng_state(rng_state));
+  const MaskIndexing indexing =
+      mask_indexing(call.layout, call.keep_count, read_rng_state(rng_state));
   bool* values = call.kept.mutable_data_ptr<bool>();
-  for_each_block(call.kept.numel(),
-                 [&](int64_t begin, int64_t end) { kernels().mask(rule, values, begin, end); });
+  for_each_chunk(call.kept.numel(),
+                 [&](int64_t begin, int64_t end) { kernels().mask(indexing, values, begin, end); });
   return call.kept;
 }
 

@@ -38,7 +38,7 @@ struct Tiles {
   int most_places() const { return volumes_each * axes[0].tile * axes[1].tile * axes[2].tile; }
   int shared_bytes() const { return 2 * length * static_cast<int>(sizeof(uint32_t)); }
 
-  explicit Tiles(const block::Rule& rule);
+  explicit Tiles(const drop_block::Geometry& geometry);
 
  private:
   int words() const;
@@ -77,21 +77,22 @@ inline bool Tiles::shrink(int axis) {
   return words() <= kMostWords;
 }
 
-inline Tiles::Tiles(const block::Rule& rule)
-    : volumes(rule.volumes),
-      places(rule.axes[0].size * rule.axes[1].size * rule.axes[2].size),
-      volume_seeds(rule.seeds()),
+inline Tiles::Tiles(const drop_block::Geometry& geometry)
+    : volumes(geometry.volumes),
+      places(geometry.axes[0].size * geometry.axes[1].size * geometry.axes[2].size),
+      volume_seeds(geometry.seeds()),
       volumes_each(1),
-      inner(rule.inner),
-      run(rule.run),
-      copies(rule.copies),
-      volume_stride(rule.volume_stride),
-      copy_stride(rule.copy_stride),
-      words_of_inner(rule.inner == 1 ? 1 : static_cast<int>(divide_up(rule.inner, kWordBits))),
-      keep_count(rule.keep_count) {
-  for (int i = 0; i < rule.ndim; ++i) {
-    const block::Axis& from = rule.axes[i];
-    Cut& axis = axes[3 - rule.ndim + i];
+      inner(geometry.inner),
+      run(geometry.run),
+      copies(geometry.copies),
+      volume_stride(geometry.volume_stride),
+      copy_stride(geometry.copy_stride),
+      words_of_inner(geometry.inner == 1 ? 1
+                                         : static_cast<int>(divide_up(geometry.inner, kWordBits))),
+      keep_count(geometry.keep_count) {
+  for (int i = 0; i < geometry.ndim; ++i) {
+    const drop_block::Axis& from = geometry.axes[i];
+    Cut& axis = axes[3 - geometry.ndim + i];
     axis.size = axis.tile = static_cast<int>(from.size);
     axis.block = static_cast<int>(from.block);
     axis.seeds = static_cast<int>(from.seeds());

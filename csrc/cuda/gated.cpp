@@ -30,18 +30,18 @@ Pointer advanced(Pointer data, int64_t elements, at::ScalarType dtype) {
 
 // What forward and backward take alike. `x` and `bias` have to outlive the call.
 template <class Args>
-void set_operands(Args& args, const Resolved& call, const RowLayout& layout, const Halves& halves,
+void set_operands(Args& args, const CallParams& call, const RowLayout& layout, const Halves& halves,
                   const Tensor& x, const Tensor& bias) {
   const at::ScalarType dtype = x.scalar_type();
   args.gate = advanced(x.const_data_ptr(), halves.gate, dtype);
   args.value = advanced(x.const_data_ptr(), halves.value, dtype);
   if (bias.defined()) {
-    args.gate_bias = vector_rule(bias.narrow(0, halves.gate, layout.width), dtype);
-    args.value_bias = vector_rule(bias.narrow(0, halves.value, layout.width), dtype);
+    args.gate_bias = vector_argument(bias.narrow(0, halves.gate, layout.width), dtype);
+    args.value_bias = vector_argument(bias.narrow(0, halves.value, layout.width), dtype);
   }
   args.layout = layout_for(layout.rows * layout.width, layout.width, 1);
   const DropConstants constants = call.constants();
-  args.mask = mask_rule(layout.mask, constants.keep_count);
+  args.mask = mask_indexing(layout.mask, constants.keep_count);
   args.scale = constants.scale;
   args.parameter = call.parameter;
 }
@@ -50,11 +50,11 @@ void set_operands(Args& args, const Resolved& call, const RowLayout& layout, con
 struct Place {
   gated::Output output;
   RowLayout layout;
-  Place(const Resolved& call, const Tensor& x, at::IntArrayRef x_strides)
+  Place(const CallParams& call, const Tensor& x, at::IntArrayRef x_strides)
       : output(x, x_strides), layout(call, output.sizes, output.strides) {}
 };
 
-Tensor forward(const Resolved& call, const Place& place, const Tensor& x_any,
+Tensor forward(const CallParams& call, const Place& place, const Tensor& x_any,
                const OptionalTensor& bias_any, const RandomState& random, bool gate_first) {
   const DropConstants constants = call.constants();
   const RowLayout& layout = place.layout;
@@ -77,10 +77,10 @@ Tensor forward(const Resolved& call, const Place& place, const Tensor& x_any,
 
 Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& options) {
-  const Resolved call = gated::check("bias_glu_dropout", x, bias, rng_state, options);
+  const CallParams call = gated::check("bias_glu_dropout", x, bias, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
   const Place place(call, x, dense_strides(x));
-  if (!has_rule(place.layout.mask)) {
+  if (!can_index(place.layout.mask)) {
     return gated::compose_forward(x, bias, rng_state, gate_first, options);
   }
   const RandomState random = state_for(call, rng_state, call.constants(), x);
@@ -90,10 +90,10 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
 Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias,
                         const OptionalGenerator& generator, bool gate_first,
                         const Options& options) {
-  const Resolved call = gated::check("bias_glu_dropout", x, bias, {}, options);
+  const CallParams call = gated::check("bias_glu_dropout", x, bias, {}, options);
   const c10::cuda::CUDAGuard guard(x.device());
   const Place place(call, x, dense_strides(x));
-  if (!draws_in_kernel(call, x) || !has_rule(place.layout.mask)) {
+  if (!draws_in_kernel(call, x) || !can_index(place.layout.mask)) {
     const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
     return {forward_cuda(x, bias, rng_state, gate_first, options), rng_state};
   }
@@ -104,14 +104,14 @@ Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias,
 Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const gated::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       gated::check_backward(dy_any, x_any, bias_any, rng_state, options, gradient);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const DropConstants constants = call.constants();
   const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const Place place(call, x_any, x_strides);
   const RowLayout& layout = place.layout;
-  if (!has_rule(layout.mask)) {
+  if (!can_index(layout.mask)) {
     return gated::compose_backward(dy_any, x_any, bias_any, rng_state, gate_first, options,
                                    gradient);
   }

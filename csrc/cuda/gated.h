@@ -15,7 +15,7 @@ struct GatedForwardArgs {
   Vector gate_bias, value_bias;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number scale, shift, fill;
   Number parameter;
 };
@@ -33,7 +33,7 @@ struct GatedBackwardArgs {
   Vector gate_bias, value_bias;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number scale;
   Number parameter;
 };

@@ -12,7 +12,7 @@ RandomState state_at(const Tensor& rng_state) {
   return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
 }
 
-RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
+RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x) {
   if (!draws(constants) || x.numel() == 0) return {};
   TORCH_CHECK_VALUE(rng_state, call.function,
@@ -20,20 +20,20 @@ RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
   return state_at(*rng_state);
 }
 
-MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count) {
-  MaskRule rule;
-  rule.set_keep_count(keep_count);
-  rule.first = layout.first;
-  if (keep_count == 65536) return rule;
+MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count) {
+  MaskIndexing indexing;
+  indexing.set_keep_count(keep_count);
+  indexing.first = layout.first;
+  if (keep_count == 65536) return indexing;
   if (layout.in_memory_order()) {
-    rule.kind = MaskKind::kMemoryOrder;
-    return rule;
+    indexing.kind = MaskKind::kMemoryOrder;
+    return indexing;
   }
-  rule.kind = MaskKind::kStrided;
+  indexing.kind = MaskKind::kStrided;
   for (size_t dim = 0; dim < layout.sizes.size(); ++dim) {
-    rule.add_dimension(layout.sizes[dim], layout.strides[dim]);
+    indexing.add_dimension(layout.sizes[dim], layout.strides[dim]);
   }
-  return rule;
+  return indexing;
 }
 
 at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype) {
@@ -44,7 +44,7 @@ Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype) {
   return given ? given->to(vector_dtype(given->scalar_type(), x_dtype)).contiguous() : Tensor();
 }
 
-Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype) {
+Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype) {
   if (!vector.defined()) return {};
   return {vector.const_data_ptr(), vector.scalar_type() != x_dtype};
 }

@@ -15,16 +15,16 @@ inline bool draws(const DropConstants& constants) {
 
 // The state is read on the device, when the kernel runs: a captured graph may have changed it.
 RandomState state_at(const Tensor& rng_state);
-RandomState state_for(const Resolved& call, const OptionalTensor& rng_state,
+RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);
 
-// Whether a rule can describe the mask.
-inline bool has_rule(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
-MaskRule mask_rule(const MaskLayout& layout, uint32_t keep_count);
+// Whether a indexing can describe the mask.
+inline bool can_index(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
+MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count);
 
 // Kernels take vectors beside an x of this dtype in that or fp32.
 at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype);
 Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);  // undefined for none
-Vector vector_rule(const Tensor& vector, at::ScalarType x_dtype);        // undefined for none
+Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype);    // undefined for none
 
 }  // namespace fused_dropout::cuda

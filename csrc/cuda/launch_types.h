@@ -48,7 +48,7 @@ enum class MaskKind : int {
   kStrided,
 };
 
-struct MaskRule {
+struct MaskIndexing {
   MaskKind kind = MaskKind::kKeepAll;
   uint32_t threshold = 0;  // keep_count in the upper half; unused where everything is kept
   int64_t first = 0;
@@ -124,7 +124,7 @@ inline bool are_totals(const Layout& layout) { return layout.inner == 1 && copie
 
 // Adds the partial sums up, in fixed order, into vectors of `channels` numbers.
 void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage storage, Stream stream);
-void launch_mask(const MaskRule& mask, const RandomState& random, int64_t numel, bool* kept,
+void launch_mask(const MaskIndexing& mask, const RandomState& random, int64_t numel, bool* kept,
                  Stream stream);
 // Writes the state to its `written_to`.
 void launch_state(const RandomState& random, Stream stream);

@@ -25,13 +25,13 @@ void* data_where(bool wanted, const Tensor& tensor) {
 
 Tensor gaussian_cuda(const Tensor& x_any, const Tensor& rng_state, const Options& options,
                      at::OptionalSymIntArrayRef given_strides) {
-  const Resolved call =
+  const CallParams call =
       gaussian::check(gaussian::kFunction, x_any, rng_state, options, given_strides);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const auto strides =
       given_strides ? C10_AS_INTARRAYREF_SLOW(*given_strides).vec() : dense_strides(x_any);
   const MaskLayout mask(call, x_any.sizes(), strides);
-  if (!has_rule(mask)) return gaussian::compose(x_any, rng_state, options, given_strides);
+  if (!can_index(mask)) return gaussian::compose(x_any, rng_state, options, given_strides);
   const double sigma = gaussian::scale_of(call);
   const Tensor x = in_layout(x_any, strides, x_any.scalar_type());
   const Tensor y = output_like(x, strides);
@@ -41,7 +41,7 @@ Tensor gaussian_cuda(const Tensor& x_any, const Tensor& rng_state, const Options
   args.y = y.mutable_data_ptr();
   args.layout = flat_layout(x.numel());
   args.random = state_at(rng_state);
-  args.mask = mask_rule(mask, kDrawsAlways);
+  args.mask = mask_indexing(mask, kDrawsAlways);
   args.sigma = sigma;
   launch_gaussian(args, storage_of(x.scalar_type()), stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -56,18 +56,18 @@ void set_concrete(Args& args, const Tensor& x, const Tensor& logit, const Tensor
   args.logit = logit.const_data_ptr();
   args.layout = flat_layout(x.numel());
   args.random = state_at(rng_state);
-  args.mask = mask_rule(mask, kDrawsAlways);
+  args.mask = mask_indexing(mask, kDrawsAlways);
   args.inverse_temperature = 1 / temperature;
 }
 
 Tensor concrete_forward_cuda(const Tensor& x_any, const Tensor& logit_any, const Tensor& rng_state,
                              double temperature, const Options& options) {
-  const Resolved call =
+  const CallParams call =
       concrete::check("concrete_dropout", x_any, logit_any, rng_state, temperature, options);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const Tensor x = dense(x_any);
   const MaskLayout mask(call, x.sizes(), x.strides());
-  if (!has_rule(mask)) {
+  if (!can_index(mask)) {
     return concrete::compose_forward(x_any, logit_any, rng_state, temperature, options);
   }
   const Tensor y = output_like(x, x.strides());
@@ -84,12 +84,12 @@ Tensor concrete_forward_cuda(const Tensor& x_any, const Tensor& logit_any, const
 Gradients concrete_backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Tensor& logit_any,
                                  const Tensor& rng_state, double temperature,
                                  const Options& options, const concrete::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       concrete::check_backward(dy_any, x_any, logit_any, rng_state, temperature, options, gradient);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const MaskLayout mask(call, x_any.sizes(), strides);
-  if (!has_rule(mask)) {
+  if (!can_index(mask)) {
     return concrete::compose_backward(dy_any, x_any, logit_any, rng_state, temperature, options,
                                       gradient);
   }
@@ -124,7 +124,7 @@ Gradients concrete_backward_cuda(const Tensor& dy_any, const Tensor& x_any, cons
   return {dx, dlogit};
 }
 
-RandomState state_of(const Resolved& call, const OptionalTensor& rng_state,
+RandomState state_of(const CallParams& call, const OptionalTensor& rng_state,
                      const standout::Settings& settings) {
   if (!settings.training) return {};
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
@@ -142,7 +142,7 @@ Tensor standout_kernel(const Tensor& x, const Tensor& z_any, const RandomState& 
   args.y = y.mutable_data_ptr();
   args.layout = flat_layout(x.numel());
   args.random = random;
-  args.mask = mask_rule(mask, kDrawsAlways);
+  args.mask = mask_indexing(mask, kDrawsAlways);
   args.alpha = settings.alpha;
   args.beta = settings.beta;
   launch_standout(args, storage_of(x.scalar_type()), settings.training, stream_of(x));
@@ -152,12 +152,12 @@ Tensor standout_kernel(const Tensor& x, const Tensor& z_any, const RandomState& 
 
 Tensor standout_forward_cuda(const Tensor& x_any, const Tensor& z, const OptionalTensor& rng_state,
                              const standout::Settings& settings, const Options& options) {
-  const Resolved call = standout::check("standout", x_any, z, rng_state, settings, options);
+  const CallParams call = standout::check("standout", x_any, z, rng_state, settings, options);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const Tensor x = dense(x_any);
   if (x.numel() == 0) return output_like(x, x.strides());
   const MaskLayout mask(call, x.sizes(), x.strides());
-  if (!has_rule(mask)) {
+  if (!can_index(mask)) {
     return standout::compose_forward(x_any, z, rng_state, settings, options);
   }
   return standout_kernel(x, z, state_of(call, rng_state, settings), mask, settings);
@@ -167,14 +167,14 @@ Gradients standout_backward_cuda(const Tensor& dy_any, const OptionalTensor& x_a
                                  const Tensor& z_any, const OptionalTensor& rng_state,
                                  const standout::Settings& settings, const Options& options,
                                  const standout::Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       standout::check_backward(dy_any, x_any, z_any, rng_state, settings, options, gradient);
   const c10::cuda::CUDAGuard guard(dy_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const at::ScalarType dtype = dy_any.scalar_type();
   const auto [need_dx, need_dz] = gradient.output_mask;
   const MaskLayout mask(call, dy_any.sizes(), strides);
-  if (!has_rule(mask)) {
+  if (!can_index(mask)) {
     return standout::compose_backward(dy_any, x_any, z_any, rng_state, settings, options, gradient);
   }
   const Tensor dy = in_layout(dy_any, strides, dtype);

@@ -14,7 +14,7 @@ struct GaussianArgs {
   void* y;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number sigma;
 };
 
@@ -24,7 +24,7 @@ struct ConcreteForwardArgs {
   void* y;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number inverse_temperature;
 };
 
@@ -36,7 +36,7 @@ struct ConcreteBackwardArgs {
   void* partials;  // null where no gradient by the logit is wanted; see partial_rows
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number inverse_temperature;
 };
 
@@ -47,7 +47,7 @@ struct StandoutArgs {
   void* y;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number alpha, beta;
 };
 

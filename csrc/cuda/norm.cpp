@@ -15,10 +15,10 @@ namespace fused_dropout::cuda {
 namespace {
 
 using norm::Kind;
-using norm::ResolvedNorm;
+using norm::NormCallParams;
 using norm::Types;
 
-bool fits(const RowLayout& layout) { return has_rule(layout.mask) && layout.width <= kMostWidth; }
+bool fits(const RowLayout& layout) { return can_index(layout.mask) && layout.width <= kMostWidth; }
 
 // The tensors that a kernel's arguments point to, as it takes them.
 struct Operands {
@@ -39,15 +39,15 @@ struct Operands {
     }
   }
 
-  void set(NormArgs& args, const ResolvedNorm& call, const RowLayout& layout,
+  void set(NormArgs& args, const NormCallParams& call, const RowLayout& layout,
            const RandomState& random, const Types& types) const {
     const DropConstants constants = call.constants();
     args.branch = {data_of(x),
-                   vector_rule(bias, types.x),
-                   vector_rule(layer_scale, types.x),
-                   vector_rule(row_scale, types.x),
+                   vector_argument(bias, types.x),
+                   vector_argument(layer_scale, types.x),
+                   vector_argument(row_scale, types.x),
                    random,
-                   mask_rule(layout.mask, constants.keep_count),
+                   mask_indexing(layout.mask, constants.keep_count),
                    constants.scale,
                    constants.shift,
                    constants.fill,
@@ -56,7 +56,7 @@ struct Operands {
     args.rows = layout.rows;
     args.width = static_cast<int>(layout.width);
     args.centered = call.kind == Kind::kLayer;
-    args.weight = vector_rule(weight, types.x);
+    args.weight = vector_argument(weight, types.x);
     args.residual = data_of(residual);
   }
 };
@@ -65,7 +65,7 @@ NormTypes kernel_types(const Types& types) {
   return {storage_of(types.x), types.wide_h(), types.wide_y()};
 }
 
-norm::Results forward(const ResolvedNorm& call, const RowLayout& layout, const Tensor& x_any,
+norm::Results forward(const NormCallParams& call, const RowLayout& layout, const Tensor& x_any,
                       const norm::Operands& given, const RandomState& random,
                       const norm::Settings& settings) {
   const Types types(x_any.scalar_type(), call.h_dtype, call.y_dtype);
@@ -83,7 +83,7 @@ norm::Results forward(const ResolvedNorm& call, const RowLayout& layout, const T
     NormForwardArgs args;
     operands.set(args, call, layout, random, types);
     args.eps = settings.eps;
-    args.norm_bias = vector_rule(norm_bias, types.x);
+    args.norm_bias = vector_argument(norm_bias, types.x);
     args.y = y.data();
     args.h = h.data();
     args.mean = norm::statistic(statistics, 0);
@@ -98,7 +98,8 @@ norm::Results forward(const ResolvedNorm& call, const RowLayout& layout, const T
 norm::Results forward_cuda(const Tensor& x, const norm::Operands& given,
                            const OptionalTensor& rng_state, const norm::Settings& settings,
                            const Options& options) {
-  const ResolvedNorm call = norm::check("dropout_add_norm", x, given, rng_state, settings, options);
+  const NormCallParams call =
+      norm::check("dropout_add_norm", x, given, rng_state, settings, options);
   const c10::cuda::CUDAGuard guard(x.device());
   const RowLayout layout(call, x.sizes(), dense_strides(x));
   if (!fits(layout)) return norm::compose_forward(x, given, rng_state, settings, options);
@@ -109,7 +110,7 @@ norm::Results forward_cuda(const Tensor& x, const norm::Operands& given,
 norm::DrawnResults draw_forward_cuda(const Tensor& x, const norm::Operands& given,
                                      const OptionalGenerator& generator,
                                      const norm::Settings& settings, const Options& options) {
-  const ResolvedNorm call = norm::check("dropout_add_norm", x, given, {}, settings, options);
+  const NormCallParams call = norm::check("dropout_add_norm", x, given, {}, settings, options);
   const c10::cuda::CUDAGuard guard(x.device());
   const RowLayout layout(call, x.sizes(), dense_strides(x));
   if (!draws_in_kernel(call, x) || !fits(layout)) {
@@ -126,7 +127,7 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
                               const norm::Saved& saved, const OptionalTensor& rng_state,
                               const norm::Settings& settings, const Options& options,
                               const norm::Gradient& gradient) {
-  const ResolvedNorm call =
+  const NormCallParams call =
       norm::check_backward(dy_any, dh_any, saved, rng_state, settings, options, gradient);
   const c10::cuda::CUDAGuard guard(dy_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);

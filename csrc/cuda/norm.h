@@ -14,7 +14,7 @@ struct BranchArgs {
   Vector bias, layer_scale;
   Vector row_scale;  // a number for each row
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number scale, shift, fill;
   Number parameter;
   int activation;
@@ -40,7 +40,7 @@ struct NormForwardArgs : NormArgs {
   void* mean;  // used where centered only
   void* rstd;
 
-  FD_HD const void* stream() const { return residual; }
+  FD_HD const void* residual_stream() const { return residual; }
 };
 
 enum NormVector { kBias, kLayerScale, kWeight, kNormBias, kNormVectors };
@@ -59,7 +59,7 @@ struct NormBackwardArgs : NormArgs {
   void* partials;  // norm_partial_rows rows of `width` for each of them
   void* scratch;   // null where norm_scratch is 0
 
-  FD_HD const void* stream() const { return h ? h : residual; }
+  FD_HD const void* residual_stream() const { return h ? h : residual; }
 };
 
 // What is fp32 beside 16 bits: the stream (h and residual), and y with it.

@@ -19,7 +19,7 @@ Layout layout_along(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t dim)
 }
 
 // Writes into `out` where it is given (it may be x), else into a new tensor.
-Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& bias_any,
+Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor& bias_any,
                const OptionalTensor& residual_any, const RandomState& random,
                const OptionalTensor& out) {
   const DropConstants constants = call.constants();
@@ -43,11 +43,11 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   args.x = x.const_data_ptr();
   args.residual = data_of(residual);
   args.y = y.mutable_data_ptr();
-  args.bias = vector_rule(bias, x.scalar_type());
+  args.bias = vector_argument(bias, x.scalar_type());
   args.layout = bias.defined() ? layout_along(x.sizes(), x.strides(), call.bias_dim)
                                : layout_for(x.numel(), 1, 1);
   args.random = random;
-  args.mask = mask_rule(mask, constants.keep_count);
+  args.mask = mask_indexing(mask, constants.keep_count);
   args.scale = constants.scale;
   args.shift = constants.shift;
   args.fill = constants.fill;
@@ -58,20 +58,21 @@ Tensor forward(const Resolved& call, const Tensor& x_any, const OptionalTensor& 
   return y;
 }
 
-bool fits(const Resolved& call, const Tensor& x) {
-  return has_rule(MaskLayout(call, x.sizes(), dense_strides(x)));
+bool fits(const CallParams& call, const Tensor& x) {
+  return can_index(MaskLayout(call, x.sizes(), dense_strides(x)));
 }
 
 Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                     const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const CallParams call =
+      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!fits(call, x)) return compose_forward(x, bias, residual, rng_state, options);
   const RandomState random = state_for(call, rng_state, call.constants(), x);
   return forward(call, x, bias, residual, random, std::nullopt);
 }
 
-void forward_into(const Tensor& x, const Resolved& call, const RandomState& random) {
+void forward_into(const Tensor& x, const CallParams& call, const RandomState& random) {
   if (x.is_non_overlapping_and_dense()) {
     forward(call, x, {}, {}, random, x);
   } else {
@@ -80,7 +81,7 @@ void forward_into(const Tensor& x, const Resolved& call, const RandomState& rand
 }
 
 void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("dropout_", x, {}, {}, rng_state, options);
+  const CallParams call = check_arguments("dropout_", x, {}, {}, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!fits(call, x)) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
@@ -92,13 +93,13 @@ void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& opti
 Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
                         const OptionalTensor& bias_any, const OptionalTensor& rng_state,
                         const Options& options, const Gradient& gradient) {
-  const Resolved call =
+  const CallParams call =
       check_backward_arguments(dy_any, input_any, bias_any, rng_state, options, gradient);
   const c10::cuda::CUDAGuard guard(dy_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const MaskLayout mask(call, sizes, strides);
-  if (!has_rule(mask)) {
+  if (!can_index(mask)) {
     return compose_backward(dy_any, input_any, bias_any, rng_state, options, gradient);
   }
 
@@ -126,11 +127,11 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   args.dy = dy.const_data_ptr();
   args.x = data_of(input);
   args.dx = need_dx ? dx.mutable_data_ptr() : nullptr;
-  args.bias = vector_rule(bias, gradient.dtype);
+  args.bias = vector_argument(bias, gradient.dtype);
   args.layout = gradient.bias_dtype ? layout_along(sizes, strides, call.bias_dim)
                                     : layout_for(dy.numel(), 1, 1);
   args.random = random;
-  args.mask = mask_rule(mask, constants.keep_count);
+  args.mask = mask_indexing(mask, constants.keep_count);
   args.scale = constants.scale;
   args.parameter = call.parameter;
   args.partials = nullptr;
@@ -156,7 +157,7 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
 
 Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalGenerator& generator, const Options& options) {
-  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, {}, options);
+  const CallParams call = check_arguments("bias_act_dropout", x, bias, residual, {}, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!draws_in_kernel(call, x) || !fits(call, x)) {
     const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
@@ -167,7 +168,7 @@ Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const Optio
 }
 
 Tensor draw_inplace_cuda(Tensor x, const OptionalGenerator& generator, const Options& options) {
-  const Resolved call = check_arguments("dropout_", x, {}, {}, {}, options);
+  const CallParams call = check_arguments("dropout_", x, {}, {}, {}, options);
   const c10::cuda::CUDAGuard guard(x.device());
   if (!draws_in_kernel(call, x) || !fits(call, x)) {
     const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);

@@ -12,7 +12,7 @@ struct PointwiseForwardArgs {
   Vector bias;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number scale, shift, fill;
   Number parameter;
   // residual != nullptr; a kernel tests 32 bits at half the price. Set by launch_pointwise_forward.
@@ -27,7 +27,7 @@ struct PointwiseBackwardArgs {
   Vector bias;
   Layout layout;
   RandomState random;
-  MaskRule mask;
+  MaskIndexing mask;
   Number scale;
   Number parameter;
 };

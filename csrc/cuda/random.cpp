@@ -31,12 +31,12 @@ Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
                  double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
                  c10::SymInt mask_offset) {
   const c10::cuda::CUDAGuard guard(rng_state.device());
-  const MaskCall call(rng_state, size, strides, p, shared_dims, mask_strides,
-                      std::move(mask_offset));
+  const MaskParams call(rng_state, size, strides, p, shared_dims, mask_strides,
+                        std::move(mask_offset));
   if (call.kept.numel() == 0) return call.kept;
-  TORCH_CHECK(has_rule(call.layout), "dropout_mask: the mask has ", call.layout.sizes.size(),
+  TORCH_CHECK(can_index(call.layout), "dropout_mask: the mask has ", call.layout.sizes.size(),
               " dimensions that cannot be collapsed, but expected at most ", kMaxMaskDims);
-  launch_mask(mask_rule(call.layout, call.keep_count), state_at(rng_state), call.kept.numel(),
+  launch_mask(mask_indexing(call.layout, call.keep_count), state_at(rng_state), call.kept.numel(),
               call.kept.mutable_data_ptr<bool>(), stream_of(call.kept));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return call.kept;

@@ -15,7 +15,7 @@ struct Draw {
 };
 
 // Whether a kernel will run that draws, and so can write the state down.
-inline bool draws_in_kernel(const Resolved& call, const Tensor& x) {
+inline bool draws_in_kernel(const CallParams& call, const Tensor& x) {
   return x.numel() > 0 && draws(call.constants());
 }
 

@@ -7,7 +7,7 @@
 #include "math/activations.h"
 #include "math/elementwise.h"
 
-namespace fused_dropout::block {
+namespace fused_dropout::drop_block {
 
 constexpr int kMostAxes = 3;
 
@@ -24,7 +24,7 @@ struct Axis {
 // A tensor as it lies in memory: volumes of up to three spatial dimensions, slowest first, with
 // `inner` elements at each place of a volume that are decided about apart, and `run` neighbours
 // that share each decision. All sizes are those of tensors with elements.
-struct Rule {
+struct Geometry {
   int64_t volumes = 1;        // that have seeds of their own
   int64_t copies = 1;         // that share these
   int64_t volume_stride = 0;  // in elements
@@ -69,4 +69,4 @@ FD_HD V element(V x, Keep keep, V scale) {
   return forward_element<Identity<Full>>(x, keep, scale, V(-0.0f), V(0.0f), V(0.0f));
 }
 
-}  // namespace fused_dropout::block
+}  // namespace fused_dropout::drop_block

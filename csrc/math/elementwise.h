@@ -58,14 +58,14 @@ FD_HD V times_derivative(V dy, V derivative) {
 
 // dy times the derivative at z.
 template <class Activation, class V>
-FD_HD V chain(V dy, V z, V parameter) {
+FD_HD V activation_grad(V dy, V z, V parameter) {
   return times_derivative<Activation>(dy, Activation::derivative(z, parameter));
 }
 
 // The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.
 template <class Activation, class V, class Keep>
 FD_HD V backward_element(V dy, V z, Keep keep, V scale, V parameter) {
-  return select(keep, chain<Activation>(dy * scale, z, parameter), V(0.0));
+  return select(keep, activation_grad<Activation>(dy * scale, z, parameter), V(0.0));
 }
 
 // drop(act(gate) * value)

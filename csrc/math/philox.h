@@ -23,7 +23,7 @@ struct PhiloxState {
 // Four words of one counter. `Word` is uint32_t, or a SIMD register that holds one counter's word
 // in the low half of each 64-bit lane.
 template <class Word>
-struct PhiloxBlock {
+struct PhiloxWords {
   Word x, y, z, w;
 };
 
@@ -47,7 +47,7 @@ constexpr uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
 
 // One round. `Key` is uint32_t, or Word where every counter has a key of its own.
 template <class Word, class Key>
-FD_HD PhiloxBlock<Word> philox_round(PhiloxBlock<Word> counter, Key key0, Key key1) {
+FD_HD PhiloxWords<Word> philox_round(PhiloxWords<Word> counter, Key key0, Key key1) {
   const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
   const auto product1 = multiply_wide(counter.z, 0xCD9E8D57u);
   return {high_word(product1) ^ counter.y ^ key0, low_word(product1),
@@ -55,7 +55,7 @@ FD_HD PhiloxBlock<Word> philox_round(PhiloxBlock<Word> counter, Key key0, Key ke
 }
 
 template <class Word, class Key>
-FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
+FD_HD PhiloxWords<Word> philox(PhiloxWords<Word> counter, Key key0, Key key1) {
 #if defined(__CUDACC__)
 #pragma unroll
 #else
@@ -70,12 +70,12 @@ FD_HD PhiloxBlock<Word> philox(PhiloxBlock<Word> counter, Key key0, Key key1) {
 }
 
 // The counter of one group, and the 128 random bits that come of it.
-FD_HD PhiloxBlock<uint32_t> group_counter(PhiloxState state, uint64_t group) {
+FD_HD PhiloxWords<uint32_t> group_counter(PhiloxState state, uint64_t group) {
   const uint64_t block = state.offset / kOffsetUnit;
   return {static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
           static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)};
 }
-FD_HD PhiloxBlock<uint32_t> group_bits(PhiloxState state, uint64_t group) {
+FD_HD PhiloxWords<uint32_t> group_bits(PhiloxState state, uint64_t group) {
   return philox(group_counter(state, group), static_cast<uint32_t>(state.seed),
                 static_cast<uint32_t>(state.seed >> 32));
 }

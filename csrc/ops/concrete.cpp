@@ -12,22 +12,22 @@
 
 namespace fused_dropout::concrete {
 
-Resolved check(const char* function, const Tensor& x, const Tensor& logit,
-               const OptionalTensor& rng_state, double temperature, const Options& options) {
+CallParams check(const char* function, const Tensor& x, const Tensor& logit,
+                 const OptionalTensor& rng_state, double temperature, const Options& options) {
   TORCH_CHECK_VALUE(temperature > 0 && std::isfinite(temperature), function, ": temperature is ",
                     temperature, ", but expected a positive number");
-  Resolved call = check_arguments(function, x, {}, {}, rng_state, options);
+  CallParams call = check_arguments(function, x, {}, {}, rng_state, options);
   check_operand(function, "logit", logit, x);
   TORCH_SYM_CHECK(logit.sym_numel().sym_eq(1), function, ": logit has shape ", logit.sym_sizes(),
                   ", but expected one element");
   return call;
 }
 
-Resolved check_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
-                        const Tensor& rng_state, double temperature, const Options& options,
-                        const Gradient& gradient) {
+CallParams check_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
+                          const Tensor& rng_state, double temperature, const Options& options,
+                          const Gradient& gradient) {
   constexpr auto kFunction = "concrete_dropout_backward";
-  Resolved call = check(kFunction, x, logit, rng_state, temperature, options);
+  CallParams call = check(kFunction, x, logit, rng_state, temperature, options);
   check_like(kFunction, "dy", dy, x);
   check_dense(kFunction, x.sym_sizes(), gradient.strides);
   return call;
@@ -73,7 +73,7 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const Tensor& logit,
 }
 
 struct SavedCall {
-  Resolved call;
+  CallParams call;
   double temperature;
   std::vector<c10::SymInt> strides;
 };

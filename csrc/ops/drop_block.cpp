@@ -11,14 +11,14 @@
 #include "ops/common/operator_handle.h"
 #include "ops/common/saved_call.h"
 
-namespace fused_dropout::block {
+namespace fused_dropout::drop_block {
 
-double Call::probability() const {
+double Params::probability() const {
   return p_tensor ? check_probability(function, p_tensor->item<double>()) : p;
 }
 
-Call check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
-           const OptionalTensor& kept, const Options& options) {
+Params check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
+             const OptionalTensor& kept, const Options& options) {
   const OptionalTensor& p = options.p_tensor;
   if (p) {
     check_probability_tensor(function, *p);
@@ -50,7 +50,7 @@ Call check(const char* function, const Tensor& x, const OptionalTensor& rng_stat
           options.training};
 }
 
-void check_state(const Call& call, const OptionalTensor& rng_state, const OptionalTensor& kept) {
+void check_state(const Params& call, const OptionalTensor& rng_state, const OptionalTensor& kept) {
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
   TORCH_CHECK_VALUE(kept || !call.scales(), call.function,
                     ": kept is None, but the scale is made of it");
@@ -87,7 +87,7 @@ Tensor apply_meta(const Tensor& x, const OptionalTensor& rng_state, const Option
 }
 
 struct SavedCall {
-  Call call;
+  Params call;
   std::vector<c10::SymInt> strides;
 };
 
@@ -117,7 +117,7 @@ struct DropBlock : torch::autograd::Function<DropBlock> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto state = read_call<SavedCall>(ctx);
     const auto saved = ctx->get_saved_variables();
-    const Call& call = state.call;
+    const Params& call = state.call;
     const Options options{call.p,      optional(saved[2]), call.block_size, call.shared_channels,
                           call.mode(), call.training};
     Tensor dx = call_apply(grads[0], optional(saved[0]), optional(saved[1]),
@@ -157,4 +157,4 @@ TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   m.impl("drop_block", apply_entry<apply_autograd>);
 }
 
-}  // namespace fused_dropout::block
+}  // namespace fused_dropout::drop_block

@@ -5,7 +5,7 @@
 #include "math/drop_block.h"
 #include "ops/common/arguments.h"
 
-namespace fused_dropout::block {
+namespace fused_dropout::drop_block {
 
 // What the operators take besides tensors, in the order of their schemas.
 struct Options {
@@ -18,7 +18,7 @@ struct Options {
 };
 
 // Checked options; owns what it points to.
-struct Call {
+struct Params {
   const char* function;
   double p;
   OptionalTensor p_tensor;
@@ -34,11 +34,11 @@ struct Call {
 };
 
 // `x` is (N, C, spatial...) with one to three spatial dimensions.
-Call check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
-           const OptionalTensor& kept, const Options& options);
+Params check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
+             const OptionalTensor& kept, const Options& options);
 
 // Errors where what training needs is not there.
-void check_state(const Call& call, const OptionalTensor& rng_state, const OptionalTensor& kept);
+void check_state(const Params& call, const OptionalTensor& rng_state, const OptionalTensor& kept);
 
 // The spatial dimensions of a tensor of these sizes, in their order.
 std::vector<Axis> axes_of(at::IntArrayRef sizes, int64_t block_size);
@@ -47,10 +47,11 @@ uint32_t seed_keep_count(double p, const std::vector<Axis>& axes);
 // really applied.
 double drop_rate(const std::vector<Axis>& axes, double p);
 // What evaluation multiplies by in classic mode.
-double keep_rate(const Call& call, at::IntArrayRef sizes);
+double keep_rate(const Params& call, at::IntArrayRef sizes);
 
 // Nothing if the tensor's dimensions lie in an order that kernels do not know.
-std::optional<Rule> rule_for(const Call& call, at::IntArrayRef sizes, at::IntArrayRef strides);
+std::optional<Geometry> geometry_for(const Params& call, at::IntArrayRef sizes,
+                                     at::IntArrayRef strides);
 
 // Calls through the dispatcher. `strides` is the layout that the mask is for, and the result's:
 // that of a dense x where not given.
@@ -79,4 +80,4 @@ Tensor apply_entry(const Tensor& x, const OptionalTensor& rng_state, const Optio
                    {p, p_tensor, block_size, shared_channels, mode, training});
 }
 
-}  // namespace fused_dropout::block
+}  // namespace fused_dropout::drop_block

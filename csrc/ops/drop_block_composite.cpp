@@ -5,7 +5,7 @@
 #include "ops/common/composite.h"
 #include "ops/drop_block.h"
 
-namespace fused_dropout::block {
+namespace fused_dropout::drop_block {
 namespace {
 
 std::vector<int64_t> numbers(at::SymIntArrayRef sizes) {
@@ -16,7 +16,7 @@ std::vector<int64_t> numbers(at::SymIntArrayRef sizes) {
 
 // Seeds at their index along the dimensions of x, of which only the spatial ones and those that
 // share nothing are longer than 1.
-Tensor compose_seeds(const Call& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
+Tensor compose_seeds(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
                      at::SymIntArrayRef strides) {
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   std::vector<c10::SymInt> grid = {sizes[0], sizes[1]};
@@ -37,7 +37,7 @@ Tensor compose_seeds(const Call& call, const Tensor& rng_state, const std::vecto
 }
 
 // Which elements are kept; one channel for all where they share.
-Tensor compose_mask(const Call& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
+Tensor compose_mask(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
                     at::SymIntArrayRef strides) {
   Tensor dropped = compose_seeds(call, rng_state, sizes, strides);
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
@@ -62,7 +62,7 @@ Tensor count(const Tensor& mask, const std::vector<int64_t>& sizes) {
 }  // namespace
 
 Tensor compose_kept(const Tensor& x, const Tensor& rng_state, const Options& options) {
-  const Call call = check("drop_block_kept", x, rng_state, {}, options);
+  const Params call = check("drop_block_kept", x, rng_state, {}, options);
   const auto sizes = numbers(x.sym_sizes());
   if (x.sym_numel() == 0) return at::zeros({}, x.options().dtype(at::kLong));
   return count(compose_mask(call, rng_state, sizes, strides_like(x)), sizes);
@@ -70,7 +70,7 @@ Tensor compose_kept(const Tensor& x, const Tensor& rng_state, const Options& opt
 
 Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const OptionalTensor& kept,
                      at::OptionalSymIntArrayRef strides, const Options& options) {
-  const Call call = check("drop_block", x, rng_state, kept, options);
+  const Params call = check("drop_block", x, rng_state, kept, options);
   const auto sizes = numbers(x.sym_sizes());
   if (x.sym_numel() == 0) return x.clone();
   if (!call.training) return call.classic ? x * keep_rate(call, sizes) : x.clone();
@@ -94,4 +94,4 @@ TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("drop_block", apply_entry<compose_apply>);
 }
 
-}  // namespace fused_dropout::block
+}  // namespace fused_dropout::drop_block

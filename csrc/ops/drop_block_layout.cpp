@@ -5,7 +5,7 @@
 
 #include "ops/drop_block.h"
 
-namespace fused_dropout::block {
+namespace fused_dropout::drop_block {
 namespace {
 
 constexpr int64_t kBatch = 0, kChannel = 1, kFirstSpatial = 2;
@@ -48,18 +48,19 @@ double drop_rate(const std::vector<Axis>& axes, double p) {
   return 1 - kept / places;
 }
 
-double keep_rate(const Call& call, at::IntArrayRef sizes) {
+double keep_rate(const Params& call, at::IntArrayRef sizes) {
   return 1 - drop_rate(axes_of(sizes, call.block_size), call.probability());
 }
 
-std::optional<Rule> rule_for(const Call& call, at::IntArrayRef sizes, at::IntArrayRef strides) {
+std::optional<Geometry> geometry_for(const Params& call, at::IntArrayRef sizes,
+                                     at::IntArrayRef strides) {
   std::vector<int64_t> order(sizes.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
-  Rule rule;
-  rule.keep_count = seed_keep_count(call.probability(), axes);
+  Geometry geometry;
+  geometry.keep_count = seed_keep_count(call.probability(), axes);
 
   // From the innermost dimension outwards: first what lies within a place, then the spatial
   // dimensions, then what lies around them.
@@ -72,35 +73,35 @@ std::optional<Rule> rule_for(const Call& call, at::IntArrayRef sizes, at::IntArr
     if (*dim >= kFirstSpatial) {
       if (outside) return std::nullopt;
       // The slowest goes first.
-      for (int i = rule.ndim++; i > 0; --i) rule.axes[i] = rule.axes[i - 1];
-      rule.axes[0] = axes[*dim - kFirstSpatial];
-    } else if (rule.ndim == 0) {
+      for (int i = geometry.ndim++; i > 0; --i) geometry.axes[i] = geometry.axes[i - 1];
+      geometry.axes[0] = axes[*dim - kFirstSpatial];
+    } else if (geometry.ndim == 0) {
       if (!shared) {
-        rule.inner *= size;
-      } else if (rule.inner == 1) {
-        rule.run = size;
+        geometry.inner *= size;
+      } else if (geometry.inner == 1) {
+        geometry.run = size;
       } else {
         return std::nullopt;
       }
     } else {
       outside = true;
       if (shared) {
-        rule.copies = size;
-        rule.copy_stride = stride;
-      } else if (rule.volume_stride == 0) {
-        rule.volumes = size;
-        rule.volume_stride = stride;
+        geometry.copies = size;
+        geometry.copy_stride = stride;
+      } else if (geometry.volume_stride == 0) {
+        geometry.volumes = size;
+        geometry.volume_stride = stride;
       } else {
-        rule.volumes *= size;  // right around the volumes of the other dimension
+        geometry.volumes *= size;  // right around the volumes of the other dimension
       }
     }
   }
   // Maps of one place: what shares no channel is a volume as well.
-  if (rule.ndim == 0 && rule.run > 1) {
-    rule.volumes = std::exchange(rule.inner, 1);
-    rule.volume_stride = rule.run;
+  if (geometry.ndim == 0 && geometry.run > 1) {
+    geometry.volumes = std::exchange(geometry.inner, 1);
+    geometry.volume_stride = geometry.run;
   }
-  return rule;
+  return geometry;
 }
 
-}  // namespace fused_dropout::block
+}  // namespace fused_dropout::drop_block

@@ -13,19 +13,19 @@
 
 namespace fused_dropout::gated {
 
-Resolved check(const char* function, const Tensor& x, const OptionalTensor& bias,
-               const OptionalTensor& rng_state, const Options& options) {
+CallParams check(const char* function, const Tensor& x, const OptionalTensor& bias,
+                 const OptionalTensor& rng_state, const Options& options) {
   TORCH_CHECK(x.dim() > 0, function, ": x has 0 dimensions, but expected at least 1");
   TORCH_SYM_CHECK((x.sym_size(-1) % 2).sym_eq(0), function, ": x has ", x.sym_size(-1),
                   " elements along dimension -1, but expected an even number, two halves");
   return check_arguments(function, x, bias, {}, rng_state, options);
 }
 
-Resolved check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& rng_state, const Options& options,
-                        const Gradient& gradient) {
+CallParams check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                          const OptionalTensor& rng_state, const Options& options,
+                          const Gradient& gradient) {
   constexpr auto kFunction = "bias_glu_dropout_backward";
-  Resolved call = check(kFunction, x, bias, rng_state, options);
+  CallParams call = check(kFunction, x, bias, rng_state, options);
   check_operand(kFunction, "dy", dy, x);
   TORCH_CHECK(dy.dim() == x.dim(), kFunction, ": dy has ", dy.dim(), " dimensions, but x has ",
               x.dim());
@@ -108,7 +108,7 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const OptionalTensor&
 }
 
 struct SavedCall {
-  Resolved call;
+  CallParams call;
   bool gate_first;
   std::vector<c10::SymInt> strides;
   std::optional<at::ScalarType> bias_dtype;

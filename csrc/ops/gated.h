@@ -12,11 +12,11 @@ struct Gradient {
   std::array<bool, 2> output_mask;
 };
 
-Resolved check(const char* function, const Tensor& x, const OptionalTensor& bias,
-               const OptionalTensor& rng_state, const Options& options);
-Resolved check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& rng_state, const Options& options,
-                        const Gradient& gradient);
+CallParams check(const char* function, const Tensor& x, const OptionalTensor& bias,
+                 const OptionalTensor& rng_state, const Options& options);
+CallParams check_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
+                          const OptionalTensor& rng_state, const Options& options,
+                          const Gradient& gradient);
 
 // The sizes of y, and its strides: the dimensions lie in the order of a dense x.
 std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes);

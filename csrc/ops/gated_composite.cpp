@@ -18,7 +18,7 @@ Tensor join(const Tensor& gate, const Tensor& value, bool gate_first) {
   return gate_first ? at::cat({gate, value}, -1) : at::cat({value, gate}, -1);
 }
 
-Tensor kept_in(const Resolved& call, const DropConstants& constants,
+Tensor kept_in(const CallParams& call, const DropConstants& constants,
                const OptionalTensor& rng_state, const Tensor& y, at::SymIntArrayRef x_strides) {
   if (constants.keep_count == 65536) return {};
   return mask_for(call, constants, rng_state, y, strides_of(x_strides));
@@ -28,7 +28,7 @@ Tensor kept_in(const Resolved& call, const DropConstants& constants,
 
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                        bool gate_first, const Options& options) {
-  const Resolved call = check("bias_glu_dropout", x, bias, rng_state, options);
+  const CallParams call = check("bias_glu_dropout", x, bias, rng_state, options);
   const DropConstants constants = call.constants();
   const Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
   auto [gate, value] = split(z, gate_first);
@@ -45,7 +45,7 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
 Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
                            const OptionalTensor& rng_state, bool gate_first, const Options& options,
                            const Gradient& gradient) {
-  const Resolved call = check_backward(dy, x, bias, rng_state, options, gradient);
+  const CallParams call = check_backward(dy, x, bias, rng_state, options, gradient);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
   auto [gate, value] = split(add_bias(x.to(arithmetic), bias, call.bias_dim), gate_first);
@@ -56,8 +56,8 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
     value = at::where(kept, value, 0.);
     upstream = at::where(kept, upstream, 0.);
   }
-  const Tensor dz =
-      join(chain_of(call, upstream * value, gate), upstream * value_of(call, gate), gate_first);
+  const Tensor dz = join(activation_grad(call, upstream * value, gate),
+                         upstream * value_of(call, gate), gate_first);
   Tensor dx = at::empty({0}, x.options());
   Tensor dbias = at::empty({0}, x.options().dtype(gradient.bias_dtype));
   if (gradient.output_mask[0]) dx = dz.to(x.scalar_type());

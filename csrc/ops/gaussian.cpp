@@ -20,15 +20,15 @@ double check_scale(const char* function, double p) {
 
 }  // namespace
 
-Resolved check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
-               const Options& options, at::OptionalSymIntArrayRef strides) {
-  Resolved call = check_arguments(function, x, {}, {}, rng_state, options);
+CallParams check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
+                 const Options& options, at::OptionalSymIntArrayRef strides) {
+  CallParams call = check_arguments(function, x, {}, {}, rng_state, options);
   if (!call.p_tensor) check_scale(function, call.p);
   if (strides) check_dense(function, x.sym_sizes(), *strides);
   return call;
 }
 
-double scale_of(const Resolved& call) {
+double scale_of(const CallParams& call) {
   const double p = check_scale(call.function, call.probability());
   return std::sqrt(p / (1 - p));
 }
@@ -52,7 +52,7 @@ Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
 }
 
 struct SavedCall {
-  Resolved call;
+  CallParams call;
   std::vector<c10::SymInt> strides;
 };
 

@@ -28,10 +28,10 @@ constexpr auto kFunction = "gaussian_dropout";
 
 // `strides`: of the result, and of the tensor that the draws are laid out for, where not those of
 // x.
-Resolved check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
-               const Options& options, at::OptionalSymIntArrayRef strides = {});
+CallParams check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
+                 const Options& options, at::OptionalSymIntArrayRef strides = {});
 // sigma, from p.
-double scale_of(const Resolved& call);
+double scale_of(const CallParams& call);
 
 Tensor call(const Tensor& x, const Tensor& rng_state, const Options& options,
             at::OptionalSymIntArrayRef strides);
@@ -57,11 +57,11 @@ struct Gradient {
   std::array<bool, 2> output_mask;
 };
 
-Resolved check(const char* function, const Tensor& x, const Tensor& logit,
-               const OptionalTensor& rng_state, double temperature, const Options& options);
-Resolved check_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
-                        const Tensor& rng_state, double temperature, const Options& options,
-                        const Gradient& gradient);
+CallParams check(const char* function, const Tensor& x, const Tensor& logit,
+                 const OptionalTensor& rng_state, double temperature, const Options& options);
+CallParams check_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
+                          const Tensor& rng_state, double temperature, const Options& options,
+                          const Gradient& gradient);
 
 Tensor call_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                     double temperature, const Options& options);
@@ -104,12 +104,12 @@ struct Gradient {
   std::array<bool, 2> output_mask;
 };
 
-Resolved check(const char* function, const Tensor& x, const Tensor& z,
-               const OptionalTensor& rng_state, const Settings& settings, const Options& options);
+CallParams check(const char* function, const Tensor& x, const Tensor& z,
+                 const OptionalTensor& rng_state, const Settings& settings, const Options& options);
 // `x` only in evaluation.
-Resolved check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
-                        const OptionalTensor& rng_state, const Settings& settings,
-                        const Options& options, const Gradient& gradient);
+CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                          const OptionalTensor& rng_state, const Settings& settings,
+                          const Options& options, const Gradient& gradient);
 
 Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& settings, const Options& options);

@@ -28,7 +28,7 @@ struct Draws {
 };
 
 // Of a tensor with these dense strides, in a shape that broadcasts to its.
-Draws draws_for(const Resolved& call, const Tensor& rng_state, const Tensor& x,
+Draws draws_for(const CallParams& call, const Tensor& rng_state, const Tensor& x,
                 at::SymIntArrayRef strides) {
   const Tensor index = mask_index_for(call, rng_state, x, strides);
   return {index.bitwise_and(3), words_of_group(rng_state, at::bitwise_right_shift(index, 2))};
@@ -53,7 +53,7 @@ namespace gaussian {
 
 Tensor compose(const Tensor& x, const Tensor& rng_state, const Options& options,
                at::OptionalSymIntArrayRef strides) {
-  const Resolved call = check(kFunction, x, rng_state, options, strides);
+  const CallParams call = check(kFunction, x, rng_state, options, strides);
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
   const std::vector<c10::SymInt> like = strides ? strides->vec() : strides_like(x);
   const Draws draws = draws_for(call, rng_state, x, like);
@@ -78,7 +78,7 @@ ConcreteConstants<Value> constants_of(const Tensor& logit, double temperature,
 
 Tensor compose_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                        double temperature, const Options& options) {
-  const Resolved call = check("concrete_dropout", x, logit, rng_state, temperature, options);
+  const CallParams call = check("concrete_dropout", x, logit, rng_state, temperature, options);
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
   const Draws draws = draws_for(call, rng_state, x, strides_like(x));
   return concrete_element<Full>(Value(x.to(arithmetic)), uniform_numbers(draws, arithmetic),
@@ -89,7 +89,7 @@ Tensor compose_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_s
 Gradients compose_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                            const Tensor& rng_state, double temperature, const Options& options,
                            const Gradient& gradient) {
-  const Resolved call = check_backward(dy, x, logit, rng_state, temperature, options, gradient);
+  const CallParams call = check_backward(dy, x, logit, rng_state, temperature, options, gradient);
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
   const Draws draws = draws_for(call, rng_state, x, gradient.strides);
   Value by_x, by_logit;
@@ -110,7 +110,7 @@ namespace standout {
 namespace {
 
 // Broadcasts to x's shape.
-Tensor is_dropped(const Resolved& call, const OptionalTensor& rng_state, const Tensor& z,
+Tensor is_dropped(const CallParams& call, const OptionalTensor& rng_state, const Tensor& z,
                   at::SymIntArrayRef strides, const Settings& settings) {
   // Of nothing, nothing is dropped, and no state was drawn.
   if (!rng_state && z.sym_numel() == 0) return at::zeros({}, z.options().dtype(at::kBool));
@@ -126,7 +126,7 @@ Tensor is_dropped(const Resolved& call, const OptionalTensor& rng_state, const T
 
 Tensor compose_forward(const Tensor& x, const Tensor& z_any, const OptionalTensor& rng_state,
                        const Settings& settings, const Options& options) {
-  const Resolved call = check("standout", x, z_any, rng_state, settings, options);
+  const CallParams call = check("standout", x, z_any, rng_state, settings, options);
   const Tensor z = z_any.to(x.scalar_type());
   if (settings.training) {
     const Tensor dropped = is_dropped(call, rng_state, z, strides_like(x), settings);
@@ -141,7 +141,7 @@ Tensor compose_forward(const Tensor& x, const Tensor& z_any, const OptionalTenso
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z_any,
                            const OptionalTensor& rng_state, const Settings& settings,
                            const Options& options, const Gradient& gradient) {
-  const Resolved call = check_backward(dy, x, z_any, rng_state, settings, options, gradient);
+  const CallParams call = check_backward(dy, x, z_any, rng_state, settings, options, gradient);
   const at::ScalarType dtype = dy.scalar_type(), arithmetic = arithmetic_of(dtype);
   const Tensor z = z_any.to(dtype);
   Tensor dx = at::empty({0}, dy.options());

@@ -70,7 +70,7 @@ void check_gradient(const char* function, const Gradient& gradient) {
 
 Results forward_meta(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
                      const Settings& settings, const Options& options) {
-  const ResolvedNorm call = check("dropout_add_norm", x, operands, rng_state, settings, options);
+  const NormCallParams call = check("dropout_add_norm", x, operands, rng_state, settings, options);
   const Tensor y = at::empty_like(x, x.options().dtype(call.y_dtype));
   const auto h_options = x.options().dtype(call.h_dtype);
   const Tensor h = settings.prenorm ? at::empty_like(x, h_options) : at::empty({0}, h_options);
@@ -101,11 +101,11 @@ Gradients backward_meta(const Tensor& dy, const OptionalTensor& dh, const Saved&
 
 }  // namespace
 
-ResolvedNorm check(const char* function, const Tensor& x, const Operands& operands,
-                   const OptionalTensor& rng_state, const Settings& settings,
-                   const Options& options) {
+NormCallParams check(const char* function, const Tensor& x, const Operands& operands,
+                     const OptionalTensor& rng_state, const Settings& settings,
+                     const Options& options) {
   TORCH_CHECK(x.dim() > 0, function, ": x has 0 dimensions, but expected at least 1");
-  ResolvedNorm call{
+  NormCallParams call{
       check_arguments(function, x, operands.bias, operands.residual, rng_state, options)};
   call.kind = resolve_kind(function, settings.kind);
   check_eps(function, settings.eps);
@@ -120,12 +120,12 @@ ResolvedNorm check(const char* function, const Tensor& x, const Operands& operan
   return call;
 }
 
-ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
-                            const OptionalTensor& rng_state, const Settings& settings,
-                            const Options& options, const Gradient& gradient) {
+NormCallParams check_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
+                              const OptionalTensor& rng_state, const Settings& settings,
+                              const Options& options, const Gradient& gradient) {
   constexpr auto kFunction = "dropout_add_norm_backward";
   TORCH_CHECK(dy.dim() > 0, kFunction, ": dy has 0 dimensions, but expected at least 1");
-  ResolvedNorm call{check_arguments(kFunction, dy, saved.bias, saved.h, rng_state, options)};
+  NormCallParams call{check_arguments(kFunction, dy, saved.bias, saved.h, rng_state, options)};
   check_like(kFunction, "dh", dh, dy);
   check_like(kFunction, "input", saved.x, dy);
   check_like(kFunction, "residual", saved.residual, dy);

@@ -24,7 +24,7 @@ struct Settings {
   bool prenorm;  // whether h is a result too; y has x's dtype then, else h's
 };
 
-struct ResolvedNorm : Resolved {
+struct NormCallParams : CallParams {
   Kind kind;
   at::ScalarType h_dtype, y_dtype;
 };
@@ -80,12 +80,12 @@ struct Gradient {
 // The gradients of vectors along rows are in the dtype that is computed in.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-ResolvedNorm check(const char* function, const Tensor& x, const Operands& operands,
-                   const OptionalTensor& rng_state, const Settings& settings,
-                   const Options& options);
-ResolvedNorm check_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
-                            const OptionalTensor& rng_state, const Settings& settings,
-                            const Options& options, const Gradient& gradient);
+NormCallParams check(const char* function, const Tensor& x, const Operands& operands,
+                     const OptionalTensor& rng_state, const Settings& settings,
+                     const Options& options);
+NormCallParams check_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
+                              const OptionalTensor& rng_state, const Settings& settings,
+                              const Options& options, const Gradient& gradient);
 
 // Calls through the dispatcher.
 Results call_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,

@@ -19,7 +19,7 @@ std::optional<at::ScalarType> dtype_of(const OptionalTensor& tensor) {
 }
 
 struct SavedCall {
-  ResolvedNorm call;
+  NormCallParams call;
   double eps;
   bool prenorm;
   std::vector<c10::SymInt> strides;
@@ -30,7 +30,7 @@ struct SavedCall {
 
 template <class Archive>
 void list_fields(Archive& archive, SavedCall& s) {
-  archive(static_cast<Resolved&>(s.call), s.call.kind, s.call.h_dtype, s.call.y_dtype, s.eps,
+  archive(static_cast<CallParams&>(s.call), s.call.kind, s.call.h_dtype, s.call.y_dtype, s.eps,
           s.prenorm, s.strides, s.dtype, s.residual, s.bias, s.row_scale, s.layer_scale, s.weight,
           s.norm_bias);
 }

@@ -33,7 +33,7 @@ struct Statistics {
 
 Results compose_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
                         const Settings& settings, const Options& options) {
-  const ResolvedNorm call = check("dropout_add_norm", x, operands, rng_state, settings, options);
+  const NormCallParams call = check("dropout_add_norm", x, operands, rng_state, settings, options);
   Tensor h = scaled(compose_branch(call, x, operands.bias, rng_state), operands.layer_scale,
                     operands.row_scale);
   if (operands.residual) h = *operands.residual + h;
@@ -57,7 +57,7 @@ Results compose_forward(const Tensor& x, const Operands& operands, const Optiona
 Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const Saved& saved,
                            const OptionalTensor& rng_state, const Settings& settings,
                            const Options& options, const Gradient& gradient) {
-  const ResolvedNorm call =
+  const NormCallParams call =
       check_backward(dy_any, dh, saved, rng_state, settings, options, gradient);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic =
@@ -91,7 +91,7 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
   if (dh) g = g + dh->to(arithmetic);
   Tensor dz = scaled(g, saved.layer_scale, saved.row_scale) * constants.scale;
   if (kept.defined()) dz = at::where(kept, dz, 0.);
-  if (!kActivations[call.activation].identity && z.defined()) dz = chain_of(call, dz, z);
+  if (!kActivations[call.activation].identity && z.defined()) dz = activation_grad(call, dz, z);
 
   const auto& wanted = gradient.output_mask;
   const auto columns = [&](Output output, const Tensor& rows) {

@@ -17,7 +17,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct SavedCall {
-  Resolved call;
+  CallParams call;
   bool from_output;
   std::vector<c10::SymInt> strides;
   at::ScalarType dtype;

@@ -12,24 +12,25 @@
 
 namespace fused_dropout::standout {
 
-Resolved check(const char* function, const Tensor& x, const Tensor& z,
-               const OptionalTensor& rng_state, const Settings& settings, const Options& options) {
+CallParams check(const char* function, const Tensor& x, const Tensor& z,
+                 const OptionalTensor& rng_state, const Settings& settings,
+                 const Options& options) {
   const auto check_finite = [&](const char* argument, double value) {
     TORCH_CHECK_VALUE(std::isfinite(value), function, ": ", argument, " is ", value,
                       ", but expected a finite number");
   };
   check_finite("alpha", settings.alpha);
   check_finite("beta", settings.beta);
-  Resolved call = check_arguments(function, x, {}, {}, rng_state, options);
+  CallParams call = check_arguments(function, x, {}, {}, rng_state, options);
   check_like(function, "z", z, x);
   return call;
 }
 
-Resolved check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
-                        const OptionalTensor& rng_state, const Settings& settings,
-                        const Options& options, const Gradient& gradient) {
+CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
+                          const OptionalTensor& rng_state, const Settings& settings,
+                          const Options& options, const Gradient& gradient) {
   constexpr auto kFunction = "standout_backward";
-  Resolved call = check(kFunction, dy, z, rng_state, settings, options);
+  CallParams call = check(kFunction, dy, z, rng_state, settings, options);
   check_like(kFunction, "x", x, dy);
   TORCH_CHECK_VALUE(x || settings.training, kFunction,
                     ": x is None, but the gradient of an evaluation needs it");
@@ -79,7 +80,7 @@ Gradients backward_meta(const Tensor& dy, const OptionalTensor& x, const Tensor&
 }
 
 struct SavedCall {
-  Resolved call;
+  CallParams call;
   Settings settings;
   std::vector<c10::SymInt> strides;
   at::ScalarType z_dtype;

@@ -36,7 +36,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   const Input bias(shape.channels, size, shift);
   const Output y(numel, wide_size, shift), dx(numel, size, shift), dbias(shape.channels, size, 0);
 
-  MaskRule mask;
+  MaskIndexing mask;
   mask.kind = strided ? MaskKind::kStrided : MaskKind::kMemoryOrder;
   mask.set_keep_count(40000);
   mask.add_dimension(shape.outer * shape.channels, 1);  // one decision for each channel
@@ -69,8 +69,8 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   launch_mask(mask, random, numel, static_cast<bool*>(kept.data()), nullptr);
 }
 
-MaskRule mask_for(int64_t rows, int64_t width, bool strided) {
-  MaskRule mask;
+MaskIndexing mask_for(int64_t rows, int64_t width, bool strided) {
+  MaskIndexing mask;
   mask.kind = strided ? MaskKind::kStrided : MaskKind::kMemoryOrder;
   mask.set_keep_count(40000);
   mask.add_dimension(rows, width);
@@ -186,26 +186,26 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
 // `axes`: sizes, the slowest first; 0 for none.
 void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
                int64_t copies, Storage storage, int shift) {
-  BlockArgs args;
-  args.rule.volumes = volumes;
-  args.rule.copies = copies;
+  DropBlockArgs args;
+  args.indexing.volumes = volumes;
+  args.indexing.copies = copies;
   for (const int64_t size : axes) {
-    args.rule.axes[args.rule.ndim++] = {size, size < 7 ? size : 7};
+    args.indexing.axes[args.indexing.ndim++] = {size, size < 7 ? size : 7};
   }
-  args.rule.inner = inner;
-  args.rule.run = run;
-  args.rule.copy_stride = args.rule.places() * run;
-  args.rule.volume_stride = copies * args.rule.copy_stride;
-  args.rule.keep_count = 65000;
+  args.indexing.inner = inner;
+  args.indexing.run = run;
+  args.indexing.copy_stride = args.indexing.places() * run;
+  args.indexing.volume_stride = copies * args.indexing.copy_stride;
+  args.indexing.keep_count = 65000;
   args.random.seed = 42;
-  const Input x(args.rule.numel(), size_of(storage), shift);
-  const Output y(args.rule.numel(), size_of(storage), shift);
+  const Input x(args.indexing.numel(), size_of(storage), shift);
+  const Output y(args.indexing.numel(), size_of(storage), shift);
   const Counter kept(0);
-  launch_block_count(args, kept.number(), nullptr);
+  launch_drop_block_count(args, kept.number(), nullptr);
   args.x = x.data();
   args.y = y.data();
   args.kept = kept.number();
-  launch_block_apply(args, storage, nullptr);
+  launch_drop_block_apply(args, storage, nullptr);
 }
 
 void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
@@ -217,7 +217,7 @@ void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool str
   const Output dlogit(1, wide_size, 0);
   const Layout layout = flat_layout(numel);
   const Output partials(partial_rows(layout) * layout.period, wide_size, 0);
-  const MaskRule mask = mask_for(rows, width, strided);
+  const MaskIndexing mask = mask_for(rows, width, strided);
 
   launch_gaussian({x.data(), y.data(), layout, {}, mask, 1.5}, storage, nullptr);
   launch_concrete_forward({x.data(), logit.data(), y.data(), layout, {}, mask, 10.0}, storage,

@@ -19,7 +19,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr size_t kStack = 256 * 1024;
 
-enum class Barrier { kNone, kWarp, kBlock };
+enum class Barrier { kNone, kWarp, kChunk };
 
 struct Fibre {
   ucontext_t context;  // where it starts
@@ -103,13 +103,13 @@ int run_warp(int first, int last) {
       resume(fibres[thread], thread);
     }
   } while (waiting_at(Barrier::kWarp, first, last) > 0);
-  return waiting_at(Barrier::kBlock, first, last);
+  return waiting_at(Barrier::kChunk, first, last);
 }
 
 }  // namespace
 
 void barrier() {
-  running->waiting = Barrier::kBlock;
+  running->waiting = Barrier::kChunk;
   back_to_scheduler(false);
 }
 
@@ -153,7 +153,7 @@ void run_grid(int64_t blocks, int threads, int64_t shared_bytes, Body body, void
       for (int first = 0; first < threads; first += kWarp) {
         left += run_warp(first, std::min(first + kWarp, threads));
       }
-      waiting_at(Barrier::kBlock, 0, threads);
+      waiting_at(Barrier::kChunk, 0, threads);
     }
   }
   std::free(shared_memory);

@@ -23,8 +23,8 @@ struct Call {
   int32_t ndim, storage, wide, bias_wide, activation;
 };
 
-static MaskRule mask_of(const Call& call) {
-  MaskRule mask;
+static MaskIndexing mask_of(const Call& call) {
+  MaskIndexing mask;
   mask.kind = static_cast<MaskKind>(call.mask_kind);
   mask.set_keep_count(static_cast<uint32_t>(call.keep_count));
   mask.first = call.first;
@@ -112,17 +112,18 @@ struct BlockCall {
   int32_t ndim, storage;
 };
 
-static BlockArgs block_of(const BlockCall& call) {
-  BlockArgs args;
-  args.rule.volumes = call.volumes;
-  args.rule.copies = call.copies;
-  args.rule.volume_stride = call.volume_stride;
-  args.rule.copy_stride = call.copy_stride;
-  args.rule.ndim = call.ndim;
-  for (int i = 0; i < call.ndim; ++i) args.rule.axes[i] = {call.sizes[i], call.blocks[i]};
-  args.rule.inner = call.inner;
-  args.rule.run = call.run;
-  args.rule.keep_count = keep_count_of(block::seed_probability(call.p, args.rule.axes, call.ndim));
+static DropBlockArgs block_of(const BlockCall& call) {
+  DropBlockArgs args;
+  args.indexing.volumes = call.volumes;
+  args.indexing.copies = call.copies;
+  args.indexing.volume_stride = call.volume_stride;
+  args.indexing.copy_stride = call.copy_stride;
+  args.indexing.ndim = call.ndim;
+  for (int i = 0; i < call.ndim; ++i) args.indexing.axes[i] = {call.sizes[i], call.blocks[i]};
+  args.indexing.inner = call.inner;
+  args.indexing.run = call.run;
+  args.indexing.keep_count =
+      keep_count_of(drop_block::seed_probability(call.p, args.indexing.axes, call.ndim));
   args.random.seed = call.seed;
   args.random.offset = call.offset;
   return args;
@@ -262,18 +263,18 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   return bytes == 0;
 }
 
-bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).rule); }
+bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).indexing); }
 
 void shim_block_count(const BlockCall* call, int64_t* kept) {
-  launch_block_count(block_of(*call), kept, nullptr);
+  launch_drop_block_count(block_of(*call), kept, nullptr);
 }
 
 void shim_block_apply(const BlockCall* call, const void* x, const int64_t* kept, void* y) {
-  BlockArgs args = block_of(*call);
+  DropBlockArgs args = block_of(*call);
   args.x = x;
   args.kept = kept;
   args.y = y;
-  launch_block_apply(args, static_cast<Storage>(call->storage), nullptr);
+  launch_drop_block_apply(args, static_cast<Storage>(call->storage), nullptr);
 }
 
 void shim_set_shared(int64_t bytes) { shim::most_shared = bytes; }

@@ -51,10 +51,10 @@ FD_HD void store(T* target, Pair<F32> value) {
 
 // Past the cache; the target is aligned to a register.
 template <class T>
-FD_HD void stream(T* target, Pair<F32> value) {
+FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   _mm256_stream_si256((__m256i*)target, pack(target, value));
 }
-FD_HD void stream(float* target, Pair<F32> value) {
+FD_HD void store_non_temporal(float* target, Pair<F32> value) {
   _mm256_stream_ps(target, (__m256)value.first.v);
   _mm256_stream_ps(target + kLanes, (__m256)value.second.v);
 }
@@ -66,7 +66,7 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
 // The order of the counters within a register that lets store_draws unpack without a permutation.
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 2, 1, 3} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
   const __m256i low = _mm256_blend_epi32((__m256i)block.x.v, (__m256i)(block.y.v << 32), 0xAA);
   const __m256i high = _mm256_blend_epi32((__m256i)block.z.v, (__m256i)(block.w.v << 32), 0xAA);
   _mm256_storeu_si256((__m256i*)target, _mm256_unpacklo_epi64(low, high));

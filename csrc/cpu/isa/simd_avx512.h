@@ -88,10 +88,10 @@ FD_HD void store(T* target, Pair<F32> value) {
 
 // Past the cache; the target is aligned to a register.
 template <class T>
-FD_HD void stream(T* target, Pair<F32> value) {
+FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   _mm512_stream_si512((__m512i*)target, pack(target, value));
 }
-FD_HD void stream(float* target, Pair<F32> value) {
+FD_HD void store_non_temporal(float* target, Pair<F32> value) {
   _mm512_stream_ps(target, (__m512)value.first.v);
   _mm512_stream_ps(target + kLanes, (__m512)value.second.v);
 }
@@ -103,7 +103,7 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
 // The order of the counters within a register that lets store_draws unpack without a permutation.
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 4, 1, 5, 2, 6, 3, 7} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
   // Lane k of `low` holds words 0 and 1 of one counter, of `high` words 2 and 3.
   const __m512 low = _mm512_mask_moveldup_ps((__m512)block.x.v, 0xAAAA, (__m512)block.y.v);
   const __m512 high = _mm512_mask_moveldup_ps((__m512)block.z.v, 0xAAAA, (__m512)block.w.v);

@@ -70,7 +70,7 @@ FD_HD void store(T* target, Pair<F32> value) {
 
 // No stores past the cache here: they are for machines that also have wider registers.
 template <class T>
-FD_HD void stream(T* target, Pair<F32> value) {
+FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   store(target, value);
 }
 
@@ -86,7 +86,7 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
 
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 1} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxBlock<Words> block) {
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
   const WordVector low = (block.x.v & 0xFFFFFFFFu) | (block.y.v << 32);
   const WordVector high = (block.z.v & 0xFFFFFFFFu) | (block.w.v << 32);
   store_vector(target, WordVector{low[0], high[0]});

@@ -33,7 +33,7 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
   const uint32_t key1 = static_cast<uint32_t>(state.seed >> 32);
   const Counters low = broadcast(block & 0xFFFFFFFFu), high = broadcast(block >> 32);
   const auto step = [&](const Counters& groups, const Counters& groups_high, uint16_t* draws) {
-    const auto bits = philox(PhiloxBlock<Counters>{low, high, groups, groups_high}, key0, key1);
+    const auto bits = philox(PhiloxWords<Counters>{low, high, groups, groups_high}, key0, key1);
     store_two(draws, bits.x.first, bits.y.first, bits.z.first, bits.w.first);
     store_two(draws + kDrawsPerStep / 2, bits.x.second, bits.y.second, bits.z.second,
               bits.w.second);
@@ -60,26 +60,29 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
 // Room for a first lane that is not zero and for the whole last step.
 constexpr int draw_capacity(int count) { return count + kGroupSize + kDrawsPerStep + kPadding; }
 
-inline bool in_memory_order(const MaskRule& rule) { return rule.ndim == 1 && rule.strides[0] == 1; }
+inline bool in_memory_order(const MaskIndexing& indexing) {
+  return indexing.ndim == 1 && indexing.strides[0] == 1;
+}
 
 // Calls visit(index, stride, run, done) for the parts of `count` elements from `position` on within
 // which the mask index grows by the same stride.
 template <class Visit>
-FD_HD void for_each_stretch(const MaskRule& rule, int64_t position, int count, Visit visit) {
-  const int inner = rule.ndim - 1;
+FD_HD void for_each_stretch(const MaskIndexing& indexing, int64_t position, int count,
+                            Visit visit) {
+  const int inner = indexing.ndim - 1;
   for (int done = 0; done < count;) {
     int64_t rest = position + done;
-    int64_t index = rule.first;
+    int64_t index = indexing.first;
     int64_t place = 0;  // within the innermost dimension
     for (int dim = inner; dim >= 0; --dim) {
-      const int64_t coordinate = rest % rule.sizes[dim];
-      rest /= rule.sizes[dim];
-      index += coordinate * rule.strides[dim];
+      const int64_t coordinate = rest % indexing.sizes[dim];
+      rest /= indexing.sizes[dim];
+      index += coordinate * indexing.strides[dim];
       if (dim == inner) place = coordinate;
     }
-    const int64_t left = rule.sizes[inner] - place;
+    const int64_t left = indexing.sizes[inner] - place;
     const int run = left < count - done ? static_cast<int>(left) : count - done;
-    visit(index, rule.strides[inner], run, done);
+    visit(index, indexing.strides[inner], run, done);
     done += run;
   }
 }
@@ -93,15 +96,16 @@ class DrawSourceOf {
   static constexpr int capacity(int count) { return draw_capacity(kHalves * count) / kHalves; }
 
   // `buffer` has capacity(most) numbers.
-  DrawSourceOf(const MaskRule& rule, Draw* buffer, int most) : rule_(rule), buffer_(buffer) {
-    if (!rule.draws()) memset(buffer, 0, capacity(most) * sizeof(Draw));  // always kept
+  DrawSourceOf(const MaskIndexing& indexing, Draw* buffer, int most)
+      : indexing_(indexing), buffer_(buffer) {
+    if (!indexing.draws()) memset(buffer, 0, capacity(most) * sizeof(Draw));  // always kept
   }
 
   // The draws of `count` <= most elements from `position` on. Some further ones are readable.
   FD_HD const Draw* at(int64_t position, int count) {
-    if (!rule_.draws()) return buffer_;
-    if (in_memory_order(rule_)) {
-      int64_t index = rule_.first + position;
+    if (!indexing_.draws()) return buffer_;
+    if (in_memory_order(indexing_)) {
+      int64_t index = indexing_.first + position;
       if (mutated(Mutation::kPeriodicMask)) index %= 4096;
       return generate(index, count, buffer_);
     }
@@ -112,24 +116,26 @@ class DrawSourceOf {
   // The draws of `count` successive indices, somewhere in `target`, which has capacity(count).
   FD_HD const Draw* generate(int64_t index, int count, Draw* target) const {
     const int lane = static_cast<int>(index % kPerGroup);
-    generate_draws(rule_.state, index / kPerGroup, kHalves * (lane + count),
+    generate_draws(indexing_.state, index / kPerGroup, kHalves * (lane + count),
                    reinterpret_cast<uint16_t*>(target));
     return target + lane;
   }
 
  private:
-  // The general rule: runs of the innermost dimension that share a draw or take consecutive ones.
+  // The general indexing: runs of the innermost dimension that share a draw or take consecutive
+  // ones.
   __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(rule_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
-      fill_run(index, stride, run, buffer_ + done);
-    });
+    for_each_stretch(indexing_, position, count,
+                     [&](int64_t index, int64_t stride, int run, int done) {
+                       fill_run(index, stride, run, buffer_ + done);
+                     });
   }
 
   FD_HD void fill_run(int64_t index, int64_t stride, int run, Draw* target) {
     if (stride == 1 && run >= 4 * kPerGroup) {
-      alignas(64) Draw consecutive[capacity(kBlock)];
-      for (int done = 0; done < run; done += kBlock) {
-        const int part = run - done < kBlock ? run - done : kBlock;
+      alignas(64) Draw consecutive[capacity(kChunk)];
+      for (int done = 0; done < run; done += kChunk) {
+        const int part = run - done < kChunk ? run - done : kChunk;
         memcpy(target + done, generate(index + done, part, consecutive), part * sizeof(Draw));
       }
     } else if (stride == 0) {
@@ -144,7 +150,7 @@ class DrawSourceOf {
   FD_HD Draw single(int64_t index) {
     const int64_t group = index / kPerGroup;
     if (group != cached_group_) {
-      const PhiloxBlock<uint32_t> bits = group_bits(rule_.state, group);
+      const PhiloxWords<uint32_t> bits = group_bits(indexing_.state, group);
       const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
       for (int i = 0; i < kPerGroup; ++i) {
         cached_[i] = static_cast<Draw>(words[i * sizeof(Draw) / 4] >> (8 * (i * sizeof(Draw) % 4)));
@@ -154,7 +160,7 @@ class DrawSourceOf {
     return cached_[index % kPerGroup];
   }
 
-  const MaskRule& rule_;
+  const MaskIndexing& indexing_;
   Draw* buffer_;
   int64_t cached_group_ = -1;
   Draw cached_[kPerGroup];
@@ -163,27 +169,28 @@ using DrawSource = DrawSourceOf<uint16_t>;
 
 // The draws of one block after another.
 template <class Draw>
-class BlockDrawsOf : public DrawSourceOf<Draw> {
+class ChunkDrawsOf : public DrawSourceOf<Draw> {
  public:
-  explicit BlockDrawsOf(const MaskRule& rule) : DrawSourceOf<Draw>(rule, block_, kBlock) {}
+  explicit ChunkDrawsOf(const MaskIndexing& indexing)
+      : DrawSourceOf<Draw>(indexing, block_, kChunk) {}
 
  private:
-  alignas(64) Draw block_[DrawSourceOf<Draw>::capacity(kBlock)];
+  alignas(64) Draw block_[DrawSourceOf<Draw>::capacity(kChunk)];
 };
-using BlockDraws = BlockDrawsOf<uint16_t>;
-using BlockWords = BlockDrawsOf<uint32_t>;
+using ChunkDraws = ChunkDrawsOf<uint16_t>;
+using ChunkWords = ChunkDrawsOf<uint32_t>;
 
 // The draws of parts of rows, one after another; those of short rows are generated together.
 class RowDraws {
  public:
   // Rows of `width` up to the position `end`; `buffer` has draw_capacity(most) numbers.
-  RowDraws(const MaskRule& rule, int64_t width, int64_t end, uint16_t* buffer, int most)
-      : source_(rule, buffer, most),
-        several_(width < kBlock ? kBlock / width * width : 0),
+  RowDraws(const MaskIndexing& indexing, int64_t width, int64_t end, uint16_t* buffer, int most)
+      : source_(indexing, buffer, most),
+        several_(width < kChunk ? kChunk / width * width : 0),
         end_(end) {}
 
   // How many draws of whole rows are in the buffer at most.
-  static int most_for(int64_t width) { return width < kBlock ? kBlock : static_cast<int>(width); }
+  static int most_for(int64_t width) { return width < kChunk ? kChunk : static_cast<int>(width); }
 
   FD_HD const uint16_t* at(int64_t position, int64_t count) {
     if (position >= next_) {

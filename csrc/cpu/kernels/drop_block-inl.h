@@ -10,13 +10,13 @@ namespace fused_dropout::cpu::FD_ISA {
 // The draws of seeds one after the other, generated a block ahead.
 class SeedDraws {
  public:
-  explicit SeedDraws(const MaskRule& rule) : source_(rule) {}
+  explicit SeedDraws(const MaskIndexing& geometry) : source_(geometry) {}
 
-  // Of `count` <= kBlock indices; kScan further ones are readable.
+  // Of `count` <= kChunk indices; kScan further ones are readable.
   FD_HD const uint16_t* at(int64_t index, int count) {
-    if (index < first_ || index + count > first_ + kBlock) {
+    if (index < first_ || index + count > first_ + kChunk) {
       first_ = index;
-      draws_ = source_.at(index, kBlock);
+      draws_ = source_.at(index, kChunk);
     }
     return draws_ + (index - first_);
   }
@@ -25,23 +25,23 @@ class SeedDraws {
   static_assert(kScan <= kPadding);
 
  private:
-  BlockDraws source_;
-  int64_t first_ = -kBlock;
+  ChunkDraws source_;
+  int64_t first_ = -kChunk;
   const uint16_t* draws_ = nullptr;
 };
 
 // A window of slices that moves down a volume: 0 where kept, else all bits set.
-class BlockWindow {
+class DropBlockWindow {
  public:
   static constexpr uint32_t kKeepCount = 1;  // a decision compares like a draw with this
 
   // `window` has args.window_length() numbers.
-  BlockWindow(const BlockArgs& args, uint16_t* window)
+  DropBlockWindow(const DropBlockArgs& args, uint16_t* window)
       : args_(args), slice_(args.slice()), window_(window), draws_(args.seeds) {}
 
   // Calls visit(decisions, first, last) for some slices of `range` after the other.
   template <class Visit>
-  FD_HD void for_each(const BlockRange& range, Visit visit) {
+  FD_HD void for_each(const DropBlockRange& range, Visit visit) {
     const int64_t overlap = args_.slow.block - 1;
     first_seed_ = range.volume * args_.slow.seeds() * args_.seed_slice();
     position_ = range.first;
@@ -75,8 +75,8 @@ class BlockWindow {
     const int64_t first = first_seed_ + first_slice * args_.seed_slice();
     const int64_t last = first_seed_ + last_slice * args_.seed_slice();
     const uint32_t keep_count = args_.seeds.keep_count;
-    for (int64_t index = first; index < last; index += kBlock) {
-      const int count = last - index < kBlock ? static_cast<int>(last - index) : kBlock;
+    for (int64_t index = first; index < last; index += kChunk) {
+      const int count = last - index < kChunk ? static_cast<int>(last - index) : kChunk;
       const uint16_t* draws = draws_.at(index, count);
       for (int i = 0; i < count; i += SeedDraws::kScan) {
         uint16_t any = 0;
@@ -96,7 +96,7 @@ class BlockWindow {
       if (!any) continue;
       for (int k = i; k < i + kGroupSize; ++k) {
         found[seeds] = k;
-        seeds += (k < count) & block::is_seed(draws[k], args_.seeds.keep_count);
+        seeds += (k < count) & drop_block::is_seed(draws[k], args_.seeds.keep_count);
       }
     }
     for (int k = 0; k < seeds; ++k) paint_block(first + found[k]);
@@ -114,7 +114,7 @@ class BlockWindow {
   }
 
   FD_HD void paint_block(int64_t seed) {
-    const block::Axis* fast = args_.fast;
+    const drop_block::Axis* fast = args_.fast;
     const int64_t lane = divide(seed, args_.inner);
     const int64_t place2 = divide(seed, fast[2].seeds());
     const int64_t place1 = divide(seed, fast[1].seeds());
@@ -147,7 +147,7 @@ class BlockWindow {
     memcpy(target + count - kAtOnce, &kOnes, sizeof(kOnes));
   }
 
-  const BlockArgs& args_;
+  const DropBlockArgs& args_;
   const int64_t slice_;
   uint16_t* window_;
   SeedDraws draws_;
@@ -156,16 +156,16 @@ class BlockWindow {
 };
 
 // How many decisions of the range keep.
-inline int64_t block_count_kernel(const BlockArgs& args, const BlockRange& range,
-                                  uint16_t* window) {
+inline int64_t drop_block_count_kernel(const DropBlockArgs& args, const DropBlockRange& range,
+                                       uint16_t* window) {
   const int64_t slice = args.slice();
   int64_t kept = 0;
-  BlockWindow(args, window)
+  DropBlockWindow(args, window)
       .for_each(range, [&](const uint16_t* decisions, int64_t first, int64_t last) FD_INLINE {
         const int64_t count = (last - first) * slice;
         int64_t dropped = 0;
-        for (int64_t done = 0; done < count; done += kBlock) {
-          const int64_t end = done + kBlock < count ? done + kBlock : count;
+        for (int64_t done = 0; done < count; done += kChunk) {
+          const int64_t end = done + kChunk < count ? done + kChunk : count;
           uint32_t sum = 0;
           for (int64_t i = done; i < end; ++i) sum += decisions[i] & 1u;
           dropped += sum;
@@ -176,7 +176,8 @@ inline int64_t block_count_kernel(const BlockArgs& args, const BlockRange& range
 }
 
 template <class T>
-void block_apply_kernel(const BlockArgs& args, const BlockRange& range, uint16_t* window) {
+void drop_block_apply_kernel(const DropBlockArgs& args, const DropBlockRange& range,
+                             uint16_t* window) {
   using A = Arithmetic<T>;
   using V = typename A::Register;
 
@@ -184,21 +185,21 @@ void block_apply_kernel(const BlockArgs& args, const BlockRange& range, uint16_t
   const auto apply = [&](const uint16_t* decisions, int64_t element, int64_t count) FD_INLINE {
     const T* x = static_cast<const T*>(args.x) + element;
     T* y = static_cast<T*>(args.y) + element;
-    const bool streaming = args.stream && is_register_aligned(y);
+    const bool non_temporal = args.non_temporal && is_register_aligned(y);
     for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + i + kBlock);
+      prefetch_register(x + i + kChunk);
       store_some(y + i,
-                 block::element(load_some(x + i, some),
-                                keep_of<V>(decisions + i, BlockWindow::kKeepCount), scale),
-                 some, streaming);
+                 drop_block::element(load_some(x + i, some),
+                                     keep_of<V>(decisions + i, DropBlockWindow::kKeepCount), scale),
+                 some, non_temporal);
     });
   };
   // Several elements to a decision, which is repeated for each.
   const auto apply_runs = [&](const uint16_t* decisions, int64_t element, int64_t count) {
-    alignas(64) uint16_t repeated[kBlock + kPadding];
+    alignas(64) uint16_t repeated[kChunk + kPadding];
     int64_t decision = 0, left = args.run;
-    for (int64_t done = 0; done < count; done += kBlock) {
-      const int64_t part = count - done < kBlock ? count - done : kBlock;
+    for (int64_t done = 0; done < count; done += kChunk) {
+      const int64_t part = count - done < kChunk ? count - done : kChunk;
       for (int64_t i = 0; i < part;) {
         const int64_t some = left < part - i ? left : part - i;
         for (int64_t k = 0; k < some; ++k) repeated[i + k] = decisions[decision];
@@ -213,7 +214,7 @@ void block_apply_kernel(const BlockArgs& args, const BlockRange& range, uint16_t
     }
   };
   const int64_t slice = args.slice() * args.run;
-  BlockWindow(args, window)
+  DropBlockWindow(args, window)
       .for_each(range, [&](const uint16_t* decisions, int64_t first, int64_t last) FD_INLINE {
         const int64_t begin = range.volume * args.volume_stride + first * slice;
         for (int64_t copy = 0; copy < args.copies; ++copy) {
@@ -228,16 +229,16 @@ void block_apply_kernel(const BlockArgs& args, const BlockRange& range, uint16_t
       });
 }
 
-inline BlockApplyKernel block_apply(Storage storage) {
+inline DropBlockApplyKernel drop_block_apply(Storage storage) {
   switch (storage) {
     case Storage::kFloat32:
-      return block_apply_kernel<float>;
+      return drop_block_apply_kernel<float>;
     case Storage::kFloat64:
-      return block_apply_kernel<double>;
+      return drop_block_apply_kernel<double>;
     case Storage::kFloat16:
-      return block_apply_kernel<Half>;
+      return drop_block_apply_kernel<Half>;
     case Storage::kBFloat16:
-      return block_apply_kernel<BFloat16>;
+      return drop_block_apply_kernel<BFloat16>;
   }
   return nullptr;
 }

@@ -15,11 +15,11 @@ struct Halves {
 // Calls visit(row, first, last, draws) for every part of a row within one block.
 template <class Visit>
 FD_HD void for_each_part(const GatedArgs& args, const RowRange& range, Visit visit) {
-  alignas(64) uint16_t buffer[draw_capacity(kBlock)];
-  RowDraws draws(args.mask, args.width, range.last_row * args.width, buffer, kBlock);
+  alignas(64) uint16_t buffer[draw_capacity(kChunk)];
+  RowDraws draws(args.mask, args.width, range.last_row * args.width, buffer, kChunk);
   for (int64_t row = range.first_row; row < range.last_row; ++row) {
-    for (int64_t first = range.first_column; first < range.last_column; first += kBlock) {
-      const int64_t last = first + kBlock < range.last_column ? first + kBlock : range.last_column;
+    for (int64_t first = range.first_column; first < range.last_column; first += kChunk) {
+      const int64_t last = first + kChunk < range.last_column ? first + kChunk : range.last_column;
       visit(row, first, last, draws.at(row * args.width + first, last - first));
     }
   }
@@ -42,10 +42,10 @@ void gated_forward_kernel(const GatedForwardArgs& args, const RowRange& range) {
       args, range, [&](int64_t row, int64_t first, int64_t last, const uint16_t* draws) FD_INLINE {
         const T* x = static_cast<const T*>(args.x) + row * 2 * args.width;
         T* y = static_cast<T*>(args.y) + row * args.width;
-        const bool streaming = args.stream && is_register_aligned(y + first);
+        const bool non_temporal = args.non_temporal && is_register_aligned(y + first);
         for_each_register<A::kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
-          prefetch_register(x + halves.gate + i + kBlock);
-          prefetch_register(x + halves.value + i + kBlock);
+          prefetch_register(x + halves.gate + i + kChunk);
+          prefetch_register(x + halves.value + i + kChunk);
           const V gate =
               load_some(x + halves.gate + i, some) + load_register(bias + halves.gate + i);
           const V value =
@@ -54,7 +54,7 @@ void gated_forward_kernel(const GatedForwardArgs& args, const RowRange& range) {
               y + i,
               gated_element<Function>(gate, value, keep_of<V>(draws + (i - first), keep_count),
                                       scale, shift, fill, parameter),
-              some, streaming);
+              some, non_temporal);
         });
       });
 }
@@ -80,9 +80,9 @@ void gated_backward_kernel(const GatedBackwardArgs& args, const ColumnSums& sums
         const T* dy = static_cast<const T*>(args.dy) + row * args.width;
         T* dx = args.dx ? static_cast<T*>(args.dx) + row * 2 * args.width : nullptr;
         for_each_register<A::kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
-          prefetch_register(x + halves.gate + i + kBlock);
-          prefetch_register(x + halves.value + i + kBlock);
-          prefetch_register(dy + i + kBlock);
+          prefetch_register(x + halves.gate + i + kChunk);
+          prefetch_register(x + halves.value + i + kChunk);
+          prefetch_register(dy + i + kChunk);
           const V gate =
               load_some(x + halves.gate + i, some) + load_register(bias + halves.gate + i);
           const V value =

@@ -19,9 +19,9 @@ FD_HD V numbers_of(const uint32_t* words) {
 
 // Calls visit(position of the block, count) for every block.
 template <class Visit>
-FD_HD void for_each_block(int64_t begin, int64_t end, Visit visit) {
-  for (int64_t position = begin; position < end; position += kBlock) {
-    visit(position, end - position < kBlock ? static_cast<int>(end - position) : kBlock);
+FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
+  for (int64_t position = begin; position < end; position += kChunk) {
+    visit(position, end - position < kChunk ? static_cast<int>(end - position) : kChunk);
   }
 }
 
@@ -29,13 +29,14 @@ FD_HD void for_each_block(int64_t begin, int64_t end, Visit visit) {
 
 // The standard normal numbers of one block after another. C is float or double.
 template <class C, class Precision>
-class BlockNormals {
+class ChunkNormals {
  public:
-  explicit BlockNormals(const MaskRule& rule) : rule_(rule), source_(rule, words_, kMost) {}
+  explicit ChunkNormals(const MaskIndexing& indexing)
+      : indexing_(indexing), source_(indexing, words_, kMost) {}
 
-  // The numbers of `count` <= kBlock elements from `position` on. Some further ones are readable.
+  // The numbers of `count` <= kChunk elements from `position` on. Some further ones are readable.
   FD_HD const C* at(int64_t position, int count) {
-    if (in_memory_order(rule_)) return generate(rule_.first + position, count, values_);
+    if (in_memory_order(indexing_)) return generate(indexing_.first + position, count, values_);
     walk(position, count);
     return values_;
   }
@@ -44,7 +45,7 @@ class BlockNormals {
   // Of so many words at a time normal numbers are made.
   static constexpr int kStep = std::is_same_v<C, double> ? 2 : 4 * kLanes;
   // With a neighbour before the first and the whole last step.
-  static constexpr int kMost = kBlock + 2 + kStep;
+  static constexpr int kMost = kChunk + 2 + kStep;
 
   // Those of `count` successive indices, somewhere in `target`, which has kMost numbers.
   FD_HD const C* generate(int64_t index, int count, C* target) {
@@ -78,18 +79,20 @@ class BlockNormals {
     store_vector(target + kLanes, second);
   }
 
-  // The general rule: see DrawSourceOf.
+  // The general indexing: see DrawSourceOf.
   __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(rule_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
-      if (stride == 1 && run >= kStep) {
-        memcpy(values_ + done, generate(index, run, stretch_), run * sizeof(C));
-      } else if (stride == 0) {
-        const C value = single(index);
-        for (int i = 0; i < run; ++i) values_[done + i] = value;
-      } else {
-        for (int i = 0; i < run; ++i) values_[done + i] = single(index + i * stride);
-      }
-    });
+    for_each_stretch(indexing_, position, count,
+                     [&](int64_t index, int64_t stride, int run, int done) {
+                       if (stride == 1 && run >= kStep) {
+                         memcpy(values_ + done, generate(index, run, stretch_), run * sizeof(C));
+                       } else if (stride == 0) {
+                         const C value = single(index);
+                         for (int i = 0; i < run; ++i) values_[done + i] = value;
+                       } else {
+                         for (int i = 0; i < run; ++i)
+                           values_[done + i] = single(index + i * stride);
+                       }
+                     });
   }
 
   // The ones generated along with it are kept, as the next one is often its neighbour.
@@ -101,7 +104,7 @@ class BlockNormals {
     return cached_[index - cached_first_];
   }
 
-  const MaskRule& rule_;
+  const MaskIndexing& indexing_;
   DrawSourceOf<uint32_t> source_;
   int64_t cached_first_ = -kStep;
   alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMost)];
@@ -116,12 +119,12 @@ void gaussian_kernel(const GaussianArgs& args, int64_t begin, int64_t end) {
 
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
-  BlockNormals<C, typename A::Precision> source(args.mask);
+  ChunkNormals<C, typename A::Precision> source(args.mask);
   const V sigma(static_cast<C>(args.sigma));
-  for_each_block(begin, end, [&](int64_t position, int count) FD_INLINE {
+  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const C* normals = source.at(position, count);
     for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kBlock);
+      prefetch_register(x + position + i + kChunk);
       store_some(y + position + i,
                  gaussian_element(V(load_some(x + position + i, some)),
                                   V(load_register(normals + i)), sigma),
@@ -146,12 +149,12 @@ void concrete_forward_kernel(const ConcreteForwardArgs& args, int64_t begin, int
 
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
-  BlockWords source(args.mask);
+  ChunkWords source(args.mask);
   const auto constants = constants_of<V>(args);
-  for_each_block(begin, end, [&](int64_t position, int count) FD_INLINE {
+  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint32_t* words = source.at(position, count);
     for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kBlock);
+      prefetch_register(x + position + i + kChunk);
       const V result = concrete_element<typename A::Precision>(V(load_some(x + position + i, some)),
                                                                numbers_of<V>(words + i), constants);
       store_some(y + position + i, result, some);
@@ -168,15 +171,15 @@ double concrete_backward_kernel(const ConcreteBackwardArgs& args, int64_t begin,
   const T* dy = static_cast<const T*>(args.dy);
   const T* x = static_cast<const T*>(args.x);
   T* dx = static_cast<T*>(args.dx);
-  BlockWords source(args.mask);
+  ChunkWords source(args.mask);
   const auto constants = constants_of<V>(args);
   double total = 0;
-  for_each_block(begin, end, [&](int64_t position, int count) FD_INLINE {
+  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint32_t* words = source.at(position, count);
     V sum(C(0));
     for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kBlock);
-      prefetch_register(dy + position + i + kBlock);
+      prefetch_register(x + position + i + kChunk);
+      prefetch_register(dy + position + i + kChunk);
       V gradient, share;
       concrete_backward_element<typename A::Precision>(
           V(load_some(dy + position + i, some)), V(load_some(x + position + i, some)),
@@ -211,13 +214,13 @@ void standout_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(args.x);
   const T* z = static_cast<const T*>(args.z);
   T* y = static_cast<T*>(args.y);
-  BlockDraws source(args.mask);
+  ChunkDraws source(args.mask);
   const float alpha = static_cast<float>(args.alpha), beta = static_cast<float>(args.beta);
-  for_each_block(begin, end, [&](int64_t position, int count) FD_INLINE {
+  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
     const uint16_t* draws = source.at(position, count);
     for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kBlock);
-      prefetch_register(z + position + i + kBlock);
+      prefetch_register(x + position + i + kChunk);
+      prefetch_register(z + position + i + kChunk);
       const V result = keep_units(V(load_some(x + position + i, some)),
                                   V(load_some(z + position + i, some)), draws + i, alpha, beta);
       store_some(y + position + i, result, some);

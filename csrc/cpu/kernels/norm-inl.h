@@ -21,7 +21,7 @@ void branch_kernel(const BranchArgs& args, int64_t row, int64_t width, const uin
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
   for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
-    prefetch_register(x + i + kBlock);
+    prefetch_register(x + i + kChunk);
     store(target + i, forward_element<Function>(load_some(x + i, some) + load_register(bias + i),
                                                 keep_of<V>(draws + i, keep_count), scale, shift,
                                                 fill, parameter));
@@ -43,7 +43,7 @@ void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
   C* columns = static_cast<C*>(sums);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
-  const bool streaming = args.stream && is_register_aligned(target);
+  const bool non_temporal = args.non_temporal && is_register_aligned(target);
   for_each_register<A::kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
     V value(C(0));
     if constexpr (!Function::kIdentity) {
@@ -52,7 +52,7 @@ void branch_backward_kernel(const BranchArgs& args, int64_t row, int64_t width,
     const V dy = load_register(upstream + i);
     const V result =
         backward_element<Function>(dy, value, keep_of<V>(draws + i, keep_count), scale, parameter);
-    if (target) store_some(target + i, result, some, streaming);
+    if (target) store_some(target + i, result, some, non_temporal);
     if (columns) {
       const V term = mutated(Mutation::kUnmaskedBiasGradient) ? dy * scale : result;
       store_some(columns + i, load_register(columns + i) + term, some);
@@ -69,7 +69,7 @@ struct RowScratch {
   uint16_t* draws;
 
   RowScratch(void* scratch, int64_t width) {
-    const int64_t length = width + 2 * kBlock + kPadding;
+    const int64_t length = width + 2 * kChunk + kPadding;
     values = static_cast<C*>(scratch);
     branch = values + length;
     gradients = branch + length;
@@ -96,12 +96,12 @@ FD_HD double add_branch(const NormArgs& args, const void* residual, int64_t row,
   H* stream_out = h ? static_cast<H*>(h) + row * args.width : nullptr;
   const V share(C(1) / static_cast<C>(args.width));
   double total = 0;
-  for_each_block_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
+  for_each_chunk_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
     V sum(C(0));
     for_each_register<A::kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
       V before(C(-0.0));
       if (stream_in) {
-        prefetch_register(stream_in + i + kBlock);
+        prefetch_register(stream_in + i + kChunk);
         before = load_some(stream_in + i, some);
       }
       V value = only_some(stream_element(before, load_register(branch + i),
@@ -141,15 +141,15 @@ void norm_forward_kernel(const NormForwardArgs& args, BranchKernel branch, int64
     C mean = args.centered ? static_cast<C>(sum) : C(0);
     const V about(mean);
     double differences = 0, squares = 0;
-    for_each_block_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
-      V block_sum(C(0)), block_squares(C(0));
+    for_each_chunk_of(args.width, [&](int64_t first, int64_t last) FD_INLINE {
+      V chunk_sum(C(0)), chunk_squares(C(0));
       for_each_register<kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
         const V difference = only_some(load_register(values + i) - about, some);
-        block_sum = block_sum + difference;
-        block_squares = add_product(block_squares, difference, difference);
+        chunk_sum = chunk_sum + difference;
+        chunk_squares = add_product(chunk_squares, difference, difference);
       });
-      differences += sum_of_lanes(block_sum);
-      squares += sum_of_lanes(block_squares);
+      differences += sum_of_lanes(chunk_sum);
+      squares += sum_of_lanes(chunk_squares);
     });
     double variance = squares / args.width;
     if (args.centered) correct_moments(differences / args.width, mean, variance);
@@ -159,13 +159,13 @@ void norm_forward_kernel(const NormForwardArgs& args, BranchKernel branch, int64
     static_cast<C*>(args.rstd)[row] = rstd;
 
     Y* y = static_cast<Y*>(args.y) + row * args.width;
-    const bool streaming = args.stream && is_register_aligned(y);
+    const bool non_temporal = args.non_temporal && is_register_aligned(y);
     const V factor(rstd);
     for_each_register<kWidth>(0, args.width, [&](int64_t i, auto some) FD_INLINE {
       store_some(y + i,
                  norm_element(load_register(values + i), center, factor, load_register(weight + i),
                               load_register(norm_bias + i)),
-                 some, streaming);
+                 some, non_temporal);
     });
   }
 }
@@ -204,18 +204,18 @@ void norm_backward_kernel(const NormBackwardArgs& args, BranchKernel branch,
 
     // The normalised values, the gradients by them, and the two sums that the statistics pass on.
     double gradient_sum = 0, product_sum = 0;
-    for_each_block_of(width, [&](int64_t first, int64_t last) FD_INLINE {
+    for_each_chunk_of(width, [&](int64_t first, int64_t last) FD_INLINE {
       V gradients(C(0)), products(C(0));
       for_each_register<kWidth>(first, last, [&](int64_t i, auto some) FD_INLINE {
         V value;
         if (h) {
-          prefetch_register(h + i + kBlock);
+          prefetch_register(h + i + kChunk);
           value = load_some(h + i, some);
         } else {
           value = load_register(row_of.values + i);
         }
         const V normal = normalised(value, center, factor);
-        prefetch_register(dy + i + kBlock);
+        prefetch_register(dy + i + kChunk);
         const V upstream = load_some(dy + i, some);
         const V gradient = upstream * load_register(weight + i);
         gradients = gradients + gradient;
@@ -239,16 +239,16 @@ void norm_backward_kernel(const NormBackwardArgs& args, BranchKernel branch,
     const V row_scale(row_scale_of<C>(args.branch, row));
     const H* dh = args.dh ? static_cast<const H*>(args.dh) + row * width : nullptr;
     H* dresidual = args.dresidual ? static_cast<H*>(args.dresidual) + row * width : nullptr;
-    const bool streaming = args.stream && is_register_aligned(dresidual);
+    const bool non_temporal = args.non_temporal && is_register_aligned(dresidual);
     for_each_register<kWidth>(0, width, [&](int64_t i, auto some) FD_INLINE {
       const V normal = load_register(row_of.values + i);
       V gradient = norm_backward_element(load_register(row_of.gradients + i), normal, mean_gradient,
                                          mean_product, factor);
       if (dh) {
-        prefetch_register(dh + i + kBlock);
+        prefetch_register(dh + i + kChunk);
         gradient = gradient + load_some(dh + i, some);
       }
-      if (dresidual) store_some(dresidual + i, gradient, some, streaming);
+      if (dresidual) store_some(dresidual + i, gradient, some, non_temporal);
       gradient = gradient * row_scale;
       if (layer_scale_sums) {
         store_some(layer_scale_sums + i,

@@ -36,7 +36,7 @@ FD_HD Pair<F32> load_register(const T* source) {
 }
 FD_HD double load_register(const double* source) { return *source; }
 FD_HD void store(double* target, double value) { *target = value; }
-FD_HD void stream(double* target, double value) { *target = value; }
+FD_HD void store_non_temporal(double* target, double value) { *target = value; }
 
 // A register of which only the first `count` values are in memory.
 template <class T>
@@ -89,17 +89,17 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(args.x);
   const Y* residual = static_cast<const Y*>(args.residual);
   Y* y = static_cast<Y*>(args.y);
-  BlockDraws source(args.mask);
+  ChunkDraws source(args.mask);
   BiasReader<C> bias_reader(args.bias, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
   // Measured: stores past the cache save the reading of what they overwrite, but slow down kernels
   // that are bound by arithmetic, and those that keep sums.
-  const bool streaming = Function::kLight && args.stream && is_register_aligned(y + begin);
+  const bool non_temporal = Function::kLight && args.non_temporal && is_register_aligned(y + begin);
 
-  for (int64_t position = begin; position < end; position += kBlock) {
-    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+  for (int64_t position = begin; position < end; position += kChunk) {
+    const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
     const uint16_t* draws = source.at(position, count);
     const C* bias = bias_reader.next(position, count);
     const auto element = [&](V value, int i) {
@@ -109,11 +109,11 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
     };
     int i = 0;
     for (; i + kWidth <= count; i += kWidth) {
-      prefetch_register(x + position + i + kBlock);
+      prefetch_register(x + position + i + kChunk);
       V result = element(load_register(x + position + i), i);
       if constexpr (!std::is_void_v<R>) result = load_register(residual + position + i) + result;
-      if (streaming) {
-        stream(y + position + i, result);
+      if (non_temporal) {
+        store_non_temporal(y + position + i, result);
       } else {
         store(y + position + i, result);
       }
@@ -138,16 +138,16 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   const DY* dy = static_cast<const DY*>(args.dy);
   const T* x = static_cast<const T*>(args.x);
   T* dx = static_cast<T*>(args.dx);
-  BlockDraws source(args.mask);
+  ChunkDraws source(args.mask);
   BiasReader<C> bias_reader(args.bias, begin);
   BiasGradient<C> bias_gradient(args.bias, partial, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
-  const bool streaming =
-      Function::kLight && !kSumBias && args.stream && is_register_aligned(dx + begin);
+  const bool non_temporal =
+      Function::kLight && !kSumBias && args.non_temporal && is_register_aligned(dx + begin);
 
-  for (int64_t position = begin; position < end; position += kBlock) {
-    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+  for (int64_t position = begin; position < end; position += kChunk) {
+    const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
     const uint16_t* draws = source.at(position, count);
     const C* bias = bias_reader.next(position, count);
     C* sums = nullptr;
@@ -160,16 +160,16 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
     for (; i + kWidth <= count; i += kWidth) {
       V value(C(0));
       if constexpr (!Function::kIdentity) value = load_register(x + position + i);
-      if constexpr (!Function::kIdentity) prefetch_register(x + position + i + kBlock);
-      prefetch_register(dy + position + i + kBlock);
+      if constexpr (!Function::kIdentity) prefetch_register(x + position + i + kChunk);
+      prefetch_register(dy + position + i + kChunk);
       const V upstream = load_register(dy + position + i);
       const V result = element(upstream, value, i);
       if constexpr (kSumBias) {
         const V term = mutated(Mutation::kUnmaskedBiasGradient) ? upstream * scale : result;
         store(sums + i, load_register(sums + i) + term);
       }
-      if (streaming) {
-        stream(dx + position + i, result);
+      if (non_temporal) {
+        store_non_temporal(dx + position + i, result);
       } else if (dx) {
         store(dx + position + i, result);
       }
@@ -186,12 +186,12 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   }
 }
 
-inline void mask_kernel(const MaskRule& rule, bool* kept, int64_t begin, int64_t end) {
-  BlockDraws source(rule);
-  for (int64_t position = begin; position < end; position += kBlock) {
-    const int count = end - position < kBlock ? static_cast<int>(end - position) : kBlock;
+inline void mask_kernel(const MaskIndexing& indexing, bool* kept, int64_t begin, int64_t end) {
+  ChunkDraws source(indexing);
+  for (int64_t position = begin; position < end; position += kChunk) {
+    const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
     const uint16_t* draws = source.at(position, count);
-    for (int i = 0; i < count; ++i) kept[position + i] = is_kept(draws[i], rule.keep_count);
+    for (int i = 0; i < count; ++i) kept[position + i] = is_kept(draws[i], indexing.keep_count);
   }
 }
 

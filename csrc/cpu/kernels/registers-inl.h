@@ -33,9 +33,9 @@ FD_HD void store_some(T* target, V value, Part part) {
 }
 // Past the cache if asked to; the target is aligned then.
 template <class T, class V>
-FD_HD void store_some(T* target, V value, Whole, bool streaming) {
-  if (streaming) {
-    stream(target, value);
+FD_HD void store_some(T* target, V value, Whole, bool non_temporal) {
+  if (non_temporal) {
+    store_non_temporal(target, value);
   } else {
     store(target, value);
   }
@@ -84,9 +84,9 @@ FD_HD double sum_of_lanes(V value) {
 
 // Calls begin(first, last) for every block of a row.
 template <class Visit>
-FD_HD void for_each_block_of(int64_t width, Visit visit) {
-  for (int64_t first = 0; first < width; first += kBlock) {
-    visit(first, first + kBlock < width ? first + kBlock : width);
+FD_HD void for_each_chunk_of(int64_t width, Visit visit) {
+  for (int64_t first = 0; first < width; first += kChunk) {
+    visit(first, first + kChunk < width ? first + kChunk : width);
   }
 }
 

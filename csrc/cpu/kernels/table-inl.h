@@ -174,8 +174,8 @@ constexpr KernelTable kernel_table(const char* name) {
           branch_backward,
           norm_forward,
           norm_backward,
-          block_count_kernel,
-          block_apply,
+          drop_block_count_kernel,
+          drop_block_apply,
           noise_table()};
 }
 

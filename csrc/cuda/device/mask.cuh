@@ -19,14 +19,14 @@ __device__ inline void write_down(const RandomState& random, const PhiloxState& 
   random.written_to[1] = static_cast<int64_t>(state.offset);
 }
 
-FD_HD uint32_t draw_of(const PhiloxBlock<uint32_t>& bits, int lane) {
+FD_HD uint32_t draw_of(const PhiloxWords<uint32_t>& bits, int lane) {
   const uint32_t word = lane < 4 ? (lane < 2 ? bits.x : bits.y) : (lane < 6 ? bits.z : bits.w);
   return lane % 2 ? word >> 16 : word & 0xFFFFu;
 }
 
 // The decisions about one group, from the bits of one counter.
 struct GroupMask {
-  PhiloxBlock<uint32_t> bits;
+  PhiloxWords<uint32_t> bits;
   uint32_t threshold;  // keep_count in the upper half
 
   FD_HD bool operator()(int k) const {
@@ -37,44 +37,44 @@ struct GroupMask {
 
 // Of a mask index, which is not negative: a shift and a mask.
 FD_HD int64_t group_of(int64_t index) { return static_cast<uint64_t>(index) / kGroup; }
-FD_HD int lane_of(int64_t index) { return static_cast<int>(index) & (kGroup - 1); }
+FD_HD int slot_of(int64_t index) { return static_cast<int>(index) & (kGroup - 1); }
 
 // The mask index of the element at a place in memory.
-FD_HD int64_t mask_index(const MaskRule& rule, int64_t position) {
-  if (rule.kind == MaskKind::kMemoryOrder) return rule.first + position;
-  int64_t index = rule.first;
+FD_HD int64_t mask_index(const MaskIndexing& indexing, int64_t position) {
+  if (indexing.kind == MaskKind::kMemoryOrder) return indexing.first + position;
+  int64_t index = indexing.first;
 #pragma unroll 1
-  for (int dim = rule.ndim - 1; dim > 0; --dim) {
-    const int64_t size = rule.sizes[dim];
-    const int64_t rest = rule.by_size[dim].divide(position);
-    index += (position - rest * size) * rule.strides[dim];
+  for (int dim = indexing.ndim - 1; dim > 0; --dim) {
+    const int64_t size = indexing.sizes[dim];
+    const int64_t rest = indexing.by_size[dim].divide(position);
+    index += (position - rest * size) * indexing.strides[dim];
     position = rest;
   }
-  return index + position * rule.strides[0];
+  return index + position * indexing.strides[0];
 }
 
 // Whether every aligned group of elements has one draw, or eight of one counter.
-inline bool is_vectorisable(const MaskRule& rule) {
-  if (rule.kind == MaskKind::kKeepAll) return true;
-  if (rule.kind == MaskKind::kMemoryOrder) return rule.first % kGroup == 0;
-  const int inner = rule.ndim - 1;
-  if (rule.sizes[inner] % kGroup != 0) return false;
-  if (rule.strides[inner] == 0) return true;
-  bool aligned = rule.strides[inner] == 1 && rule.first % kGroup == 0;
-  for (int dim = 0; dim < inner; ++dim) aligned = aligned && rule.strides[dim] % kGroup == 0;
+inline bool is_vectorisable(const MaskIndexing& indexing) {
+  if (indexing.kind == MaskKind::kKeepAll) return true;
+  if (indexing.kind == MaskKind::kMemoryOrder) return indexing.first % kGroup == 0;
+  const int inner = indexing.ndim - 1;
+  if (indexing.sizes[inner] % kGroup != 0) return false;
+  if (indexing.strides[inner] == 0) return true;
+  bool aligned = indexing.strides[inner] == 1 && indexing.first % kGroup == 0;
+  for (int dim = 0; dim < inner; ++dim) aligned = aligned && indexing.strides[dim] % kGroup == 0;
   return aligned;
 }
 
-// The decisions about some groups, `step` apart, for a rule that is vectorisable. All counters go
-// through the rounds together: they share the keys, and one waits while another computes.
+// The decisions about some groups, `step` apart, for a indexing that is vectorisable. All counters
+// go through the rounds together: they share the keys, and one waits while another computes.
 template <int kCount>
-FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t group, int64_t step,
-                       GroupMask (&masks)[kCount]) {
-  if (rule.kind == MaskKind::kMemoryOrder) {
-    const int64_t first = rule.first / kGroup + group;
+FD_HD void group_masks(const MaskIndexing& indexing, const PhiloxState& state, int64_t group,
+                       int64_t step, GroupMask (&masks)[kCount]) {
+  if (indexing.kind == MaskKind::kMemoryOrder) {
+    const int64_t first = indexing.first / kGroup + group;
 #pragma unroll
     for (int u = 0; u < kCount; ++u) {
-      masks[u] = {group_counter(state, first + u * step), rule.threshold};
+      masks[u] = {group_counter(state, first + u * step), indexing.threshold};
     }
     uint32_t key0 = static_cast<uint32_t>(state.seed);
     uint32_t key1 = static_cast<uint32_t>(state.seed >> 32);
@@ -85,23 +85,23 @@ FD_HD void group_masks(const MaskRule& rule, const PhiloxState& state, int64_t g
       key0 = next_key(key0, kPhiloxKeyStep0);
       key1 = next_key(key1, kPhiloxKeyStep1);
     }
-  } else if (rule.kind == MaskKind::kKeepAll) {
+  } else if (indexing.kind == MaskKind::kKeepAll) {
 #pragma unroll
     for (int u = 0; u < kCount; ++u) masks[u] = {{0, 0, 0, 0}, ~0u};
   } else {
 #pragma unroll
     for (int u = 0; u < kCount; ++u) {
-      const int64_t index = mask_index(rule, (group + u * step) * kGroup);
-      masks[u] = {group_bits(state, group_of(index)), rule.threshold};
-      if (rule.strides[rule.ndim - 1] == 0) {
-        const uint32_t draw = draw_of(masks[u].bits, lane_of(index));
+      const int64_t index = mask_index(indexing, (group + u * step) * kGroup);
+      masks[u] = {group_bits(state, group_of(index)), indexing.threshold};
+      if (indexing.strides[indexing.ndim - 1] == 0) {
+        const uint32_t draw = draw_of(masks[u].bits, slot_of(index));
         masks[u].bits.x = masks[u].bits.y = masks[u].bits.z = masks[u].bits.w = draw << 16 | draw;
       }
     }
   }
 }
 
-// The same for any rule, as a bit each.
+// The same for any indexing, as a bit each.
 struct AnyMask {
   uint32_t kept = 0;
 
@@ -114,20 +114,20 @@ struct AnyMask {
   FD_HD bool operator()(int k) const { return kept >> k & 1u; }
 };
 
-FD_HD AnyMask any_mask(const MaskRule& rule, const PhiloxState& state, int64_t position,
+FD_HD AnyMask any_mask(const MaskIndexing& indexing, const PhiloxState& state, int64_t position,
                        int count) {
-  if (rule.kind == MaskKind::kKeepAll) return {(1u << count) - 1u};  // nothing behind the end
+  if (indexing.kind == MaskKind::kKeepAll) return {(1u << count) - 1u};  // nothing behind the end
   uint32_t kept = 0;
   int64_t group = -1;
-  PhiloxBlock<uint32_t> bits{};
+  PhiloxWords<uint32_t> bits{};
 #pragma unroll 1
   for (int k = 0; k < count; ++k) {
-    const int64_t index = mask_index(rule, position + k);
+    const int64_t index = mask_index(indexing, position + k);
     if (group_of(index) != group) {
       group = group_of(index);
       bits = group_bits(state, group);
     }
-    kept |= static_cast<uint32_t>(is_kept(draw_of(bits, lane_of(index)), rule.threshold >> 16))
+    kept |= static_cast<uint32_t>(is_kept(draw_of(bits, slot_of(index)), indexing.threshold >> 16))
             << k;
   }
   return {kept};

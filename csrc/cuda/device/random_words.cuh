@@ -9,13 +9,13 @@ namespace fused_dropout::cuda {
 
 constexpr int kWordsPerGroup = 4;
 
-FD_HD uint32_t word_of(const PhiloxBlock<uint32_t>& bits, int lane) {
+FD_HD uint32_t word_of(const PhiloxWords<uint32_t>& bits, int lane) {
   return lane < 2 ? (lane < 1 ? bits.x : bits.y) : (lane < 3 ? bits.z : bits.w);
 }
 
 // Those of eight elements, or, for a shared draw, four times those of a pair of indices.
 struct GroupWords {
-  PhiloxBlock<uint32_t> low, high;
+  PhiloxWords<uint32_t> low, high;
   int shared;  // which of a pair all eight have; -1 where each has its own
 
   FD_HD uint32_t operator()(int k) const {
@@ -31,28 +31,31 @@ struct GroupWords {
   }
 };
 
-// For a rule that is vectorisable.
-FD_HD GroupWords group_words(const MaskRule& rule, const PhiloxState& state, int64_t group) {
-  const int64_t index = rule.kind == MaskKind::kMemoryOrder ? rule.first + group * kGroup
-                                                            : mask_index(rule, group * kGroup);
+// For a indexing that is vectorisable.
+FD_HD GroupWords group_words(const MaskIndexing& indexing, const PhiloxState& state,
+                             int64_t group) {
+  const int64_t index = indexing.kind == MaskKind::kMemoryOrder
+                            ? indexing.first + group * kGroup
+                            : mask_index(indexing, group * kGroup);
   const int64_t counter = static_cast<uint64_t>(index) / kWordsPerGroup;
-  if (rule.kind == MaskKind::kStrided && rule.strides[rule.ndim - 1] == 0) {
+  if (indexing.kind == MaskKind::kStrided && indexing.strides[indexing.ndim - 1] == 0) {
     const auto bits = group_bits(state, counter);
     const int lane = static_cast<int>(index) % kWordsPerGroup;
     const uint32_t even = word_of(bits, lane - lane % 2), odd = word_of(bits, lane - lane % 2 + 1);
-    const PhiloxBlock<uint32_t> twice{even, odd, even, odd};
+    const PhiloxWords<uint32_t> twice{even, odd, even, odd};
     return {twice, twice, lane % 2};
   }
   return {group_bits(state, counter), group_bits(state, counter + 1), -1};
 }
 
-// The words of one element after another, for any rule.
+// The words of one element after another, for any indexing.
 class WordReader {
  public:
-  FD_HD WordReader(const MaskRule& rule, const PhiloxState& state) : rule_(rule), state_(state) {}
+  FD_HD WordReader(const MaskIndexing& indexing, const PhiloxState& state)
+      : indexing_(indexing), state_(state) {}
 
   FD_HD void move_to(int64_t position) {
-    const int64_t index = mask_index(rule_, position);
+    const int64_t index = mask_index(indexing_, position);
     const int64_t counter = static_cast<uint64_t>(index) / kWordsPerGroup;
     if (counter != counter_) {
       counter_ = counter;
@@ -71,9 +74,9 @@ class WordReader {
   }
 
  private:
-  const MaskRule& rule_;
+  const MaskIndexing& indexing_;
   const PhiloxState& state_;
-  PhiloxBlock<uint32_t> bits_{};
+  PhiloxWords<uint32_t> bits_{};
   int64_t counter_ = -1;
   int lane_ = 0;
 };

@@ -11,7 +11,7 @@
 
 namespace fused_dropout::cuda {
 
-constexpr int kBlockThreads = 256;
+constexpr int kDropBlockThreads = 256;
 
 // A tile's place along an axis.
 struct Span {
@@ -83,14 +83,14 @@ struct Tile {
 // A bit for each of `count` <= 32 seeds from a mask index on.
 FD_HD uint32_t seed_word(const PhiloxState& state, uint32_t keep_count, int64_t index, int count) {
   uint64_t bits = 0;
-  const int lane = lane_of(index);
+  const int lane = slot_of(index);
 #pragma unroll 1
   for (int done = 0; done < lane + count; done += kGroup) {
-    const PhiloxBlock<uint32_t> draws = group_bits(state, group_of(index + done));
+    const PhiloxWords<uint32_t> draws = group_bits(state, group_of(index + done));
     uint32_t seeds = 0;
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      seeds |= static_cast<uint32_t>(block::is_seed(draw_of(draws, k), keep_count)) << k;
+      seeds |= static_cast<uint32_t>(drop_block::is_seed(draw_of(draws, k), keep_count)) << k;
     }
     bits |= static_cast<uint64_t>(seeds) << done;
   }
@@ -144,7 +144,7 @@ class TileMask {
     const int columns = rows ? row_words() : axis2.seeds;
     const int count = tile_.volumes * axis0.seeds * axis1.seeds * columns;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count; i += kBlockThreads) {
+    for (int i = threadIdx.x; i < count; i += kDropBlockThreads) {
       const int row = i / columns, column = i - row * columns;
       const int plane = row / axis1.seeds, volume = plane / axis0.seeds;
       const int64_t place0 = axis0.first_seed + (plane - volume * axis0.seeds);
@@ -169,7 +169,7 @@ class TileMask {
     for (int left = tiles_.axes[2].block - 1; left > 0; left -= kWordBits) {
       const int reach = left < kWordBits ? left : kWordBits;
 #pragma unroll 1
-      for (int i = threadIdx.x; i < count; i += kBlockThreads) {
+      for (int i = threadIdx.x; i < count; i += kDropBlockThreads) {
         uint64_t bits = static_cast<uint64_t>(from_[i]) << kWordBits;
         if (i % columns > 0) bits |= from_[i - 1];
         int reached = 0;
@@ -189,7 +189,7 @@ class TileMask {
     int count = tile_.volumes * span.places * columns;
     for (int before = 0; before < axis; ++before) count *= tile_.axes[before].seeds;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count; i += kBlockThreads) {
+    for (int i = threadIdx.x; i < count; i += kDropBlockThreads) {
       const int row = i / columns, outer = row / span.places;
       const int place = span.first - span.first_seed + (row - outer * span.places);
       const int first = place < block ? 0 : place - block + 1;
@@ -209,7 +209,7 @@ class TileMask {
     const int columns = row_words(), places = tile_.places();
     const int shift = axis.first - axis.first_seed;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < words(); i += kBlockThreads) {
+    for (int i = threadIdx.x; i < words(); i += kDropBlockThreads) {
       const int left = places - i * kWordBits;
       const int wanted = left < kWordBits ? left : kWordBits;
       int row = i * kWordBits / axis.places, place = i * kWordBits - row * axis.places;
@@ -246,7 +246,7 @@ FD_HD void apply_group(const T* x, T* y, int count, uint32_t dropped,
   }
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
-    values[k] = block::element(values[k], (dropped >> k & 1u) == 0, scale);
+    values[k] = drop_block::element(values[k], (dropped >> k & 1u) == 0, scale);
   }
   if constexpr (kVector) {
     Packed<T>::store(y, values);
@@ -272,15 +272,15 @@ __device__ inline uint32_t dropped_in_runs(const TileMask& mask, int64_t element
 }
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kBlockThreads)
-    block_apply_kernel(const BlockArgs args, const Tiles tiles, int64_t numel) {
+__global__ void __launch_bounds__(kDropBlockThreads)
+    drop_block_apply_kernel(const DropBlockArgs args, const Tiles tiles, int64_t numel) {
   using C = typename Arithmetic<T>::Scalar;
   FD_DYNAMIC_SHARED(shared);
   const uint32_t number = blockIdx.x / static_cast<uint32_t>(tiles.copies);
   const int64_t copy = blockIdx.x - number * static_cast<uint32_t>(tiles.copies);
   const Tile tile(tiles, number);
   const TileMask mask(tiles, tile, args.random, static_cast<uint32_t*>(shared));
-  const C scale = args.kept ? static_cast<C>(block::scale_of(numel, *args.kept)) : C(1);
+  const C scale = args.kept ? static_cast<C>(drop_block::scale_of(numel, *args.kept)) : C(1);
   const int64_t first = tile.first_element(tiles) + copy * tiles.copy_stride;
   const T* x = static_cast<const T*>(args.x) + first;
   T* y = static_cast<T*>(args.y) + first;
@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (tiles.in_rows()) {
     const int64_t elements = places * tiles.run;
 #pragma unroll 1
-    for (int64_t i = threadIdx.x; i * kGroup < elements; i += kBlockThreads) {
+    for (int64_t i = threadIdx.x; i * kGroup < elements; i += kDropBlockThreads) {
       const int64_t element = i * kGroup;
       const int count = count_in_group(elements - element);
       const uint32_t dropped = tiles.run == 1
@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   } else {
     constexpr int kGroups = kWordBits / kGroup;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < places * kGroups; i += kBlockThreads) {
+    for (int i = threadIdx.x; i < places * kGroups; i += kDropBlockThreads) {
       const int place = i / kGroups, lane = i % kGroups * kGroup;
       const int64_t element = place * tiles.inner + lane;
       const int count = count_in_group(tile.decisions_each - lane);
@@ -317,16 +317,16 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-static __global__ void __launch_bounds__(kBlockThreads)
-    block_count_kernel(const RandomState random, const Tiles tiles, int64_t elements_each,
-                       unsigned long long* total_kept) {
+static __global__ void __launch_bounds__(kDropBlockThreads)
+    drop_block_count_kernel(const RandomState random, const Tiles tiles, int64_t elements_each,
+                            unsigned long long* total_kept) {
   FD_DYNAMIC_SHARED(shared);
   __shared__ int total;
   if (threadIdx.x == 0) total = 0;  // the mask is made before it is used
   const Tile tile(tiles, blockIdx.x);
   const TileMask mask(tiles, tile, random, static_cast<uint32_t*>(shared));
   int dropped = 0;
-  for (int i = threadIdx.x; i < mask.words(); i += kBlockThreads) {
+  for (int i = threadIdx.x; i < mask.words(); i += kDropBlockThreads) {
     dropped += bit_count(mask.word(i));
   }
   atomicAdd(&total, dropped);
@@ -338,7 +338,7 @@ static __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // Whether every group of eight elements lies where an access of 16 bytes may.
-inline bool is_vectorisable(const BlockArgs& args, const Tiles& tiles) {
+inline bool is_vectorisable(const DropBlockArgs& args, const Tiles& tiles) {
   if (!are_aligned(args.x, args.y)) return false;
   const auto whole = [](int64_t elements) { return elements % kGroup == 0; };
   if (!tiles.in_rows() && !whole(tiles.inner)) return false;
@@ -354,18 +354,18 @@ inline bool is_vectorisable(const BlockArgs& args, const Tiles& tiles) {
 }
 
 template <class T>
-void block_apply_of(const BlockArgs& args, Stream stream) {
-  const Tiles tiles(args.rule);
+void drop_block_apply_of(const DropBlockArgs& args, Stream stream) {
+  const Tiles tiles(args.geometry);
   const int64_t blocks = tiles.count() * tiles.copies;
   if constexpr (kHasVectors<T>) {
     if (is_vectorisable(args, tiles)) {
-      FD_LAUNCH_SHARED((block_apply_kernel<T, true>), blocks, kBlockThreads, tiles.shared_bytes(),
-                       stream, args, tiles, args.rule.numel());
+      FD_LAUNCH_SHARED((drop_block_apply_kernel<T, true>), blocks, kDropBlockThreads,
+                       tiles.shared_bytes(), stream, args, tiles, args.geometry.numel());
       return;
     }
   }
-  FD_LAUNCH_SHARED((block_apply_kernel<T, false>), blocks, kBlockThreads, tiles.shared_bytes(),
-                   stream, args, tiles, args.rule.numel());
+  FD_LAUNCH_SHARED((drop_block_apply_kernel<T, false>), blocks, kDropBlockThreads,
+                   tiles.shared_bytes(), stream, args, tiles, args.geometry.numel());
 }
 
 }  // namespace fused_dropout::cuda

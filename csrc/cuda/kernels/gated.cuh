@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, kGatedBlocks<T, kVector>)
 }
 
 // Whether every group lies within one row and one draw of the generator.
-inline bool has_whole_groups(const Layout& layout, const MaskRule& mask) {
+inline bool has_whole_groups(const Layout& layout, const MaskIndexing& mask) {
   return layout.channels % kGroup == 0 && is_vectorisable(mask);
 }
 

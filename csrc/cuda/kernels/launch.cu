@@ -89,8 +89,8 @@ void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int a
             [&](auto element) { gated_backward_of<decltype(element)>(args, activation, stream); });
 }
 
-void launch_block_apply(const BlockArgs& args, Storage storage, Stream stream) {
-  with_type(storage, [&](auto element) { block_apply_of<decltype(element)>(args, stream); });
+void launch_drop_block_apply(const DropBlockArgs& args, Storage storage, Stream stream) {
+  with_type(storage, [&](auto element) { drop_block_apply_of<decltype(element)>(args, stream); });
 }
 
 ColumnSums flat_sums(const void* partials, const Layout& layout, void* target) {
@@ -133,12 +133,12 @@ static int words_of(const void* tensor, Storage storage, int width) {
 
 static int staged_words(const NormForwardArgs& args, const NormTypes& types) {
   return words_of(args.branch.x, types.x, args.width) +
-         words_of(args.stream(), types.h(), args.width);
+         words_of(args.residual_stream(), types.h(), args.width);
 }
 static int staged_words(const NormBackwardArgs& args, const NormTypes& types) {
   return words_of(args.branch.x, types.x, args.width) +
-         words_of(args.stream(), types.h(), args.width) + words_of(args.dy, types.y(), args.width) +
-         words_of(args.dh, types.h(), args.width);
+         words_of(args.residual_stream(), types.h(), args.width) +
+         words_of(args.dy, types.y(), args.width) + words_of(args.dh, types.h(), args.width);
 }
 
 int64_t norm_scratch(const NormBackwardArgs& args, const NormTypes& types) {
@@ -194,15 +194,15 @@ void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage stor
 }
 
 static __global__ void __launch_bounds__(kThreads)
-    mask_kernel(const MaskRule rule, const RandomState random, int64_t numel, bool* kept) {
+    mask_kernel(const MaskIndexing indexing, const RandomState random, int64_t numel, bool* kept) {
   const int64_t position = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kGroup;
   if (position >= numel) return;
   const int count = count_in_group(numel - position);
-  const AnyMask mask = any_mask(rule, resolve(random), position, count);
+  const AnyMask mask = any_mask(indexing, resolve(random), position, count);
   for (int k = 0; k < count; ++k) kept[position + k] = mask(k);
 }
 
-void launch_mask(const MaskRule& mask, const RandomState& random, int64_t numel, bool* kept,
+void launch_mask(const MaskIndexing& mask, const RandomState& random, int64_t numel, bool* kept,
                  Stream stream) {
   FD_LAUNCH(mask_kernel, divide_up(divide_up(numel, kGroup), kThreads), kThreads, stream, mask,
             random, numel, kept);

@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
   TeamSums<C, 1> team_mean(team);
   TeamSums<C, 2> team_moments(team);
   Staging staging(shared, args.staged_words, grid.threads(), threadIdx.x);
-  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.residual_stream(), staging);
   write_down(args.branch.random, row.state);
   const C share = C(1) / static_cast<C>(args.width);
 
@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kMostTeam, kRowBlocks<kVector, kGroups>)
   TeamSums<C, 2> team_sums(team);
   Staging staging(static_cast<C*>(shared) + (args.scratch ? 0 : numbers), args.staged_words,
                   threads, threadIdx.x);
-  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.stream(), staging);
+  RowOfGroups<T, H, kIdentity, kVector, kGroups> row(args, args.residual_stream(), staging);
   RowTensor<Y, kVector, kGroups> dy(args.dy, staging);
   RowTensor<H, kVector, kGroups> dh(args.dh, staging);
   for_each_row<kDepth>(

@@ -28,7 +28,7 @@ struct Standout : NoiseWork<T> {
   FD_HD void element_by_element(int64_t base, uint32_t place) const {
     this->for_each(args.layout.numel, base, place, [&](int64_t position) {
       const int64_t index = mask_index(args.mask, position);
-      const uint32_t draw = draw_of(group_bits(state, group_of(index)), lane_of(index));
+      const uint32_t draw = draw_of(group_bits(state, group_of(index)), slot_of(index));
       const C x = widen(static_cast<const T*>(args.x)[position]);
       const C z = widen(static_cast<const T*>(args.z)[position]);
       narrow(keep_unit(x, z, draw), static_cast<T*>(args.y)[position]);

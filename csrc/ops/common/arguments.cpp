@@ -193,10 +193,10 @@ PhiloxState read_rng_state(const Tensor& rng_state) {
   return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
 }
 
-Resolved check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
-                         const OptionalTensor& residual, const OptionalTensor& rng_state,
-                         const Options& options) {
-  Resolved call;
+CallParams check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
+                           const OptionalTensor& residual, const OptionalTensor& rng_state,
+                           const Options& options) {
+  CallParams call;
   call.function = function;
   call.p = options.p;
   call.p_tensor = options.p_tensor;
@@ -270,11 +270,11 @@ void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArray
   }
 }
 
-Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
-                                  const OptionalTensor& bias, const OptionalTensor& rng_state,
-                                  const Options& options, const Gradient& gradient) {
+CallParams check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
+                                    const OptionalTensor& bias, const OptionalTensor& rng_state,
+                                    const Options& options, const Gradient& gradient) {
   constexpr auto kFunction = "bias_act_dropout_backward";
-  Resolved call = check_arguments(kFunction, dy, bias, input, rng_state, options);
+  CallParams call = check_arguments(kFunction, dy, bias, input, rng_state, options);
   if (gradient.bias_dtype)
     call.bias_dim = resolve_dim(kFunction, "bias_dim", options.bias_dim, dy.dim());
   const ActivationInfo& activation = kActivations[call.activation];
@@ -291,7 +291,7 @@ Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
   return call;
 }
 
-Options Resolved::options() const {
+Options CallParams::options() const {
   Options options;
   options.p = p;
   options.p_tensor = p_tensor;
@@ -307,11 +307,11 @@ Options Resolved::options() const {
   return options;
 }
 
-double Resolved::probability() const {
+double CallParams::probability() const {
   return p_tensor ? check_probability(function, p_tensor->item<double>()) : p;
 }
 
-bool Resolved::draws() const {
+bool CallParams::draws() const {
   if (!training) return false;
   const double probability = this->probability();
   return probability > 0 && probability < 1;
@@ -345,7 +345,7 @@ std::vector<c10::SymInt> mask_strides_of(at::SymIntArrayRef sizes, at::SymIntArr
   return result;
 }
 
-bool backward_uses_output(const Resolved& call, bool has_residual) {
+bool backward_uses_output(const CallParams& call, bool has_residual) {
   return kActivations[call.activation].from_output && !has_residual && call.mode != Mode::kAlpha;
 }
 

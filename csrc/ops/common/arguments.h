@@ -35,7 +35,7 @@ struct Options {
 };
 
 // Options whose names are resolved; owns what it points to.
-struct Resolved {
+struct CallParams {
   const char* function;  // the name that errors carry
   double p;
   OptionalTensor p_tensor;
@@ -60,14 +60,14 @@ struct Resolved {
 };
 
 // Checks everything that can be checked without computing, for any device, symbolic sizes included.
-Resolved check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
-                         const OptionalTensor& residual, const OptionalTensor& rng_state,
-                         const Options& options);
+CallParams check_arguments(const char* function, const Tensor& x, const OptionalTensor& bias,
+                           const OptionalTensor& residual, const OptionalTensor& rng_state,
+                           const Options& options);
 // The same for backward: what autograd saved, and where the gradient goes.
 struct Gradient;
-Resolved check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
-                                  const OptionalTensor& bias, const OptionalTensor& rng_state,
-                                  const Options& options, const Gradient& gradient);
+CallParams check_backward_arguments(const Tensor& dy, const OptionalTensor& input,
+                                    const OptionalTensor& bias, const OptionalTensor& rng_state,
+                                    const Options& options, const Gradient& gradient);
 bool is_supported(at::ScalarType dtype);
 // Dtype and device.
 void check_operand(const char* function, const char* argument, const Tensor& operand,
@@ -106,7 +106,7 @@ bool has_no_wrapper(const Tensor& tensor);
 PhiloxState read_rng_state(const Tensor& rng_state);
 
 // Whether backward needs nothing but the sign of the output: dx = (y > 0) * scale * dy.
-bool backward_uses_output(const Resolved& call, bool has_residual);
+bool backward_uses_output(const CallParams& call, bool has_residual);
 
 // The gradient's arguments beyond the forward ones.
 struct Gradient {

@@ -18,7 +18,7 @@ namespace {
 
 // As mask_index_for, of a tensor that need not exist.
 Tensor compose_index(const at::TensorOptions& options, at::SymIntArrayRef sizes,
-                     at::SymIntArrayRef strides, const Resolved& call) {
+                     at::SymIntArrayRef strides, const CallParams& call) {
   const auto mask_strides =
       call.mask_strides ? *call.mask_strides : mask_strides_of(sizes, strides, call.shared_dims);
   Tensor index = at::full_symint({}, call.mask_offset, options);
@@ -35,7 +35,7 @@ Tensor compose_index(const at::TensorOptions& options, at::SymIntArrayRef sizes,
 
 // The mask in a shape that broadcasts to x's: size 1 along dimensions that share.
 Tensor compose_mask(const Tensor& rng_state, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
-                    const Resolved& call, uint32_t keep_count) {
+                    const CallParams& call, uint32_t keep_count) {
   const Tensor index = compose_index(rng_state.options(), sizes, strides, call);
   return draws_at(rng_state, index) < static_cast<int64_t>(keep_count);
 }
@@ -50,7 +50,7 @@ WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group) {
     return word_of(at::bitwise_right_shift(tensor, 32));
   };
   const auto bits =
-      philox(PhiloxBlock<Words>{word_of(block), high(block), word_of(group), high(group)},
+      philox(PhiloxWords<Words>{word_of(block), high(block), word_of(group), high(group)},
              word_of(seed), high(seed));
   return {bits.x.tensor, bits.y.tensor, bits.z.tensor, bits.w.tensor};
 }
@@ -63,12 +63,12 @@ Tensor draws_at(const Tensor& rng_state, const Tensor& index) {
   return at::bitwise_right_shift(word, lane.bitwise_and(1) * 16).bitwise_and(0xFFFF);
 }
 
-Tensor mask_index_for(const Resolved& call, const Tensor& rng_state, const Tensor& x,
+Tensor mask_index_for(const CallParams& call, const Tensor& rng_state, const Tensor& x,
                       at::SymIntArrayRef strides) {
   return compose_index(rng_state.options(), x.sym_sizes(), strides, call);
 }
 
-Tensor mask_for(const Resolved& call, const DropConstants& constants,
+Tensor mask_for(const CallParams& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
   if (constants.keep_count == 0 || (!rng_state && x.sym_numel() == 0)) {
     return at::zeros({}, x.options().dtype(at::kBool));
@@ -85,7 +85,7 @@ Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim) {
   return x + bias->to(x.scalar_type()).reshape(shape);
 }
 
-Tensor value_of(const Resolved& call, const Tensor& z) {
+Tensor value_of(const CallParams& call, const Tensor& z) {
   return with_functor(call.activation, [&](auto functor) {
     using Function = typename decltype(functor)::template Of<Full>;
     return Function::value(Value(z), Value(call.parameter)).tensor;
@@ -93,10 +93,10 @@ Tensor value_of(const Resolved& call, const Tensor& z) {
 }
 
 // dz times the derivative at z.
-Tensor chain_of(const Resolved& call, const Tensor& dz, const Tensor& z) {
+Tensor activation_grad(const CallParams& call, const Tensor& dz, const Tensor& z) {
   return with_functor(call.activation, [&](auto functor) {
     using Function = typename decltype(functor)::template Of<Full>;
-    return chain<Function>(Value(dz), Value(z), Value(call.parameter)).tensor;
+    return activation_grad<Function>(Value(dz), Value(z), Value(call.parameter)).tensor;
   });
 }
 
@@ -106,7 +106,7 @@ Tensor drop(const DropConstants& constants, const Tensor& kept, Tensor value) {
   return kept.defined() ? at::where(kept, value, constants.fill) : value;
 }
 
-Tensor compose_branch(const Resolved& call, const Tensor& x, const OptionalTensor& bias,
+Tensor compose_branch(const CallParams& call, const Tensor& x, const OptionalTensor& bias,
                       const OptionalTensor& rng_state) {
   const DropConstants constants = call.constants();
   Tensor z = add_bias(x.to(arithmetic_of(x.scalar_type())), bias, call.bias_dim);
@@ -121,7 +121,8 @@ Tensor compose_branch(const Resolved& call, const Tensor& x, const OptionalTenso
 
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                        const OptionalTensor& rng_state, const Options& options) {
-  const Resolved call = check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+  const CallParams call =
+      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
   Tensor y = compose_branch(call, x, bias, rng_state);
   if (residual) y = *residual + y;
   return y.to(output_dtype(x, residual));
@@ -130,13 +131,13 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
                            const OptionalTensor& bias, const OptionalTensor& rng_state,
                            const Options& options, const Gradient& gradient) {
-  const Resolved call = check_backward_arguments(dy, input, bias, rng_state, options, gradient);
+  const CallParams call = check_backward_arguments(dy, input, bias, rng_state, options, gradient);
   const DropConstants constants = call.constants();
   const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
 
   Tensor dz = dy.to(arithmetic) * constants.scale;
   if (gradient.from_output) {
-    dz = chain_of(call, dz, input->to(arithmetic));
+    dz = activation_grad(call, dz, input->to(arithmetic));
   } else {
     Tensor kept;
     if (constants.keep_count < 65536) {
@@ -146,7 +147,7 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
     if (!kActivations[call.activation].identity) {
       Tensor z = add_bias(input->to(arithmetic), bias, call.bias_dim);
       if (kept.defined()) z = at::where(kept, z, 0.);
-      dz = chain_of(call, dz, z);
+      dz = activation_grad(call, dz, z);
     }
   }
   Tensor dx = at::empty({0}, dy.options().dtype(gradient.dtype));
@@ -175,7 +176,7 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
   check_rng_state("dropout_mask", rng_state, rng_state.device());
   check_dense("dropout_mask", size, strides);
   check_mask_place("dropout_mask", size, mask_strides, mask_offset);
-  Resolved call;
+  CallParams call;
   call.shared_dims = shared_dims.vec();
   if (mask_strides) call.mask_strides = mask_strides->vec();
   call.mask_offset = std::move(mask_offset);

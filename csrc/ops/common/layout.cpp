@@ -49,7 +49,7 @@ Storage storage_of(at::ScalarType dtype) {
   }
 }
 
-MaskLayout::MaskLayout(const Resolved& call, at::IntArrayRef tensor_sizes,
+MaskLayout::MaskLayout(const CallParams& call, at::IntArrayRef tensor_sizes,
                        at::IntArrayRef tensor_strides)
     : first(call.mask_offset.expect_int()) {
   if (call.mask_strides) {
@@ -89,14 +89,14 @@ void MaskLayout::collapse(at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_s
 
 namespace {
 
-Resolved mask_only(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                   at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                   c10::SymInt mask_offset) {
+CallParams mask_only(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                     at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+                     c10::SymInt mask_offset) {
   constexpr auto kFunction = "dropout_mask";
   check_rng_state(kFunction, rng_state, rng_state.device());
   check_dense(kFunction, size, strides);
   check_mask_place(kFunction, size, mask_strides, mask_offset);
-  Resolved call;
+  CallParams call;
   call.shared_dims = shared_dims.vec();
   if (mask_strides) call.mask_strides = mask_strides->vec();
   call.mask_offset = std::move(mask_offset);
@@ -105,9 +105,9 @@ Resolved mask_only(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntA
 
 }  // namespace
 
-MaskCall::MaskCall(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                   double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                   c10::SymInt mask_offset)
+MaskParams::MaskParams(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                       double p, at::IntArrayRef shared_dims,
+                       at::OptionalSymIntArrayRef mask_strides, c10::SymInt mask_offset)
     : keep_count(keep_count_of(check_probability("dropout_mask", p))),
       layout(mask_only(rng_state, size, strides, shared_dims, mask_strides, std::move(mask_offset)),
              C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(strides)) {

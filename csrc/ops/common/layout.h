@@ -26,7 +26,7 @@ inline const void* data_of(const Tensor& tensor) {
 // The mask's index over memory order for a dense tensor: neighbouring dimensions collapsed,
 // outermost first.
 struct MaskLayout {
-  MaskLayout(const Resolved& call, at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides);
+  MaskLayout(const CallParams& call, at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides);
 
   // The mask index is the place in memory, plus `first`.
   bool in_memory_order() const { return sizes.size() == 1 && strides[0] == 1; }
@@ -41,10 +41,10 @@ struct MaskLayout {
 };
 
 // The arguments of the operator dropout_mask, checked, and memory for its result.
-struct MaskCall {
-  MaskCall(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides, double p,
-           at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-           c10::SymInt mask_offset);
+struct MaskParams {
+  MaskParams(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides, double p,
+             at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
+             c10::SymInt mask_offset);
 
   uint32_t keep_count;
   Tensor kept;

@@ -17,9 +17,9 @@ std::vector<int64_t> row_strides(at::IntArrayRef sizes, at::IntArrayRef strides)
   return result;
 }
 
-MaskLayout mask_in(const Resolved& call, at::IntArrayRef sizes, at::IntArrayRef strides) {
+MaskLayout mask_in(const CallParams& call, at::IntArrayRef sizes, at::IntArrayRef strides) {
   if (lies_in_rows(sizes, strides)) return MaskLayout(call, sizes, strides);
-  Resolved moved = call;
+  CallParams moved = call;
   if (!moved.mask_strides) {
     moved.mask_strides = mask_strides_of(c10::fromIntArrayRefSlow(sizes),
                                          c10::fromIntArrayRefSlow(strides), call.shared_dims);
@@ -29,7 +29,7 @@ MaskLayout mask_in(const Resolved& call, at::IntArrayRef sizes, at::IntArrayRef 
 
 }  // namespace
 
-RowLayout::RowLayout(const Resolved& call, at::IntArrayRef tensor_sizes,
+RowLayout::RowLayout(const CallParams& call, at::IntArrayRef tensor_sizes,
                      at::IntArrayRef tensor_strides)
     : sizes(tensor_sizes.vec()),
       strides(row_strides(tensor_sizes, tensor_strides)),

@@ -9,7 +9,7 @@ namespace fused_dropout {
 // row-major. The mask is that of the tensor as it lies, in both cases.
 struct RowLayout {
   // Of a dense tensor with these sizes and strides.
-  RowLayout(const Resolved& call, at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides);
+  RowLayout(const CallParams& call, at::IntArrayRef tensor_sizes, at::IntArrayRef tensor_strides);
 
   // The strides of a tensor with rows of `copies` times the length, and of one number a row.
   std::vector<int64_t> strides_of(int64_t copies) const;

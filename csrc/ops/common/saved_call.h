@@ -20,7 +20,7 @@ constexpr auto kSavedCall = "call";
 // `archive` takes the fields to save, or to fill. Of a call that is what options() gives, without
 // p_tensor: it is saved with the other tensors, whose versions autograd checks.
 template <class Archive>
-void list_fields(Archive& archive, Resolved& call) {
+void list_fields(Archive& archive, CallParams& call) {
   archive(call.p, call.activation, call.negative_slope, call.alpha, call.bias_dim, call.mode,
           call.training, call.shared_dims, call.mask_strides, call.mask_offset);
 }
