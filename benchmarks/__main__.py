@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks --help``.
+"""Command line: `python -m benchmarks --help`.
 
 The process that the user starts measures nothing: it starts one child per memory mode, merges
 their rows, and writes the table, the JSON file and the plot.

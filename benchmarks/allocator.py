@@ -20,7 +20,7 @@ _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def run_child(mode: str, module: str, *arguments: str) -> int:
-    """Runs ``python -m module`` in a memory mode and returns its exit status."""
+    """Runs `python -m module` in a memory mode and returns its exit status."""
     env = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
     if mode == "recycled":
         env.update(dict.fromkeys(_VARIABLES, _NEVER))

@@ -1,4 +1,4 @@
-"""The table of benchmark cases: to add one, add an entry to ``CASES``."""
+"""The table of benchmark cases: to add one, add an entry to `CASES`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Case:
     A case returns one tensor or a tuple of them.
 
     Attributes:
-        inputs: ``inputs(new, rows, cols)`` returns the tensors by name, "x" among them;
-            ``new(*shape)`` makes one with normal values, of the dtype and device measured.
-        fused: ``fused(FF, p, **tensors)``, where ``FF`` is ``fused_dropout.functional``.
-        eager: ``eager(p, **tensors)``; ``torch.compile`` gets the same function.
+        inputs: `inputs(new, rows, cols)` returns the tensors by name, "x" among them;
+            `new(*shape)` makes one with normal values, of the dtype and device measured.
+        fused: `fused(FF, p, **tensors)`, where `FF` is `fused_dropout.functional`.
+        eager: `eager(p, **tensors)`; `torch.compile` gets the same function.
         grads: names of the tensors whose gradients backward computes.
         moved: for "fwd" and "bwd" the least bytes that must be read and written, as a multiple
-            of the bytes of ``x``: 2.0 is one read and one write per element, as in a copy.
+            of the bytes of `x`: 2.0 is one read and one write per element, as in a copy.
             Whatever is as small as a bias is left out.
-        small: also timed at ``SMALL_SHAPE``, where the overhead of a call is all there is.
+        small: also timed at `SMALL_SHAPE`, where the overhead of a call is all there is.
     """
 
     inputs: Callable

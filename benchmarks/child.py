@@ -1,6 +1,6 @@
-"""The process that measures: ``python -m benchmarks.child PLAN.json ROWS.jsonl``.
+"""The process that measures: `python -m benchmarks.child PLAN.json ROWS.jsonl`.
 
-Started by ``allocator.run_child``. A row is appended to the file as soon as it is known, so that
+Started by `allocator.run_child`. A row is appended to the file as soon as it is known, so that
 what was measured before a crash is not lost.
 """
 

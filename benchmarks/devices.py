@@ -30,7 +30,7 @@ class Cpu:
         return (end - start) * 1e-6
 
     def track(self, function):
-        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        """Returns `function()`, the highest and the final change of the bytes allocated."""
         with torch.autograd.profiler.profile(profile_memory=True) as profiler:
             result = function()
         now = peak = 0
@@ -79,7 +79,7 @@ class Cuda:
         return start.elapsed_time(end)
 
     def track(self, function):
-        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        """Returns `function()`, the highest and the final change of the bytes allocated."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

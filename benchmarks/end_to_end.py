@@ -1,4 +1,4 @@
-"""Training steps of whole models with ``fd.fuse``: ``python -m benchmarks.end_to_end --help``.
+"""Training steps of whole models with `fd.fuse`: `python -m benchmarks.end_to_end --help`.
 
 Forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm and torch
 with random weights: as is, compiled, fused, and both, without and with dropout, in one

@@ -1,4 +1,4 @@
-"""The models of :mod:`benchmarks.end_to_end`, with random weights and data."""
+"""The models of `benchmarks.end_to_end`, with random weights and data."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Task(NamedTuple):
 class Kind(NamedTuple):
     """A kind of model.
 
-    make: a function of p and its size that returns a :class:`Task`.
+    make: a function of p and its size that returns a `Task`.
     package: without which there is no such model; None for torch alone.
     name: what it is.
-    size: which of :class:`Sizes` is its.
+    size: which of `Sizes` is its.
     """
 
     make: Callable

@@ -33,7 +33,7 @@ class Provider:
     wrt: list[torch.Tensor] = field(default_factory=list)
 
     def backward(self, y, dy):
-        """Gradients of ``y``, returned and not accumulated; frees the graph."""
+        """Gradients of `y`, returned and not accumulated; frees the graph."""
         return torch.autograd.grad(y, self.wrt, dy)
 
 
@@ -43,7 +43,7 @@ def outputs_of(y) -> tuple[torch.Tensor, ...]:
 
 
 def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, tuple[torch.Tensor, ...]]:
-    """The inputs by name, those in ``case.grads`` requiring grad, and upstream gradients."""
+    """The inputs by name, those in `case.grads` requiring grad, and upstream gradients."""
     generator = torch.Generator(device).manual_seed(0)
 
     def new(*size):
@@ -61,7 +61,7 @@ def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, tuple[torc
 
 
 def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Provider:
-    """The provider ``name`` of a case on these inputs; raises where it cannot be had."""
+    """The provider `name` of a case on these inputs; raises where it cannot be had."""
     if name == "copy":
         x = tensors["x"].detach()
         return Provider(name, partial(torch.empty_like(x).copy_, x), tensors)

@@ -36,7 +36,7 @@ class Unit:
 class Runner:
     """Measures units with the given providers on one device, in one memory mode.
 
-    After ``compile_s`` seconds nothing is compiled any more; the provider is reported as skipped.
+    After `compile_s` seconds nothing is compiled any more; the provider is reported as skipped.
     """
 
     def __init__(self, device, providers: list[str], memory: str, effort: Effort, compile_s: float):
@@ -47,7 +47,7 @@ class Runner:
     def run(self, unit: Unit, note) -> Iterator[dict]:
         """Yields one row per provider and direction, or per provider with its error.
 
-        ``note(text)`` is told what is being done.
+        `note(text)` is told what is being done.
         """
         if "compile" in self.providers:  # else the compiler need not even be loaded
             torch.compiler.reset()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """Of :mod:`benchmarks.training_step`; ``batches`` are (examples, length)."""
+    """Of `benchmarks.training_step`; `batches` are (examples, length)."""
 
     width: int
     heads: int
@@ -18,7 +18,7 @@ class Layer(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Of the encoders of :mod:`benchmarks.end_to_end`."""
+    """Of the encoders of `benchmarks.end_to_end`."""
 
     layers: int
     width: int
@@ -31,7 +31,7 @@ class Text(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Of its vision transformer; images are square, of ``size`` pixels a side."""
+    """Of its vision transformer; images are square, of `size` pixels a side."""
 
     layers: int
     width: int

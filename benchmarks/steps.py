@@ -23,7 +23,7 @@ from .timing import summary, take_turns
 class Step:
     """One provider: a model with its optimiser.
 
-    ``forward_and_backward`` is a function of nothing; ``inputs`` are leaves whose gradients it
+    `forward_and_backward` is a function of nothing; `inputs` are leaves whose gradients it
     makes beside those of the model's parameters.
     """
 
@@ -67,12 +67,12 @@ class Step:
 
 
 def autocast(device, precision: str):
-    """A context for the forward pass, in one of ``PRECISIONS``."""
+    """A context for the forward pass, in one of `PRECISIONS`."""
     return torch.autocast(device.name, torch.bfloat16, enabled=precision == "autocast")
 
 
 def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[dict]:
-    """A row per provider; ``progress()`` is called ``samples + 1`` times.
+    """A row per provider; `progress()` is called `samples + 1` times.
 
     The ratio to the first provider is taken in each round of turns, so that it does not suffer
     from a machine that gets slower or faster meanwhile.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def align(lines, words: int) -> str:
-    """Columns of equal width; the first ``words`` are flush left, the numbers flush right."""
+    """Columns of equal width; the first `words` are flush left, the numbers flush right."""
     lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -18,7 +18,7 @@ _SMALL = 1 << 14  # elements up to which a sample is the mean of many calls
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time to spend: samples fill ``budget_s`` per provider, within the two bounds."""
+    """How much time to spend: samples fill `budget_s` per provider, within the two bounds."""
 
     budget_s: float = 1.0
     min_samples: int = 7
@@ -30,7 +30,7 @@ QUICK = Effort(budget_s=0.05, min_samples=3, max_samples=7, sample_ms=0.5)
 
 
 class Sampler:
-    """Times one provider; ``prepare`` warms it up and settles the calls and samples to take."""
+    """Times one provider; `prepare` warms it up and settles the calls and samples to take."""
 
     def __init__(self, provider: Provider, dy: tuple[torch.Tensor, ...], device):
         self.provider, self.dy, self.device = provider, dy, device

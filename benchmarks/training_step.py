@@ -1,4 +1,4 @@
-"""A whole training step of a transformer block: ``python -m benchmarks.training_step --help``.
+"""A whole training step of a transformer block: `python -m benchmarks.training_step --help`.
 
 Forward, backward and the optimiser's step of an encoder layer (post-norm) and of a GPT-style block
 (pre-norm), unfused and fused, with and without dropout, in one process, taking turns; and what
@@ -24,7 +24,7 @@ PLACES = ("attention", "hidden", "residual")
 
 
 def encoder_layer(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
-    """``p`` by place."""
+    """`p` by place."""
     layer = nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True
     )
@@ -36,7 +36,7 @@ def encoder_layer(width: int, heads: int, p: dict[str, float], fused: bool) -> n
 
 
 def gpt_block(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
-    """``p`` by place."""
+    """`p` by place."""
     block = (FusedBlock if fused else Block)(width, heads, 0.0)
     block.attention_p, block.hidden_p, block.residual_p = (p[place] for place in PLACES)
     return block

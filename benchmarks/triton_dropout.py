@@ -65,7 +65,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _function(run: Callable) -> Callable:
-    """``F.dropout(x, p)`` of a contiguous tensor, with a seed from torch's CPU generator."""
+    """`F.dropout(x, p)` of a contiguous tensor, with a seed from torch's CPU generator."""
     return lambda p, x: _Dropout.apply(x, p, int(torch.randint(2**31, ())), run)
 
 

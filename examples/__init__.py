@@ -1,1 +1,1 @@
-"""Runnable examples: ``python -m examples.digits``."""
+"""Runnable examples: `python -m examples.digits`."""

@@ -3,13 +3,13 @@
     python -m examples.digits [--seeds N] [--epochs N] [--out DIR] [--quick]
 
 Trains a two-layer network (Linear, ReLU, Dropout, Linear) and a wide, overfitting one on 300
-images, with and without dropout, made of plain ``torch.nn`` modules and of fused ones; the wide
+images, with and without dropout, made of plain `torch.nn` modules and of fused ones; the wide
 one once more with a fifth of the training labels wrong. A seed fixes the split, the initial
 weights and the order of the batches, so that cases are compared seed by seed. p is the textbook
 value for hidden layers, 0.5 (Srivastava et al., 2014); the learning rate was chosen on other seeds
 (100 to 104). Scores are those after the last epoch, never those of the best one.
 
-Prints tables and writes them, all numbers as JSON and the curves as PNG to ``--out``.
+Prints tables and writes them, all numbers as JSON and the curves as PNG to `--out`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Plots of :mod:`examples.digits`."""
+"""Plots of `examples.digits`."""
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,7 @@ def label(p, fused):
 def plot_curves(task, histories, path):
     """Accuracy and loss against the epoch, training left and validation right, as a PNG.
 
-    ``histories`` maps the four cases of ``task`` to one history per seed. Lines are means over
+    `histories` maps the four cases of `task` to one history per seed. Lines are means over
     the seeds: wide and pale unfused, thin and dashed fused. Bands are one standard deviation.
     """
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.8), sharex=True, sharey="row")
@@ -61,7 +61,7 @@ def plot_curves(task, histories, path):
 
 
 def draw_case(axis, case, values):
-    """Mean over the rows of ``values`` and a band of one standard deviation."""
+    """Mean over the rows of `values` and a band of one standard deviation."""
     epochs = np.arange(1, values.shape[1] + 1)
     mean, deviation = values.mean(0), values.std(0, ddof=1)
     colour = COLOURS[case.p > 0]

@@ -1,4 +1,4 @@
-"""Statistics and tables of :mod:`examples.digits`."""
+"""Statistics and tables of `examples.digits`."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def final_scores(histories):
 
 
 def did_dropout_help(without, with_dropout):
-    """Compare two cases that differ in ``p``: paired differences and "yes", "no", "within noise".
+    """Compare two cases that differ in `p`: paired differences and "yes", "no", "within noise".
 
     "yes" needs a validation accuracy that rises and a gap between training and validation that
     shrinks, each beyond the noise; "no" a validation accuracy that falls beyond the noise.

@@ -1,4 +1,4 @@
-"""Time per training step of :mod:`examples.digits`, fused against unfused."""
+"""Time per training step of `examples.digits`, fused against unfused."""
 
 import random
 import time
@@ -51,7 +51,7 @@ def time_setting(setting, seconds):
 
     A step is forward, loss, backward and optimiser step on the same random batch. Every round
     times one step of each variant, in an order drawn anew, so that whatever slows the machine down
-    for a while hits all of them alike; rounds go on for about ``seconds``.
+    for a while hits all of them alike; rounds go on for about `seconds`.
     """
     data = torch.Generator().manual_seed(0)
     x = torch.rand(setting.batch, PIXELS, generator=data)

@@ -1,4 +1,4 @@
-"""Data, networks and training loop of :mod:`examples.digits`."""
+"""Data, networks and training loop of `examples.digits`."""
 
 import math
 import multiprocessing
@@ -42,7 +42,7 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A task with or without dropout, made of fused or of ``torch.nn`` modules."""
+    """A task with or without dropout, made of fused or of `torch.nn` modules."""
 
     task: Task
     p: float
@@ -61,11 +61,11 @@ def cases(task, epochs=None):
 
 
 def build_network(hidden, p, fused, seed):
-    """A multilayer perceptron whose weights depend on ``hidden`` and ``seed`` alone.
+    """A multilayer perceptron whose weights depend on `hidden` and `seed` alone.
 
     The unfused network is Linear, ReLU, Dropout per hidden layer and a Linear on top. The fused
-    one has a single ``fd.LinearActDropout`` in place of each such three, and loads the unfused
-    one's state dict as it is: the keys are the same. (With one hidden layer it is ``fd.MLP``.)
+    one has a single `fd.LinearActDropout` in place of each such three, and loads the unfused
+    one's state dict as it is: the keys are the same. (With one hidden layer it is `fd.MLP`.)
     """
     torch.manual_seed(seed)
     unfused, twin = OrderedDict(), OrderedDict()
@@ -86,9 +86,9 @@ def build_network(hidden, p, fused, seed):
 
 
 def load_split(seed, label_noise=0.0):
-    """Training and validation images in [0, 1] and their labels; the split depends on ``seed``.
+    """Training and validation images in [0, 1] and their labels; the split depends on `seed`.
 
-    A share ``label_noise`` of the training labels, chosen at random, is changed to another class.
+    A share `label_noise` of the training labels, chosen at random, is changed to another class.
     Validation labels are never touched.
     """
     images, labels = load_digits(return_X_y=True)
@@ -137,7 +137,7 @@ def make_optimizer(model):
 def train(case, seed):
     """Train one network and return its history: lists with one entry per epoch.
 
-    Split, wrong labels, initial weights and the order of the batches depend on ``seed`` alone, so
+    Split, wrong labels, initial weights and the order of the batches depend on `seed` alone, so
     that the cases of a task can be compared seed by seed. The masks come from torch's default
     generator, as in any training script.
     """
@@ -163,7 +163,7 @@ def train(case, seed):
 
 
 def train_all(table, seeds, on_run):
-    """{case: one history per seed}; calls ``on_run`` after each run.
+    """{case: one history per seed}; calls `on_run` after each run.
 
     The runs are small and independent: each gets one thread, and several go at a time, as many as
     torch would use threads. So the scores do not depend on the number of cores.

@@ -1,11 +1,11 @@
 """Fine-tunes a fused Hugging Face classifier: which module of Python is a piece of code from?
 
-``python -m examples.finetune --out demo_output`` shows the life of a model with
-``fused_dropout.fuse``, with the sources of Python's standard library as data and nothing
+`python -m examples.finetune --out demo_output` shows the life of a model with
+`fused_dropout.fuse`, with the sources of Python's standard library as data and nothing
 downloaded:
 
 - a small BERT is pretrained to tell thirty other modules apart, and saved;
-- ``BertForSequenceClassification.from_pretrained`` loads it, one line fuses it, and it learns from
+- `BertForSequenceClassification.from_pretrained` loads it, one line fuses it, and it learns from
   few snippets with labels, without dropout and with several p, from several seeds;
 - what it learned is measured on the last quarter of every file, of which neither the training nor
   the tokenizer has seen anything;

@@ -1,4 +1,4 @@
-"""Snippets of Python's standard library, and where each is from, for :mod:`examples.finetune`."""
+"""Snippets of Python's standard library, and where each is from, for `examples.finetune`."""
 
 import sysconfig
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ PAD, CLS, SEP = range(3)
 
 
 def read_class(name):
-    """``(beginnings, ends)`` of the files of a module or package, without its tests."""
+    """`(beginnings, ends)` of the files of a module or package, without its tests."""
     root = Path(sysconfig.get_path("stdlib"))
     module = root / f"{name}.py"
     paths = [module] if module.exists() else sorted((root / name).rglob("*.py"))
@@ -66,7 +66,7 @@ def framed(tokens):
 
 
 def draw(texts, labels, generator):
-    """A snippet of each label, from a random place of the tokens ``texts[label]``."""
+    """A snippet of each label, from a random place of the tokens `texts[label]`."""
     rows = []
     for label in labels.tolist():
         tokens = texts[label]

@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning of :mod:`examples.finetune`."""
+"""Pretraining and fine-tuning of `examples.finetune`."""
 
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ class Pretraining(Classification):
 
 @dataclass
 class FineTuning(Classification):
-    """A classifier on few snippets with labels; ``seed`` chooses them, their order and the head."""
+    """A classifier on few snippets with labels; `seed` chooses them, their order and the head."""
 
     learning_rate = 1e-3
 

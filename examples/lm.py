@@ -1,7 +1,7 @@
 """A character-level language model on Python's standard library, unfused and fused.
 
-``python -m examples.lm --out demo_output`` trains four small transformers on the sources of some
-modules that every Python installation has, without and with dropout, of ``torch.nn`` and of this
+`python -m examples.lm --out demo_output` trains four small transformers on the sources of some
+modules that every Python installation has, without and with dropout, of `torch.nn` and of this
 package, one step of each in turn, and writes a table and a plot.
 """
 

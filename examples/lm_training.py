@@ -1,4 +1,4 @@
-"""Data, model and training loop of :mod:`examples.lm`."""
+"""Data, model and training loop of `examples.lm`."""
 
 import sysconfig
 import time
@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
     def loss(self, text):
-        """Mean cross-entropy of every next character, in nats; ``text`` has one more than read."""
+        """Mean cross-entropy of every next character, in nats; `text` has one more than read."""
         scores = self(text[:, :-1])
         return F.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten())
 
@@ -138,7 +138,7 @@ class Run(Training):
 def train(p, steps, validate_every, progress):
     """Four runs, unfused and fused, without and with dropout, step by step in turn.
 
-    All see the same text. ``progress()`` is called after each step of each.
+    All see the same text. `progress()` is called after each step of each.
     """
     runs = [Run(steps, rate, fused) for rate in (0.0, p) for fused in (False, True)]
     training, validation = read_modules(TRAINING_MODULES), read_modules(VALIDATION_MODULES)

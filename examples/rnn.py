@@ -1,6 +1,6 @@
 """A recurrent language model on Python's standard library, with three kinds of dropout.
 
-``python -m examples.rnn --out demo_output`` trains four small LSTM networks to predict the next
+`python -m examples.rnn --out demo_output` trains four small LSTM networks to predict the next
 word of the sources of some modules that every Python installation has: without dropout, and with
 locked, embedding and weight dropout added one after another, as in an AWD-LSTM. One step of each is
 done in turn. It writes a table and a plot.

@@ -1,4 +1,4 @@
-"""Data, model and training of :mod:`examples.rnn`."""
+"""Data, model and training of `examples.rnn`."""
 
 import re
 from collections import Counter
@@ -80,7 +80,7 @@ class RecurrentModel(nn.Module):
         return self.decoder(self.locked(x))
 
     def loss(self, words):
-        """Mean cross-entropy of every next word, in nats; ``words`` has one more than read."""
+        """Mean cross-entropy of every next word, in nats; `words` has one more than read."""
         scores = self(words[:, :-1])
         return F.cross_entropy(scores.flatten(0, 1), words[:, 1:].flatten())
 
@@ -107,7 +107,7 @@ class Run(lm_training.Training):
 def train(steps, validate_every, progress):
     """A run of each kind, step by step in turn; all see the same text.
 
-    ``progress()`` is called after each step of each.
+    `progress()` is called after each step of each.
     """
     training, validation, vocabulary = read_texts()
     runs = [Run(steps, rates, vocabulary) for rates in RUNS]

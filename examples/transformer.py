@@ -1,8 +1,8 @@
-"""A transformer block, as one writes it with ``torch.nn`` and with this package.
+"""A transformer block, as one writes it with `torch.nn` and with this package.
 
 The fused block has the parameters of its unfused sibling, under the same names, and its masks come
-from the contract; at ``p = 0`` the two compute the same. (``torch.nn``'s own layers need no such
-sibling: ``fused_dropout.fuse`` knows them.)
+from the contract; at `p = 0` the two compute the same. (`torch.nn`'s own layers need no such
+sibling: `fused_dropout.fuse` knows them.)
 """
 
 import torch.nn.functional as F

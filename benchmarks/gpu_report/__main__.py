@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.gpu_report --help``."""
+"""Command line: `python -m benchmarks.gpu_report --help`."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Report:
         return outcome
 
     def command(self, command: list[str], limit_s: float, out, more: dict[str, str]) -> int | None:
-        """As ``process.run``."""
+        """As `process.run`."""
         print("$", *command, file=out, flush=True)
         if limit_s <= 0:
             print("no time was left", file=out, flush=True)

@@ -16,9 +16,9 @@ _LINES = (".txt", ".json", ".jsonl", ".csv", ".log")
 
 
 def renew(folder: Path, most_bytes: int = MOST_BYTES) -> Path:
-    """Writes ``folder/report.tar.gz`` from the files in the folder, beside it and then renamed.
+    """Writes `folder/report.tar.gz` from the files in the folder, beside it and then renamed.
 
-    Long files lose their middle, whole lines of it; which ones is said in ``trimmed.txt`` in the
+    Long files lose their middle, whole lines of it; which ones is said in `trimmed.txt` in the
     archive. Files that cannot be trimmed are left out where they are too large.
     """
     target, temporary = folder / NAME, folder / f".{NAME}.new"

@@ -1,4 +1,4 @@
-"""A plugin of pytest that keeps every Nth test of a file: ``-p benchmarks.gpu_report.every``."""
+"""A plugin of pytest that keeps every Nth test of a file: `-p benchmarks.gpu_report.every`."""
 
 from __future__ import annotations
 

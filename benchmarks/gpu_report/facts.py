@@ -1,7 +1,7 @@
 """The first step: what the machine is, and whether every kind of kernel computes at all.
 
 Each kind of call goes forward and backward once, with a given state, and is compared with
-``fused_dropout.reference`` on the CPU.
+`fused_dropout.reference` on the CPU.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Check:
         self.state = torch.tensor(SEED, device=device)
 
     def compare(self, ours: Callable, theirs: Callable, **shapes: tuple[int, ...]) -> None:
-        """``ours(state, **tensors)`` against ``theirs(SEED, **tensors)``, and all gradients."""
+        """`ours(state, **tensors)` against `theirs(SEED, **tensors)`, and all gradients."""
         generator = torch.Generator().manual_seed(0)
         here = {
             name: torch.randn(shape, generator=generator).to(self.dtype).requires_grad_()
@@ -70,7 +70,7 @@ class Check:
         return torch.ones(shape, dtype=self.dtype, device=self.device, requires_grad=True)
 
     def masks(self, call: Callable, x: torch.Tensor, kept: torch.Tensor) -> None:
-        """The zeros of forward and backward, of ones, are those of ``kept``."""
+        """The zeros of forward and backward, of ones, are those of `kept`."""
         y = call(x)
         _same_mask(y, kept, "forward")
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))

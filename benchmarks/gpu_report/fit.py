@@ -6,7 +6,7 @@ import re
 
 
 def misfit(found: dict, needs_gpu: bool = True) -> str | None:
-    """Why it cannot, in one line; None if it can. ``found`` is what ``probe`` returns."""
+    """Why it cannot, in one line; None if it can. `found` is what `probe` returns."""
     if found["package"] is None:
         return f"no fused_dropout is installed for Python {found['python']}: pip install a wheel"
     if not found["modules"]:
@@ -24,7 +24,7 @@ def misfit(found: dict, needs_gpu: bool = True) -> str | None:
 
 def _import_problem(found: dict) -> str:
     error = " ".join(found["import_error"].split())
-    # What fused_dropout/_extension.py says where the two do not go together.
+    # The error text of fused_dropout/_extension.py when the two do not match.
     built_for = re.search(r"was built against torch (\S+?),", error)
     if built_for:
         return (
@@ -32,7 +32,7 @@ def _import_problem(found: dict) -> str:
             f"{found['torch']} is running"
         )
     if "compiled extension does not load" in error:
-        reason = re.search(r"does not load beside torch \S+: (.*?)\.? It was built", error)
+        reason = re.search(r"does not load with torch \S+: (.*?)\.? It was built", error)
         return (
             f"the wheel is for another torch than {found['torch']}: "
             f"{(reason[1] if reason else error)[:300]}"

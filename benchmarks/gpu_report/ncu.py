@@ -42,7 +42,7 @@ def find() -> str | None:
 
 
 def rows_of(text: str) -> list[dict]:
-    """Rows of label, kernel, metric, value and unit, of ``ncu --csv --page raw``.
+    """Rows of label, kernel, metric, value and unit, of `ncu --csv --page raw`.
 
     The second line has the units. Lines of ncu's own come before the first one.
     """

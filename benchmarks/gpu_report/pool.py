@@ -58,7 +58,7 @@ def failures_in(report: Path) -> list[dict]:
 
 
 def main() -> int:
-    """Returns 1 if a test failed. What follows ``--`` is for pytest."""
+    """Returns 1 if a test failed. What follows `--` is for pytest."""
     arguments = sys.argv[1:]
     place = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.pool")

@@ -1,6 +1,6 @@
 """What this Python, its torch, the installed package and the GPU are: run as a child.
 
-Prints one line of JSON, see :func:`probe`.
+Prints one line of JSON, see `probe`.
 """
 
 from __future__ import annotations

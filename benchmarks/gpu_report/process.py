@@ -15,9 +15,9 @@ _GRACE_S = 3.0  # between the request to end and the end
 def run(
     command: list[str], *, limit_s: float, log: IO, cwd: Path, environment: dict[str, str]
 ) -> int | None:
-    """The exit status, or None if the command took longer than ``limit_s`` seconds.
+    """The exit status, or None if the command took longer than `limit_s` seconds.
 
-    Its output goes to ``log``. When this function returns, or is left by an exception, nothing of
+    Its output goes to `log`. When this function returns, or is left by an exception, nothing of
     the process group is left, whether the command ended by itself or not; and if it did not, none
     of its descendants.
     """

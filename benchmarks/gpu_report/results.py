@@ -1,4 +1,4 @@
-"""The rows of a report: ``DIR/results.jsonl``, which the children append to.
+"""The rows of a report: `DIR/results.jsonl`, which the children append to.
 
 A row of a benchmark has "case", one of a training step "model", one of ncu "kernel" and "metric".
 A row with "failed" names what has failed, and one with "error" a provider that could not be
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def append(file: str | Path | None, rows: list[dict]) -> None:
-    """Appends the rows; to nothing where ``file`` is None."""
+    """Appends the rows; to nothing where `file` is None."""
     if file is None:
         return
     with open(file, "a") as out:

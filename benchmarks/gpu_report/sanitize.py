@@ -1,8 +1,8 @@
 """Runs the program of tests/cuda_emulator/sanitize.cpp under the tools of compute-sanitizer.
 
-The program is taken as it is, or compiled here where there is nvcc. ``--script`` runs a Python
+The program is taken as it is, or compiled here where there is nvcc. `--script` runs a Python
 script under memcheck instead, in a process whose allocator keeps nothing, so that every overrun is
-seen. With ``--emulated`` both run on the CPU, without a tool, the program with the emulation of
+seen. With `--emulated` both run on the CPU, without a tool, the program with the emulation of
 tests/cuda_emulator.
 """
 
@@ -49,7 +49,7 @@ def under(sanitizer: str, tool: str) -> list[str]:
 
 
 def run_script(watched: list[str], script: Path) -> int:
-    """The exit status of a script that imports the package; ``watched`` is what it runs under."""
+    """The exit status of a script that imports the package; `watched` is what it runs under."""
     path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
     return subprocess.run([*watched, sys.executable, str(script)], env=environment).returncode

@@ -1,4 +1,4 @@
-"""Does dropout help, with which p, by how much? ``python -m examples.sweep --help``.
+"""Does dropout help, with which p, by how much? `python -m examples.sweep --help`.
 
 Needs scikit-learn, matplotlib and tqdm.
 """

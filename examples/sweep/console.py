@@ -22,7 +22,7 @@ def spread(values, digits=1):
 
 
 def draw_table(header, rows, left):
-    """Text columns, the first ``left`` of them flush left; a None among the rows is a rule."""
+    """Text columns, the first `left` of them flush left; a None among the rows is a rule."""
     widths = [max(map(len, column)) for column in zip(header, *filter(None, rows), strict=True)]
     rule = "  ".join("-" * width for width in widths)
 

@@ -26,10 +26,10 @@ class Data:
     learning_rate: float
 
     def split(self, seed):
-        """``{"train": (x, y), "val": (x, y), "test": (x, y)}``, float32 and int64.
+        """`{"train": (x, y), "val": (x, y), "test": (x, y)}`, float32 and int64.
 
         The test rows are the same for every seed: what was chosen by validation, on whichever
-        seeds, has not seen them. All other rows are split by ``seed``. Inputs are scaled by the
+        seeds, has not seen them. All other rows are split by `seed`. Inputs are scaled by the
         training rows.
         """
         x, y = self.load(return_X_y=True)

@@ -9,7 +9,7 @@ CONFIDENCE = 0.95
 
 
 def paired_difference(before, after, comparisons=1):
-    """Mean of ``after - before`` over the seeds, how sure it is, and what it amounts to.
+    """Mean of `after - before` over the seeds, how sure it is, and what it amounts to.
 
     Args:
         before, after: scores, one per seed in the same order; at least two.
@@ -17,10 +17,10 @@ def paired_difference(before, after, comparisons=1):
             means with 95 % confidence (Bonferroni).
 
     Returns:
-        dict: ``mean``; ``standard_error``; ``low`` and ``high``, Student's t interval of the mean;
-        ``verdict``: "up" or "down" if the interval leaves out zero, else "within noise", or "equal"
-        where no seed differs, or "undefined" where a score is not a number; ``wins`` and
-        ``losses``: seeds with a positive and with a negative difference; ``sign_test``: the p-value
+        dict: `mean`; `standard_error`; `low` and `high`, Student's t interval of the mean;
+        `verdict`: "up" or "down" if the interval leaves out zero, else "within noise", or "equal"
+        where no seed differs, or "undefined" where a score is not a number; `wins` and
+        `losses`: seeds with a positive and with a negative difference; `sign_test`: the p-value
         of these counts.
     """
     difference = np.asarray(after, float) - np.asarray(before, float)

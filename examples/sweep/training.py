@@ -37,7 +37,7 @@ def network(inputs, hidden, classes, p):
 
 
 def run_all(data, settings, probabilities, seeds, on_run):
-    """``{p: {score: array with a number per seed}}``; calls ``on_run`` after each run."""
+    """`{p: {score: array with a number per seed}}`; calls `on_run` after each run."""
     runs = {p: [] for p in probabilities}
     for seed in range(seeds):
         parts = data.split(seed)
@@ -51,12 +51,12 @@ def run_all(data, settings, probabilities, seeds, on_run):
 
 
 def train(parts, settings, p, seed):
-    """Trains a network and returns its scores after the last epoch, ``{name: number}``.
+    """Trains a network and returns its scores after the last epoch, `{name: number}`.
 
-    ``{train,val,test}_acc`` in percent and ``_loss`` in nats, both without dropout; ``gap``, from
-    training to validation accuracy; and ``mc_…``, those of the average over Monte Carlo samples.
+    `{train,val,test}_acc` in percent and `_loss` in nats, both without dropout; `gap`, from
+    training to validation accuracy; and `mc_…`, those of the average over Monte Carlo samples.
 
-    Everything depends on ``p`` and ``seed`` alone. Runs of one seed start from the same weights
+    Everything depends on `p` and `seed` alone. Runs of one seed start from the same weights
     and see the same batches, whatever p, so that they can be compared in pairs.
     """
     x, y = parts["train"]
@@ -86,7 +86,7 @@ def train(parts, settings, p, seed):
 
 @torch.no_grad()
 def evaluate(model, parts, mc_samples):
-    """The scores of :func:`train`. Without dropout, the average of samples is any one of them."""
+    """The scores of `train`. Without dropout, the average of samples is any one of them."""
     model.eval()
     result = {}
     for part, (x, y) in parts.items():

@@ -11,19 +11,19 @@ def judge(scores):
     rows, which took no part in the choice, have to confirm it.
 
     Args:
-        scores: ``{p: {score: array with a number per seed}}``, with p = 0 among them and others.
+        scores: `{p: {score: array with a number per seed}}`, with p = 0 among them and others.
 
     Returns:
-        dict: ``chosen_p``; ``changes``, ``{p: {"val_acc", "gap"}}`` (dropout minus none), and
-        ``test``, ``{"test_acc", "test_loss", "mc_test_acc", "mc_test_loss"}`` at the chosen p (the
+        dict: `chosen_p`; `changes`, `{p: {"val_acc", "gap"}}` (dropout minus none), and
+        `test`, `{"test_acc", "test_loss", "mc_test_acc", "mc_test_loss"}` at the chosen p (the
         last two: Monte Carlo average minus plain evaluation), of
-        :func:`~examples.sweep.statistics.paired_difference`; ``effective``, which is
+        `examples.sweep.statistics.paired_difference`; `effective`, which is
 
         - "yes" if validation accuracy rose, the gap to training shrank, and test accuracy rose;
         - "no" if at each p validation accuracy fell;
         - "not distinguishable" else;
 
-        and ``reason``, in words.
+        and `reason`, in words.
     """
     none = scores[0.0]
     dropping = [p for p in scores if p > 0]

@@ -5,7 +5,7 @@ layers, `transformer.py` for torch's transformer layers, and the others for thos
 What they share is in files with an underscore.
 """
 
-from fused_dropout.fusion import dropout, sequential, transformer  # noqa: F401  (add patterns)
+from fused_dropout.fusion import dropout, sequential, transformer
 from fused_dropout.fusion._fuse import fuse, fused, unfuse
 from fused_dropout.fusion._patterns import register_pattern
 from fused_dropout.fusion._report import FusionError, FusionReport, Place

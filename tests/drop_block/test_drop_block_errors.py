@@ -158,5 +158,5 @@ def test_ramp():
         with pytest.raises(ValueError, match="between 0 and 1"):
             fd.LinearRamp(fd.DropBlock2d(), 10, **values)
     state = fd.LinearRamp([fd.DropBlock2d(), fd.Dropout()], 3).state_dict()
-    with pytest.raises(ValueError, match="the state is of 2 modules, but there are 1"):
+    with pytest.raises(ValueError, match="state has 2 modules, but expected 1"):
         fd.LinearRamp(fd.DropBlock2d(), 3).load_state_dict(state)

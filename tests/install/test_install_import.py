@@ -54,7 +54,7 @@ def test_an_extension_that_does_not_load(folder):
     put(folder, f"_C{EXTENSION_SUFFIXES[0]}", "no machine code")
     status, error = imported(folder)
     assert status == 1
-    assert "does not load beside torch 2.13.0+cu130: " in error
+    assert "does not load with torch 2.13.0+cu130: " in error
     assert "built against another torch. Rebuild" in error
 
 

@@ -299,10 +299,10 @@ def test_only(only, expected):
             "only has 'block.2', but the dropout layers are 'first', 'block.0'",
         ),
         (["first", "blo"], ValueError, "only has 'blo'"),
-        (nn.Dropout3d, ValueError, r"chooses none of the dropout layers, which are 'first' \(Drop"),
-        (nn.Linear, ValueError, "chooses none"),
-        ((), ValueError, "chooses none"),
-        (lambda layer: False, ValueError, "chooses none"),
+        (nn.Dropout3d, ValueError, r"selects none of the dropout layers 'first' \(Drop"),
+        (nn.Linear, ValueError, "selects none"),
+        ((), ValueError, "selects none"),
+        (lambda layer: False, ValueError, "selects none"),
         (3, TypeError, "only is 3, but expected None, a class, a name"),
         ([nn.Dropout, 3], TypeError, "but expected None, a class, a name"),
         (nn.Dropout(), TypeError, "but expected None, a class, a name"),
@@ -323,9 +323,7 @@ def test_not_a_module(model):
 
 def test_p_is_zero():
     model = nn.Sequential(nn.Dropout(0.0), fd.MLP(2, 2, 2, p=0.0), nn.Dropout(0.5))
-    with pytest.warns(
-        UserWarning, match="mc_mode: every dropout layer that is to drop has p = 0"
-    ) as w:
+    with pytest.warns(UserWarning, match="mc_mode: all dropout layers that drop have p = 0") as w:
         fd.mc_mode(model, only=["0", "1"])
     assert w[0].filename == __file__
     with fd.mc_mode(model):

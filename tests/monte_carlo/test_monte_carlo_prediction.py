@@ -423,10 +423,10 @@ def test_model_without_dropout():
         (lambda x: x[:, :1], {}, ValueError, r"output has shape \(4, 1\), so 1 classes along"),
         (lambda x: x, {"class_dim": 2}, IndexError, "class_dim is 2, but the output has 2 dim"),
         (lambda x: x.sum(), {}, IndexError, "class_dim is -1, but the output has 0 dimensions"),
-        (lambda x: x, {"output": "probs"}, ValueError, "output is 'probs', but .* is not"),
+        (lambda x: x, {"output": "probs"}, ValueError, "output is 'probs', but .* did not return"),
         (lambda x: x.sigmoid(), {"output": "probs"}, ValueError, "their sums along class_dim betw"),
-        (lambda x: x.sum(0), {"samples_per_pass": 2}, ValueError, r"from 2 times 4 rows .* \(5,\)"),
-        (lambda x: x.sum(), {"samples_per_pass": 2}, ValueError, "dimension 0 is not the batch"),
+        (lambda x: x.sum(0), {"samples_per_pass": 2}, ValueError, r"\(5,\) for 2 times 4 rows"),
+        (lambda x: x.sum(), {"samples_per_pass": 2}, ValueError, "rows along dimension 0"),
     ],
 )
 def test_outputs(function, options, error, text):

@@ -227,7 +227,7 @@ def test_layout_of_the_input_decides_the_mask():
 
 def test_bad_arguments():
     x = torch.ones(4, 6)
-    with pytest.raises(ValueError, match=r"'swish'.*known are identity, relu"):
+    with pytest.raises(ValueError, match=r"'swish'.*expected one of identity, relu"):
         reference.bias_act_dropout(x, None, 0.5, "swish", STATE)
     with pytest.raises(ValueError, match="inverted, classic, alpha"):
         reference.dropout(x, 0.5, STATE, mode="beta")

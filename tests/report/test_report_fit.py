@@ -13,7 +13,7 @@ from benchmarks.gpu_report.fit import misfit, serves
 
 RUNNING = "ImportError: fused_dropout was built against torch 2.13.0+cpu, but torch 2.11.0 is"
 SYMBOL = "_C.so: undefined symbol: _ZN3c10"
-LOADING = f"""ImportError: fused_dropout: the compiled extension does not load beside torch 2.11.0:
+LOADING = f"""ImportError: fused_dropout: the compiled extension does not load with torch 2.11.0:
 {SYMBOL}. It was built against another torch. Rebuild it"""
 
 

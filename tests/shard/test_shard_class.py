@@ -73,7 +73,7 @@ def test_the_docstrings_rule_for_uneven_parts(size, count):
         (lambda: fd.Shard((8, 4), (0, 0), order=(0, 0)), ValueError, r"order is \(0, 0\).* 0 to 1"),
         (lambda: fd.Shard((8, 4), (0, 0), order=(0,)), ValueError, r"Shard: order is \(0,\)"),
         (lambda: fd.Shard((8, 4), (0, 0), order=(1, 0.0)), TypeError, "order is .*integers"),
-        (lambda: fd.Shard.of((8, 4), 2, 0, 1), IndexError, "dim is 2, but the part has 2 dim"),
+        (lambda: fd.Shard.of((8, 4), 2, 0, 1), IndexError, "dim is 2, but the shard has 2 dim"),
         (lambda: fd.Shard.of((8, 4), -3, 0, 1), IndexError, "dim is -3"),
         (lambda: fd.Shard.of((8, 4), 0, 2, 2), ValueError, "index is 2 and count is 2"),
         (lambda: fd.Shard.of((8, 4), 0, -1, 2), ValueError, "index is -1 and count is 2"),

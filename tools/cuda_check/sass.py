@@ -95,7 +95,7 @@ def loops(code):
 def shortest_path(code, first, last, marks, goal):
     """Indices of the shortest way from one instruction to another that passes `goal` marks.
 
-    ``marks(instruction)`` is a tuple of 0 and 1; along the way they have to add up to ``goal``, the
+    `marks(instruction)` is a tuple of 0 and 1; along the way they have to add up to `goal`, the
     last of them to that or more.
     There are side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
     wanted. Marks of what a plain call does, such as stores of all its results, tell its way from

@@ -4,7 +4,7 @@ Its models repeat the same blocks under many names; they are recognised by the t
 forward (see `_forms.py`), so that a pattern serves all families that share a text.
 """
 
-from fused_dropout.fusion.hugging_face import (  # noqa: F401  (add patterns)
+from fused_dropout.fusion.hugging_face import (
     activations,
     attention,
     bart,

@@ -1,4 +1,4 @@
-"""Attributes of modules and of their views: what leads from one to the other and back."""
+"""Copies attributes from modules to their views, and back after forward."""
 
 import functools
 import types
@@ -6,34 +6,34 @@ import types
 import torch
 from torch import nn
 
-# What every module has. Of these only the flag can be set by a forward.
-_PARTS = frozenset(nn.Module().__dict__) - {"training"}
+# The attributes of every module. Of these, forward can only set the flag.
+_MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__) - {"training"}
 
 
-def take_over(dropping, module):
+def share_attributes(weight_drop, module):
     """Gives a WeightDrop the attributes of the module that it wraps."""
-    views = {id(module): dropping}
+    views = {id(module): weight_drop}
     state = {key: _redirected(value, views) for key, value in module.__dict__.items()}
-    dropping.__dict__.update(state)
+    weight_drop.__dict__.update(state)
 
 
 def redirect(state, private, views):
-    """Lets attributes that lead to viewed modules, past their parents, lead to the views."""
-    for key in state.keys() - _PARTS - private:
+    """Replaces modules that have a view by the view, in plain attributes that refer to them."""
+    for key in state.keys() - _MODULE_ATTRIBUTES - private:
         value = state[key]
         new = _redirected(value, views)
         if new is not value:
             state[key] = new
             private.add(key)
         elif key == "forward":
-            raise TypeError("WeightDrop: the forward of a module inside has been replaced")
+            raise TypeError("WeightDrop: the forward of a submodule has been replaced by another")
 
 
 def _redirected(value, views):
     kind = type(value)
     if kind is types.MethodType:
         view = views.get(id(value.__self__))
-        # The compiler knows no other way to bind a method.
+        # torch.compile does not support `types.MethodType`.
         bind = functools.partial if torch.compiler.is_compiling() else types.MethodType
         return value if view is None else bind(value.__func__, view)
     if isinstance(value, nn.Module):
@@ -41,7 +41,7 @@ def _redirected(value, views):
         return value if view is None else view
     if kind not in (list, tuple, dict) or not value:
         return value
-    # One look tells containers of modules from large ones of anything else.
+    # Only the first item is checked, so that large containers of other values cost nothing.
     items = list(value.values() if kind is dict else value)
     if not isinstance(items[0], (nn.Module, types.MethodType)):
         return value
@@ -52,16 +52,16 @@ def _redirected(value, views):
 
 
 def carry_back(made):
-    """Gives the modules the attributes that a forward has set, exchanged or deleted."""
+    """Sets, replaces or deletes on the modules the attributes that forward changed on the views."""
     originals = {id(one.view): one.module for one in made}
     for one in made:
         state, before, after = one.module.__dict__, one.before, one.view.__dict__
-        for key in after.keys() - _PARTS - one.private:
+        for key in after.keys() - _MODULE_ATTRIBUTES - one.private:
             value = after[key]
-            place = before["_buffers"] if key in before["_buffers"] else before
-            if key not in place or place[key] is not value:
-                place = state if place is before else place
-                place[key] = originals.get(id(value), value)
+            target = before["_buffers"] if key in before["_buffers"] else before
+            if key not in target or target[key] is not value:
+                target = state if target is before else target
+                target[key] = originals.get(id(value), value)
         for key in before.keys() - after.keys() - one.private:
             state.pop(key, None)
         for kind, given in (("_parameters", one.parameters), ("_modules", one.children)):

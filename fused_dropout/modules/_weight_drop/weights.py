@@ -1,8 +1,8 @@
-"""What the name of a weight means: a parameter, or a tensor that torch computes from others.
+"""Finds a weight by its name: a parameter, or a tensor that torch computes from parameters.
 
-``torch.nn.utils`` computes weights in three ways: hooks that run before forward and set a plain
-attribute (``weight_norm``, ``spectral_norm``, ``prune``), and parametrisations, properties of the
-module. Dropped is what forward uses.
+`torch.nn.utils` computes weights in two ways. Hooks run before forward and set a plain attribute
+(`weight_norm`, `spectral_norm`, `prune`). Parametrisations are properties of the module. WeightDrop
+drops the tensor that forward uses.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def names_of(module):
-    """All that :func:`check_name` takes."""
+    """Returns all names that `check_name` accepts."""
     names = []
     for path, owner in module.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
@@ -29,7 +29,7 @@ def names_of(module):
 
 
 def check_name(module, name):
-    """Says why a weight cannot be dropped, where it cannot."""
+    """Raises an error if the weight cannot be dropped."""
     path, _, key = name.rpartition(".")
     owner = _owner(module, path)
     if owner is not None:
@@ -39,7 +39,7 @@ def check_name(module, name):
             result = name.removesuffix(key) + _result(hook)
             raise ValueError(
                 f"WeightDrop: weights has {name!r}, from which a hook of torch.nn.utils computes "
-                f"{result!r} before forward; expected {result!r}, which is what forward uses"
+                f"{result!r} before forward, but expected {result!r}, which forward uses"
             )
     if owner is None or not _is_weight(owner, key):
         raise ValueError(
@@ -47,10 +47,11 @@ def check_name(module, name):
             + (", ".join(names_of(module)) or "none")
         )
     lazy = isinstance(owner._parameters.get(key), nn.parameter.UninitializedParameter)
-    # A lazy module changes its class in its first call.
+    # The first call of a lazy module changes its class.
     if lazy or (isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()):
         raise ValueError(
-            f"WeightDrop: {name!r} has no shape yet; call the {type(module).__name__} once before"
+            f"WeightDrop: {name!r} has no shape yet; call the {type(module).__name__} once before "
+            "it is wrapped"
         )
 
 
@@ -60,17 +61,19 @@ def check_names(names):
         effective = f"{owner}.{rest.partition('.')[0]}".removeprefix(".")
         if found and effective in names:
             raise ValueError(
-                f"WeightDrop: weights has both {effective!r} and {name!r}, from which that is "
-                "computed, but expected one of them"
+                f"WeightDrop: weights has both {effective!r} and {name!r}, from which "
+                f"{effective!r} is computed, but expected one of them"
             )
 
 
 def _check_path(module, path):
-    """Of what is inside only Python's modules, as they were written, can have other weights."""
+    """Raises an error if a submodule on the path to a weight cannot have a view."""
     for name in path.split(".") if path else ():
         module = module._modules[name]
         if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"WeightDrop: {name!r} is a module of TorchScript, which has no views")
+            raise TypeError(
+                f"WeightDrop: {name!r} is a TorchScript module, whose weights cannot be dropped"
+            )
         forward = module.__dict__.get("forward")
         if forward is not None and getattr(forward, "__self__", None) is not module:
             raise TypeError(
@@ -95,26 +98,26 @@ def _is_weight(owner, key):
 
 
 def weight_and_hooks(root, name):
-    """(owner, key, the weight that its forward would use, the keys of hooks that compute it)."""
+    """Returns (owner, key, the weight that its forward uses, keys of the hooks that compute it)."""
     path, _, key = name.rpartition(".")
     owner = root.get_submodule(path)
     if owner._parameters.get(key) is not None:
         return owner, key, owner._parameters[key], ()
     hooks = {one: hook for one, hook in _computing(owner).items() if _result(hook) == key}
     for hook in hooks.values():
-        # The hooks of the root itself have run, and have put the result where threads share it.
+        # The hooks of the root module have run already, but threads share the result.
         return owner, key, _computed(hook, owner, owner is root), tuple(hooks)
     weight = getattr(owner, key, None)
     if not isinstance(weight, torch.Tensor):
         raise RuntimeError(f"WeightDrop: {type(root).__name__} has no parameter {name!r} any more")
-    return owner, key, weight, ()  # parametrised, or of a replica of DataParallel
+    return owner, key, weight, ()  # parametrised, or in a DataParallel replica
 
 
 # ---------------------------------------------------------------- hooks of torch.nn.utils
 
 
 def _computing(owner):
-    """{key: hook} of those that compute a weight before forward."""
+    """Returns {key: hook} of the hooks that compute a weight before forward."""
     return {
         key: hook
         for key, hook in owner._forward_pre_hooks.items()
@@ -132,20 +135,20 @@ def _sources(hook):
 
 
 def _computed(hook, owner, has_run):
-    """What a hook computes, without leaving it in the module."""
+    """Computes the weight of a hook without setting it on the module."""
     if isinstance(hook, BasePruningMethod):
         return hook.apply_mask(owner)
     if isinstance(hook, WeightNorm):
         return hook.compute_weight(owner)
     if owner.training and not has_run:
         return hook.compute_weight(owner, do_power_iteration=True)
-    # The next iteration changes the vectors in place, and backward needs them.
+    # Copies, because the next power iteration changes the vectors in place and backward needs them.
     name = hook.name
-    parts = {f"{name}_orig": getattr(owner, f"{name}_orig")}
-    parts |= {f"{name}_{part}": getattr(owner, f"{name}_{part}").clone() for part in "uv"}
-    return hook.compute_weight(_Parts(parts), do_power_iteration=False)
+    attributes = {f"{name}_orig": getattr(owner, f"{name}_orig")}
+    attributes |= {f"{name}_{part}": getattr(owner, f"{name}_{part}").clone() for part in "uv"}
+    return hook.compute_weight(_Attributes(attributes), do_power_iteration=False)
 
 
-class _Parts:
+class _Attributes:
     def __init__(self, attributes):
         self.__dict__.update(attributes)

@@ -1,8 +1,8 @@
-"""A module as it is with other weights: a view of it, for one call and one thread.
+"""Views: copies of a module with other weights, for one call in one thread.
 
-A view is an object of the module's class with a copy of its dictionary of attributes. It has other
-tensors in place of some parameters and other views in place of the children that need one; buffers
-and all that is in place are the module's own.
+A view is an object of the module's class with a copy of the module's attribute dictionary. In this
+copy some parameters are replaced by other tensors, and children that need a view by their view. All
+other values, such as buffers, are those of the module.
 """
 
 import functools
@@ -12,17 +12,18 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fused_dropout.modules._attributes import carry_back, redirect
-from fused_dropout.modules._recurrent import laid_out_like
+from fused_dropout.modules._weight_drop.attributes import carry_back, redirect
+from fused_dropout.modules._weight_drop.recurrent import laid_out_like
 
 _OBSERVERS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Weights:
-    """What a module's view has in place of its weights.
+    """Tensors that replace weights in the view of a module.
 
-    values: the tensors by name.
-    hooks: those of the module's pre-hooks, by their keys, that would compute them anew.
+    values: {name: tensor}.
+    hooks: keys of the module's forward pre-hooks that compute these weights. The view does not run
+        them.
     """
 
     def __init__(self, values, hooks):
@@ -31,10 +32,10 @@ class Weights:
 
 
 def forward_with(module, cls, weights, args, kwargs, unread=None):
-    """What the forward that ``module`` has from ``cls`` computes with other weights.
+    """Runs `cls.forward` of `module` with other weights.
 
-    ``weights`` are :class:`Weights` by the id of the module that they are of, ``module`` or any
-    inside. A list ``unread`` gets the (id, name) of those parameters that forward does not look at.
+    `weights` is {id of `module` or a submodule: `Weights`}. If `unread` is a list, the (id, name)
+    of every parameter that forward does not read is appended to it.
     """
     views, made = {}, []
     root = _view_of(module, cls, weights, views, made, unread is not None)
@@ -51,8 +52,8 @@ def forward_with(module, cls, weights, args, kwargs, unread=None):
     return result
 
 
-def _view_of(module, cls, weights, views, made, watch):
-    """The view of a module as `cls`; None where the module itself will do."""
+def _view_of(module, cls, weights, views, made, track_reads):
+    """Returns the view of a module, an object of `cls`, or None if the module needs no view."""
     if id(module) in views:
         return views[id(module)]
     views[id(module)] = None
@@ -61,7 +62,7 @@ def _view_of(module, cls, weights, views, made, watch):
     if own is None or len(weights) > 1:
         for key, child in module._modules.items():
             if child is not None:
-                view = _view_of(child, type(child), weights, views, made, watch)
+                view = _view_of(child, type(child), weights, views, made, track_reads)
                 if view is not None:
                     children[key] = view
     if own is None and not children:
@@ -73,14 +74,14 @@ def _view_of(module, cls, weights, views, made, watch):
     parameters = dict(before["_parameters"].items())
     for name, value in values.items():
         (parameters if name in parameters else after)[name] = value
-    if watch:
-        parameters = _Watched(parameters, [name for name in values if name in parameters])
+    if track_reads:
+        parameters = _TrackedDict(parameters, [name for name in values if name in parameters])
     after["_parameters"] = parameters
     after["_modules"] = {**before["_modules"], **children}
     if after.get("_compiled_call_impl") is not None:
-        after["_compiled_call_impl"] = None  # it is compiled for the module itself
+        after["_compiled_call_impl"] = None  # compiled for the module, not for the view
     if torch.compiler.is_compiling() and before["_buffers"]:
-        # The compiler cannot follow how a module that it has seen made gets another buffer.
+        # torch.compile cannot trace that a module created in the trace gets another buffer.
         after.update(before["_buffers"])
         after["_buffers"] = {}
     if own is not None and own.hooks:
@@ -88,13 +89,13 @@ def _view_of(module, cls, weights, views, made, watch):
         after["_forward_pre_hooks"] = {key: hook for key, hook in hooks if key not in own.hooks}
     for kind in _OBSERVERS:
         if before[kind]:
-            after[kind] = {key: _of_module(hook, module) for key, hook in before[kind].items()}
+            after[kind] = {key: _bound_to(module, hook) for key, hook in before[kind].items()}
     parametrised = ()
     if "parametrizations" in module._modules:
         parametrised = tuple(module._modules["parametrizations"]._modules)
         if parametrize._cache_enabled:
             cls = _without_cache(cls, parametrised)
-    # Never `cls()` or `cls.__new__`, which a class can have changed.
+    # Not `cls()` or `cls.__new__`, which the class may override.
     view = object.__new__(cls)
     view.__dict__.update(after)
     if parametrised:
@@ -109,10 +110,10 @@ def _view_of(module, cls, weights, views, made, watch):
 
 
 class _Made:
-    """A view, and what was given to it: what differs afterwards a forward has set.
+    """A view and its initial values. Values that differ after forward were set by forward.
 
-    before: the attributes of the module.
-    private: names of those that the view has of its own.
+    before: the attributes of the module before forward.
+    private: names of attributes that only the view has.
     """
 
     def __init__(self, module, view, before, private):
@@ -124,8 +125,8 @@ class _Made:
         self.children = dict(view.__dict__["_modules"])
 
 
-class _Watched(dict):
-    """Parameters; knows which of some names nobody has asked for."""
+class _TrackedDict(dict):
+    """Parameters. `unread` holds those of the given names that were not read yet."""
 
     def __init__(self, parameters, names):
         super().__init__(parameters)
@@ -148,8 +149,8 @@ class _Watched(dict):
         return super().values()
 
 
-def _of_module(hook, module):
-    """A hook that looks on; it gets the module, whose view is nobody's affair."""
+def _bound_to(module, hook):
+    """A hook that is called with the module instead of its view."""
 
     @functools.wraps(hook)
     def call(_, *args, **kwargs):
@@ -161,8 +162,8 @@ def _of_module(hook, module):
 # ---------------------------------------------------------------- parametrised modules
 
 
-class _Given(nn.Module):
-    """Stands for the parametrisation of a tensor that is given."""
+class _Constant(nn.Module):
+    """Replaces a parametrisation by a fixed tensor."""
 
     def __init__(self, tensor):
         super().__init__()
@@ -173,26 +174,29 @@ class _Given(nn.Module):
 
 
 def _give_parametrised(module, cls, view, values):
-    """Lets the properties of a parametrised module's view compute what is given."""
+    """Makes the parametrised properties of a view return the given values."""
     state = view.__dict__
     children = state["_modules"]
     original = children["parametrizations"]
     lists = object.__new__(type(original))
     lists.__dict__.update(original.__dict__)
-    given = {name: _Given(value) for name, value in values.items() if name in original._modules}
-    lists.__dict__["_modules"] = {**original._modules, **given}
+    constant = {
+        name: _Constant(value) for name, value in values.items() if name in original._modules
+    }
+    lists.__dict__["_modules"] = {**original._modules, **constant}
     children["parametrizations"] = lists
     for name in original._modules:
-        # The module that a WeightDrop wraps has no property if it is parametrised afterwards.
+        # If the wrapped module was parametrised after WeightDrop was created, `cls` does not have
+        # the property.
         if not hasattr(cls, name):
             state[name] = values[name] if name in values else getattr(module, name)
 
 
 @functools.cache
 def _without_cache(cls, names):
-    """`cls`, but the properties keep nothing in the cache of `torch.nn.utils.parametrize`.
+    """A subclass of `cls` whose properties bypass the cache of `torch.nn.utils.parametrize`.
 
-    That is one for all: its keys are those of the module, not of the view.
+    The keys of that cache identify the module, not the view.
     """
 
     def computed(name):
@@ -206,18 +210,18 @@ def _without_cache(cls, names):
 
 
 def _give_flat_weights(rnn, view, values):
-    """Fills the lists in which a recurrent layer of torch keeps its weights."""
+    """Fills the weight lists of torch's recurrent layers."""
     names = rnn._flat_weights_names
     weights = [getattr(view, name, None) for name in names]
     moves = values and "parametrizations" not in rnn._modules
     if moves and not torch.compiler.is_compiling():
         weights = laid_out_like([getattr(rnn, name) for name in names], weights)
         for name, weight in zip(names, weights, strict=True):
-            place = view._parameters if name in view._parameters else view.__dict__
+            target = view._parameters if name in view._parameters else view.__dict__
             if name in values or name in view._parameters:
-                place[name] = weight
+                target[name] = weight
     state = view.__dict__
     state["_flat_weights"] = weights
-    # With references to what is there, the layer does not see a reason to flatten its weights,
-    # which would move the parameters themselves.
+    # If these references are up to date, the layer does not flatten its weights again. That would
+    # move the parameters themselves.
     state["_flat_weight_refs"] = [None if w is None else weakref.ref(w) for w in weights]
