@@ -25,6 +25,10 @@ CONSTANTS = {
     *("functional.ACTIVATIONS", "functional.MODES"),
     *("reference.ACTIVATIONS", "reference.MODES", "reference.ALPHA_PRIME"),
 }
+NEW_FILES = {  # that a recipe tells to write
+    "fused_dropout/fusion/patterns/hugging_face/gptj.py",
+    "tests/fusion/packages/test_packages_hf_gptj.py",
+}
 FOLDERS = "benchmarks|csrc|docs|examples|fused_dropout|tests|tools"
 
 
@@ -108,7 +112,7 @@ def test_links(page):
 def test_files_exist(page):
     """Every path in backticks that begins with a folder of the project leads somewhere."""
     for path in re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text_of(page)):
-        assert (ROOT / path).exists(), path
+        assert path in NEW_FILES or (ROOT / path).exists(), path
 
 
 def test_every_public_name_is_on_an_api_page():
