@@ -30,7 +30,7 @@ def source_of(page):
     return SOURCES.get(page, f"docs/{page}")
 
 
-def place_of(source):
+def site_path(source):
     """The path in the site of a file of the repository."""
     if source.startswith("docs/"):
         return source.removeprefix("docs/")
@@ -45,8 +45,8 @@ def linked_source(page, target):
 def on_files(files, config):
     def add(source):
         # mkdocs names the pages that link to a missing file.
-        if (ROOT / source).is_file() and files.get_file_from_path(place_of(source)) is None:
-            files.append(File.generated(config, place_of(source), abs_src_path=str(ROOT / source)))
+        if (ROOT / source).is_file() and files.get_file_from_path(site_path(source)) is None:
+            files.append(File.generated(config, site_path(source), abs_src_path=str(ROOT / source)))
 
     for source in PAGES:
         add(source)
@@ -65,7 +65,7 @@ def on_page_markdown(markdown, page, config, files):
         if match[0].startswith("```"):
             return match[0]
         target, hash_sign, anchor = match[0].partition("#")
-        place = place_of(linked_source(here, target))
-        return posixpath.relpath(place, posixpath.dirname(here) or ".") + hash_sign + anchor
+        path = site_path(linked_source(here, target))
+        return posixpath.relpath(path, posixpath.dirname(here) or ".") + hash_sign + anchor
 
     return LINK.sub(rewritten, markdown)
