@@ -11,7 +11,7 @@ CUDA_SMOKE := random/test_philox.py pointwise/test_masks.py modules/test_pointwi
 
 .PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-mutations \
     test-fusion bench bench-quick bench-step bench-fusion lint format build mutants \
-    build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz clean \
+    build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz docs clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
     gpu-sanitize-program
 
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-step whole training steps of transformer blocks"
 	@echo "make bench-fusion  whole training steps of a BERT and a ViT, as they are and fused"
 	@echo "make lint       check style (make format: mend it)"
+	@echo "make docs       the documentation as a website, into build/docs"
 	@echo "make build      the extension, in place"
 	@echo "make mutants    build the package for the mutation tests"
 	@echo "make sanitize   generated calls of the CPU kernels under AddressSanitizer and UBSan"
@@ -53,7 +54,7 @@ $(VENV)/ready: requirements-dev.txt
 build: $(VENV)/ready
 	@mkdir -p build
 	@$(RUN) setup.py --quiet build_ext --inplace > build/log 2>&1 \
-	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
+	    || (cat build/log; echo "The build failed; see also docs/building.md."; exit 1)
 	@grep '^fused_dropout:' build/log
 
 # The package with deliberate mistakes, which tests/mutations turns on one by one. Only the
@@ -132,6 +133,14 @@ format: $(VENV)/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
+
+$(VENV)/docs-ready: $(VENV)/ready requirements-docs.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+# Fails if a link or an anchor is broken. Reads the docstrings without importing the package.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt

@@ -1,4 +1,4 @@
-"""What docs/regularisation.md claims, where a line of it is not proof enough."""
+"""What docs/choosing-p.md claims, where a line of it is not proof enough."""
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "csrc", "docs", "examples", "fused_dropout", "tests", "tools")
-FILES = ("*.md", "*.py", "*.toml", "*.txt", "*.in", "LICENSE", "Makefile")
+FILES = ("*.md", "*.py", "*.yml", "*.toml", "*.txt", "*.in", "LICENSE", "Makefile")
 MADE = shutil.ignore_patterns("__pycache__", "*.py[cod]", "*.so")
 
 
