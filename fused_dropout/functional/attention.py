@@ -12,6 +12,8 @@ from fused_dropout.functional._arguments import (
 )
 from fused_dropout.functional._attention import attend, calls_torch, can_attend, unfused_attention
 
+__all__ = ["scaled_dot_product_attention"]
+
 
 def scaled_dot_product_attention(
     query,

@@ -13,6 +13,8 @@ from fused_dropout.functional._arguments import (
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._mask_layout import has_no_elements
 
+__all__ = ["drop_block", "drop_block_rate"]
+
 
 def check_block_size(function, block_size):
     if isinstance(block_size, bool) or not isinstance(block_size, int):

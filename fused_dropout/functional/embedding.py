@@ -21,6 +21,8 @@ from fused_dropout.functional._mask_layout import has_no_elements
 from fused_dropout.functional._nested import on_values
 from fused_dropout.functional.pointwise import BIAS_ACT_DROPOUT, dropout
 
+__all__ = ["embedding_dropout"]
+
 
 def embedding_dropout(
     input,

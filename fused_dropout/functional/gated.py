@@ -3,6 +3,8 @@
 from fused_dropout.functional._arguments import draws_with, probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 
+__all__ = ["bias_glu_dropout"]
+
 BIAS_GLU_DROPOUT = Operator("bias_glu_dropout", last=1)
 
 

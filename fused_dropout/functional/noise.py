@@ -11,6 +11,8 @@ from fused_dropout.functional._arguments import (
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._mask_layout import is_empty
 
+__all__ = ["concrete_dropout", "gaussian_dropout", "standout"]
+
 GAUSSIAN_DROPOUT = Operator("gaussian_dropout")
 CONCRETE_DROPOUT = Operator("concrete_dropout")
 STANDOUT = Operator("standout", same={"z": 1})

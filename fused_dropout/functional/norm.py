@@ -9,6 +9,8 @@ from fused_dropout.functional._arguments import (
 )
 from fused_dropout.functional._call import Operator, call
 
+__all__ = ["dropout_add_layer_norm", "dropout_add_rms_norm"]
+
 DROPOUT_ADD_NORM = Operator("dropout_add_norm", same={"residual": 1}, rows={"row_scale": 3}, last=1)
 
 

@@ -5,6 +5,7 @@ import functools
 import torch
 
 from fused_dropout.functional._arguments import (
+    ACTIVATIONS,
     MODES,
     draws_with,
     is_zero,
@@ -15,6 +16,15 @@ from fused_dropout.functional._arguments import (
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._mask_layout import is_empty, mask_layout
 from fused_dropout.functional._nested import on_values
+
+__all__ = [
+    "ACTIVATIONS",
+    "MODES",
+    "bias_act_dropout",
+    "bias_dropout_add",
+    "dropout",
+    "dropout_mask",
+]
 
 BIAS_ACT_DROPOUT = Operator("bias_act_dropout", same={"residual": 2}, bias_dim=5)
 DROPOUT_ = Operator("dropout_")
