@@ -1,4 +1,4 @@
-// Concrete dropout: schemas, checks of arguments, calls, and shapes of results.
+// Concrete dropout: schemas, checks of arguments, calls, and results on the meta device.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>

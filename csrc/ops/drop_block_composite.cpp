@@ -27,7 +27,7 @@ Tensor compose_seeds(const Params& call, const Tensor& rng_state, const std::vec
   return draws_at(rng_state, index) >= keep_count;
 }
 
-// Which elements are kept; one channel for all where they share.
+// Which elements are kept; a single channel if channels share.
 Tensor compose_mask(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
                     at::SymIntArrayRef strides, at::Device device) {
   Tensor dropped = compose_seeds(call, rng_state, sizes, strides, device);

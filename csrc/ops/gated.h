@@ -18,11 +18,11 @@ CallParams check_backward(const Tensor& dy, const Tensor& x, const OptionalTenso
                           const OptionalTensor& rng_state, const Options& options,
                           const Gradient& gradient);
 
-// The sizes of y, and its strides: the dimensions lie in the order of a dense x.
+// The sizes and strides of y, whose dimensions lie in memory as those of a dense x.
 std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes);
 std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides);
 
-// The same in numbers, for kernels.
+// The same as plain integers, for kernels.
 struct Output {
   Output(const Tensor& x, at::IntArrayRef x_strides);
   std::vector<int64_t> sizes, strides;

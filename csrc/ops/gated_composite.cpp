@@ -7,7 +7,7 @@
 namespace fused_dropout::gated {
 namespace {
 
-// [x1 | x2] as gate and value, and back.
+// From [x1 | x2] to gate and value, and back.
 std::pair<Tensor, Tensor> split(const Tensor& x, bool gate_first) {
   const c10::SymInt width = x.sym_size(-1) / 2;
   Tensor first = x.narrow_symint(-1, 0, width), second = x.narrow_symint(-1, width, width);

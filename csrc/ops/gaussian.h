@@ -7,8 +7,8 @@ namespace fused_dropout::gaussian {
 
 constexpr auto kFunction = "gaussian_dropout";
 
-// `strides` are the strides of the result, and of the tensor that the draws are laid out for. The
-// default is those of x. Only backward gives them.
+// `strides`: of the result, and of the tensor that the mask indices are for; by default those of x.
+// Only backward gives them.
 CallParams check(const char* function, const Tensor& x, const OptionalTensor& rng_state,
                  const Options& options, at::OptionalSymIntArrayRef strides = {});
 // sigma = sqrt(p / (1 - p)).

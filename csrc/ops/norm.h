@@ -8,7 +8,7 @@ namespace fused_dropout::norm {
 
 enum class Kind : int { kLayer, kRms };
 
-// What the operator computes with besides x.
+// The tensor arguments besides x.
 struct Operands {
   OptionalTensor residual;
   OptionalTensor bias;
@@ -21,7 +21,7 @@ struct Operands {
 struct Settings {
   std::string_view kind;  // "layer_norm" or "rms_norm"
   double eps;
-  bool prenorm;  // whether h is a result too; y has x's dtype then, else h's
+  bool prenorm;  // h is a result too; y then has the dtype of x, else that of h
 };
 
 struct NormCallParams : CallParams {
@@ -42,18 +42,18 @@ struct Types {
   bool wide_y() const { return y != x; }
 };
 
-// y; h, of no elements unless prenorm; the statistics of each row in the order of a dense x: the
-// mean (LayerNorm only) and the reciprocal of the standard deviation.
+// y; h, without elements unless prenorm; and the statistics of each row, in the order of a dense x:
+// the mean (LayerNorm only) and the reciprocal of the standard deviation.
 using Results = std::tuple<Tensor, Tensor, Tensor>;
 
-// One of the statistics of all rows.
+// The address of one statistic of all rows.
 inline char* statistic(const Tensor& statistics, int64_t index) {
   return static_cast<char*>(statistics.data_ptr()) +
          index * statistics.stride(0) * statistics.element_size();
 }
 
-// What backward reads of the forward pass: h, or else x and the residual; x too where the branch's
-// derivative or the gradient of layer_scale needs it.
+// The tensors that backward reads: h, or x and the residual instead. With h also x, if the
+// derivative of the branch or the gradient of layer_scale needs it.
 struct Saved {
   OptionalTensor h;
   OptionalTensor x;
@@ -76,7 +76,7 @@ struct Gradient {
     return {dtype, h_dtype, dy_dtype == dtype ? dtype : h_dtype};
   }
 };
-// The gradients of vectors along rows are in the dtype that is computed in.
+// The gradients of the vectors along rows have the dtype of the arithmetic.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Checks settings and options alone.

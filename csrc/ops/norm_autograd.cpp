@@ -34,7 +34,7 @@ void list_fields(Archive& archive, SavedCall& s) {
           s.norm_bias);
 }
 
-// Results without a gradient, which autograd does not get.
+// Results without a gradient: they are passed around autograd.
 struct Constants {
   Tensor h;  // if h is not a result
   Tensor statistics;
@@ -95,7 +95,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
     Options options = saved.call.options();
     options.p_tensor = optional(tensors[9]);
 
-    // Autograd counts the tensors that were given.
+    // Autograd numbers only the tensors that were given.
     size_t edge = 0;
     const auto needs = [&](bool given) { return given && ctx->needs_input_grad(edge++); };
     const bool x = needs(true), residual = needs(saved.residual.has_value()),

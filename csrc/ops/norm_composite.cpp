@@ -14,7 +14,7 @@ Tensor scaled(Tensor branch, const OptionalTensor& layer_scale, const OptionalTe
   return branch;
 }
 
-// The mean and the reciprocal of the standard deviation; no mean for RMSNorm.
+// Mean (undefined for RMSNorm) and reciprocal of the standard deviation.
 struct Statistics {
   Tensor mean, rstd;
   Statistics(const Tensor& h, Kind kind, double eps) {
@@ -36,7 +36,7 @@ Results compose_forward(const Tensor& x, const Operands& operands, const Optiona
   Tensor h = scaled(compose_branch(call, x, operands.bias, rng_state), operands.layer_scale,
                     operands.row_scale);
   if (operands.residual) h = *operands.residual + h;
-  // Backward knows the rounded h alone.
+  // Backward has only the rounded h.
   if (settings.prenorm) h = h.to(call.h_dtype).to(h.scalar_type());
   const Statistics statistics(h, call.kind, settings.eps);
   Tensor y = statistics.normalised(h);
@@ -63,7 +63,7 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
       arithmetic_of(c10::promoteTypes(gradient.dtype, gradient.h_dtype));
   const Tensor dy = dy_any.to(arithmetic);
 
-  // The branch, where it is known: its value and what goes into its activation.
+  // The branch if x is saved: its value, and the argument z of its activation.
   Tensor kept, z, branch;
   if (constants.keep_count < 65536) {
     kept = mask_for(call, constants, rng_state, dy, gradient.strides);

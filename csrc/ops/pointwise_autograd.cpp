@@ -26,8 +26,8 @@ void list_fields(Archive& archive, SavedCall& s) {
   archive(s.call, s.from_output, s.strides, s.dtype, s.bias_dtype, s.residual_dtype);
 }
 
-// The gradients of x, bias and residual, undefined if they are not needed: shared by the functions
-// below. Autograd counts the tensors that were given.
+// The gradients of x, bias and residual for the functions below; undefined if they are not needed.
+// Autograd numbers only the tensors that were given.
 variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
   const auto saved = read_call<SavedCall>(ctx);
   size_t edge = 0;

@@ -56,15 +56,15 @@ void compose_inplace(Tensor x, const OptionalTensor& rng_state, const Options& o
   x.copy_(compose_forward(x, {}, {}, rng_state, options));
 }
 
-// torch's own way for views whose memory holds the negated numbers knows only operators that return
-// what they have changed.
+// For views whose memory holds the negated numbers, torch's fallback supports only operators that
+// return the tensor that they write.
 void inplace_negative(Tensor x, const OptionalTensor& rng_state, const Options& options) {
   const Tensor plain = x.resolve_neg();
   call_inplace(plain, rng_state, options);
   x.copy_(plain);
 }
 
-// Functionalisation replaces writes into tensors, but only those of operators that it knows.
+// Functionalisation replaces in-place operators, but only those that it knows.
 void inplace_functional(Tensor x, const OptionalTensor& rng_state, const Options& options) {
   x.copy_(call_forward(x, {}, {}, rng_state, options));
 }

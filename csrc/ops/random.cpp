@@ -32,8 +32,8 @@ Tensor mask_meta(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
 
 }  // namespace
 
-// TorchScript computes a call whose arguments are all constants once and for all, and so would
-// freeze a mask, unless the operator may do more than its schema says.
+// TorchScript evaluates a call with constant arguments at compile time, which would freeze the
+// mask, unless the alias analysis of the operator is conservative.
 void define_draw(torch::Library& m, const std::string& schema) {
   m.def(torch::schema(schema.c_str(), c10::AliasAnalysisKind::CONSERVATIVE),
         {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});

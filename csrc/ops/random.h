@@ -1,4 +1,5 @@
-// The operators draw_rng_state and dropout_mask: where states come from, and what masks they give.
+// The operators draw_rng_state and dropout_mask: how a random state is drawn, and the mask of a
+// state.
 #pragma once
 
 #include <ATen/core/Generator.h>

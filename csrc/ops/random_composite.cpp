@@ -20,9 +20,9 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
   return kept.copy_(draws_at(rng_state, index) < static_cast<int64_t>(keep_count_of(p)));
 }
 
-// Under vmap the random number has to follow the randomness of the transform: the operators used
-// here do, and fused_dropout/_partitioner.py calls this there. The same 64 bits as the CPU operator
-// draws, except for one value in 2^64.
+// Also the implementation for vmap (fused_dropout/_partitioner.py calls it), because torch.randint
+// follows the randomness of the transform. It draws the same 64 bits as the CPU operator, except
+// for one value in 2^64.
 Tensor compose_draw(const Tensor& token, const OptionalTensor&, const OptionalGenerator& generator,
                     bool) {
   constexpr auto kLowest = std::numeric_limits<int64_t>::min();

@@ -6,7 +6,7 @@
 namespace fused_dropout::standout {
 namespace {
 
-// Broadcasts to x's shape.
+// The result broadcasts to the shape of x.
 Tensor is_dropped(const CallParams& call, const OptionalTensor& rng_state, const Tensor& z,
                   at::SymIntArrayRef strides, const Settings& settings) {
   // A tensor without elements drops none, and no state was drawn for it.

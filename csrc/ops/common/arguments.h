@@ -95,7 +95,7 @@ inline at::ScalarType arithmetic_of(at::ScalarType dtype) {
 }
 at::ScalarType output_dtype(const Tensor& x, const OptionalTensor& residual);
 
-// The strides of empty_like(x), also of a traced or transformed tensor.
+// The strides of empty_like(x), also for a traced or transformed tensor.
 std::vector<c10::SymInt> strides_like(const Tensor& x);
 
 // True for a plain tensor, false for one that is traced or transformed.

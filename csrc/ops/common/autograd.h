@@ -9,7 +9,7 @@
 
 namespace fused_dropout {
 
-// An undefined tensor stands for None among the tensors that autograd has saved.
+// Autograd saves None as an undefined tensor.
 inline OptionalTensor optional(const Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
@@ -23,8 +23,8 @@ inline bool requires_grad(const OptionalTensor& tensor) {
 inline bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 inline bool has_tangent(const OptionalTensor& tensor) { return tensor && has_tangent(*tensor); }
 
-// C++ autograd functions have no forward mode and refuse the transforms of torch.func, each level
-// of which hands its operators on through this key.
+// C++ autograd functions support neither forward mode nor the transforms of torch.func. During a
+// transform this dispatch key is included.
 template <class... Tensors>
 bool needs_composite(const Tensors&... tensors) {
   return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||

@@ -11,13 +11,14 @@
 
 namespace fused_dropout {
 
-// Registers what `implement(torch::Library&)` implements for devices without kernels and for vmap.
+// Registers the implementations of `implement(torch::Library&)` for devices without kernels and for
+// vmap.
 #define FD_REGISTER_COMPOSITE(implement)                                            \
   TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) { implement(m); } \
   TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) { implement(m); }
 
-// The mask indices of a tensor with these sizes and dense strides, in a shape that broadcasts to
-// its: size 1 along dimensions that share.
+// The mask indices of a tensor with these sizes and dense strides. The shape broadcasts to the
+// sizes: it is 1 along shared dimensions.
 Tensor mask_index(const CallParams& call, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
                   at::Device device);
 // The same for mask strides that are given.
@@ -29,8 +30,8 @@ using WordsOfGroup = std::array<Tensor, 4>;
 WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group);
 Tensor draws_at(const Tensor& rng_state, const Tensor& index);
 
-// Which elements of x a call keeps, in a shape that broadcasts to that of x; the mask is that of
-// dense strides `strides`.
+// Which elements of x a call keeps, in a shape that broadcasts to that of x. `strides`: the dense
+// strides that the mask is for.
 Tensor mask_for(const CallParams& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides);
 
@@ -40,7 +41,7 @@ Tensor activation_value(const CallParams& call, const Tensor& z);
 Tensor activation_grad(const CallParams& call, const Tensor& dz, const Tensor& z);
 // `kept` is undefined if everything is kept.
 Tensor drop(const DropConstants& constants, const Tensor& kept, Tensor value);
-// drop(act(x + bias)), in the dtype that is computed in.
+// drop(act(x + bias)), in the dtype of the arithmetic.
 Tensor compose_branch(const CallParams& call, const Tensor& x, const OptionalTensor& bias,
                       const OptionalTensor& rng_state);
 

@@ -1,5 +1,5 @@
-// The functions of scalar.h, transcendental.h and philox.h for tensors, made of differentiable torch
-// operators, so that the formulas in math/ work on tensors unchanged.
+// The functions of scalar.h, transcendental.h and philox.h for tensors, made of differentiable
+// torch operators, so that the formulas in math/ work on tensors unchanged.
 #pragma once
 
 #include <ATen/ATen.h>
