@@ -10,7 +10,7 @@ def new_rng_state(device="cpu", generator=None):
 
     Args:
         device: the device of the state. It must be the device of the tensors that the state is
-            used with.
+            used with; CUDA tensors take a state on the CPU too.
         generator: a `torch.Generator` of that device, or None for the default generator. Not
             supported under `torch.compile`.
 

@@ -47,7 +47,7 @@ Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
 }
 
 Tensor EagerCall::draw(const Tensor& x) const {
-  return call_draw(x, {}, generator, /*on_host=*/!x.is_cpu() && is_plain_call(x));
+  return call_draw(x, {}, generator, /*on_host=*/x.is_cuda() && is_plain_call(x));
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {

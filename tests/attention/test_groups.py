@@ -1,4 +1,4 @@
-"""Eager attention on the CPU goes some matrices at a time: held to the chain, and to its memory."""
+"""Eager attention on the CPU, for a group of matrices at a time: its results and its memory."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout.functional import _attention
-from fused_dropout.functional._attention import attend, chain, is_eager
+from fused_dropout.functional._attention import attend, can_attend, unfused_attention
 
 P, SCALE = 0.3, 0.4
 
@@ -48,11 +48,11 @@ def masks():
 def test_equals_the_chain(mask, layout, needed):
     state = fd.new_rng_state()
     results = []
-    for function in (chain, attend):
+    for function in (unfused_attention, attend):
         tensors = inputs(layout)
         for index, x in enumerate(tensors):
             x.requires_grad_(index in needed)
-        assert is_eager(*tensors, mask, P)
+        assert can_attend(*tensors, mask, P)
         output = function(*tensors, mask, P, SCALE, rng_state=state)
         output.backward(torch.linspace(-1, 1, output.numel()).double().view(output.shape))
         results.append((output, *(x.grad for x in tensors)))

@@ -50,7 +50,11 @@ ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), without_kernel], ids=str)
+@pytest.mark.parametrize(
+    "act",
+    [*ACTIVATIONS, nn.PReLU(), without_kernel],
+    ids=lambda act: getattr(act, "__name__", str(act)),
+)
 def test_activations(act):
     assert_parity(
         encoder_layer(activation=act), with_inputs(X), fused_classes=["TransformerEncoderLayer"]

@@ -123,3 +123,45 @@ def test_the_offset_is_checked_where_it_can_be_read():
     with pytest.raises(ValueError, match="offset 3, but expected a multiple of 4"):
         FF.dropout(torch.ones(3), 0.5, rng_state=torch.tensor([1, 3]))
     assert FF.dropout(torch.ones(3, device=DEVICE), 0.5, rng_state=STATE.to(DEVICE)).numel() == 3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, state: FF.bias_act_dropout(x, None, 0.5, "gelu", rng_state=state),
+        lambda x, state: FF.bias_glu_dropout(x, None, 0.5, rng_state=state),
+        lambda x, state: FF.dropout_add_layer_norm(x, x, p=0.5, rng_state=state),
+        lambda x, state: FF.gaussian_dropout(x, 0.5, rng_state=state),
+        lambda x, state: FF.concrete_dropout(x, torch.zeros(1, device=x.device), rng_state=state),
+        lambda x, state: FF.standout(x, x, rng_state=state),
+        lambda x, state: FF.drop_block(x, 0.5, 3, rng_state=state),
+    ],
+    ids=["pointwise", "gated", "norm", "gaussian", "concrete", "standout", "drop_block"],
+)
+def test_a_state_on_the_cpu_gives_the_mask_of_one_on_the_device(function):
+    x = torch.randn(4, 6, 9, 16, device=DEVICE, requires_grad=True)
+    results = []
+    for state in (STATE, STATE.to(DEVICE)):
+        y = function(x, state)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), x)))
+    assert all(map(torch.equal, *results))
+
+
+def test_the_composition_takes_a_state_on_the_cpu():
+    x = torch.randn(64, 33, device=DEVICE)
+    results = []
+    for state in (STATE, STATE.to(DEVICE)):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+            y = FF.dropout(dual, 0.5, rng_state=state)
+            results.append(torch.autograd.forward_ad.unpack_dual(y))
+    assert all(map(torch.equal, *results))
+
+
+def test_an_eager_call_keeps_its_state_on_the_cpu():
+    """The host knows seed and offset: no kernel has to write them, or to wait for them."""
+    x = torch.randn(64, 33, device=DEVICE, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda x: x):
+        saved = []
+        FF.dropout(x, 0.5)
+    assert [tensor.device.type for tensor in saved if tensor.dtype == torch.int64] == ["cpu"]

@@ -153,9 +153,3 @@ def test_only_what_is_wanted():
     dx, dz = call.standout_backward(dy, z, ALPHA, BETA)
     assert same_bits(call.standout_backward(dy, z, ALPHA, BETA, (True, False))[0], dx)
     assert same_bits(call.standout_backward(dy, z, ALPHA, BETA, (False, True))[1], dz)
-
-
-def test_the_state_is_written_down():
-    written = torch.zeros(2, dtype=torch.int64)
-    kernels(tensors_of("gaussian", (10,))).gaussian(P, written)
-    assert written.tolist() == [SEED, OFFSET]

@@ -271,12 +271,6 @@ def test_many_rows_accumulate_in_fp32():
     assert torch.equal(dbias, kept * 2.0)
 
 
-def test_forward_writes_the_state_down():
-    written = torch.zeros(2, dtype=torch.int64)
-    kernels(torch.ones(100), p=0.5).forward(state=written)
-    assert torch.equal(written, STATE)
-
-
 def test_nothing_leaks_from_dropped_places():
     x = torch.full((64, 64), torch.nan)
     dy = torch.full((64, 64), torch.inf)

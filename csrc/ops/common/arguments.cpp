@@ -154,8 +154,8 @@ void check_rng_state(const char* function, const Tensor& rng_state, at::Device d
               " dimensions, but expected one of size 2 (seed and offset)");
   TORCH_SYM_CHECK(rng_state.sym_size(0).sym_eq(2), function, ": rng_state has ",
                   rng_state.sym_size(0), " elements, but expected 2 (seed and offset)");
-  TORCH_CHECK(rng_state.device() == device || rng_state.device().is_cpu(), function,
-              ": rng_state is on ", rng_state.device(), ", but x is on ", device);
+  TORCH_CHECK(rng_state.device() == device || (device.is_cuda() && rng_state.device().is_cpu()),
+              function, ": rng_state is on ", rng_state.device(), ", but x is on ", device);
   if (has_values(rng_state)) {
     const auto offset = rng_state.accessor<int64_t, 1>()[1];
     TORCH_CHECK_VALUE(offset >= 0 && offset % kOffsetUnit == 0, function, ": rng_state has offset ",

@@ -81,7 +81,7 @@ void check_row_vector(const char* function, const char* argument, const Optional
                       const Tensor& x);
 // Checks that the strides are those of a tensor without gaps or overlaps.
 void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArrayRef strides);
-// The state is on this device or on the CPU.
+// The state is on this device; for CUDA it may be on the CPU.
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
 void check_probability_tensor(const char* function, const Tensor& p);
