@@ -8,6 +8,7 @@
 
 #include "cpu/indexing.h"
 #include "ops/common/layout.h"
+#include "ops/random.h"
 
 namespace fused_dropout::cpu {
 

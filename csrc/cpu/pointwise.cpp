@@ -8,7 +8,7 @@
 #include "cpu/capability.h"
 #include "cpu/kernel_args.h"
 #include "cpu/large_memory.h"
-#include "ops/common/arguments.h"
+#include "ops/pointwise.h"
 
 namespace fused_dropout::cpu {
 namespace {
@@ -64,12 +64,12 @@ Tensor forward(const CallParams& call, const Tensor& x_any, const OptionalTensor
 Tensor forward_cpu(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                    const OptionalTensor& rng_state, const Options& options) {
   const CallParams call =
-      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+      pointwise::check("bias_act_dropout", x, bias, residual, rng_state, options);
   return forward(call, x, bias, residual, rng_state, std::nullopt);
 }
 
 void inplace_cpu(Tensor x, const OptionalTensor& rng_state, const Options& options) {
-  const CallParams call = check_arguments("dropout_", x, {}, {}, rng_state, options);
+  const CallParams call = pointwise::check("dropout_", x, {}, {}, rng_state, options);
   if (x.is_non_overlapping_and_dense()) {
     forward(call, x, {}, {}, rng_state, x);
   } else {
@@ -79,9 +79,9 @@ void inplace_cpu(Tensor x, const OptionalTensor& rng_state, const Options& optio
 
 Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
                        const OptionalTensor& bias, const OptionalTensor& rng_state,
-                       const Options& options, const Gradient& gradient) {
+                       const Options& options, const pointwise::Gradient& gradient) {
   const CallParams call =
-      check_backward_arguments(dy_any, input_any, bias, rng_state, options, gradient);
+      pointwise::check_backward(dy_any, input_any, bias, rng_state, options, gradient);
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const auto tensor_options = dy_any.options();
@@ -142,9 +142,9 @@ Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& input_any,
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CPU, m) {
-  m.impl("bias_act_dropout", forward_entry<forward_cpu>);
-  m.impl("bias_act_dropout_backward", backward_entry<backward_cpu>);
-  m.impl("dropout_", inplace_entry<inplace_cpu>);
+  m.impl("bias_act_dropout", pointwise::forward_entry<forward_cpu>);
+  m.impl("bias_act_dropout_backward", pointwise::backward_entry<backward_cpu>);
+  m.impl("dropout_", pointwise::inplace_entry<inplace_cpu>);
 }
 
 }  // namespace fused_dropout::cpu

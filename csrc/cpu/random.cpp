@@ -6,16 +6,14 @@
 
 #include "cpu/capability.h"
 #include "cpu/kernel_args.h"
-#include "ops/common/arguments.h"
+#include "ops/random.h"
 
 namespace fused_dropout::cpu {
 namespace {
 
 Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                c10::SymInt mask_offset) {
-  const MaskParams call(rng_state, size, strides, p, shared_dims, mask_strides,
-                        std::move(mask_offset));
+                double p, FD_MASK_PARAMETERS) {
+  const MaskParams call(rng_state, size, strides, p, FD_MASK_OPTIONS);
   if (call.kept.numel() == 0) return call.kept;
   const MaskIndexing indexing =
       mask_indexing(call.layout, call.keep_count, read_rng_state(rng_state));
@@ -28,7 +26,7 @@ Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArra
 
 // Draws a seed from the generator; the offset is 0. Leaves the generator alone if p is 0 or 1.
 Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
-                const OptionalGenerator& generator) {
+                const OptionalGenerator& generator, bool) {
   const Tensor state = at::empty({2}, at::TensorOptions().dtype(at::kLong));
   int64_t* values = state.mutable_data_ptr<int64_t>();
   values[0] = values[1] = 0;

@@ -21,7 +21,7 @@ Tensor kept_cuda(const Tensor& x, const Tensor& rng_state, const drop_block::Opt
   const at::TensorOptions counts = x.options().dtype(at::kLong);
   if (x.numel() == 0) return at::zeros({}, counts);
   const auto geometry = drop_block::geometry_for(call, x.sizes(), dense_strides(x));
-  if (!geometry || !has_tiles(*geometry)) return drop_block::compose_kept(x, rng_state, options);
+  if (!geometry || !can_tile(*geometry)) return drop_block::compose_kept(x, rng_state, options);
   if (geometry->keep_count == 65536) return at::full({}, x.numel(), counts);
   const Tensor kept = at::zeros({}, counts);
   DropBlockArgs args;
@@ -46,7 +46,7 @@ Tensor apply_cuda(const Tensor& x_any, const OptionalTensor& rng_state, const Op
   }
   drop_block::check_state(call, rng_state, kept);
   const auto geometry = drop_block::geometry_for(call, x_any.sizes(), strides);
-  if (!geometry || !has_tiles(*geometry)) {
+  if (!geometry || !can_tile(*geometry)) {
     return y.copy_(drop_block::compose_apply(x_any, rng_state, kept, layout, options));
   }
   if (geometry->keep_count == 65536) return y.copy_(x_any);

@@ -1,4 +1,4 @@
-// What the torch side knows of the DropBlock kernels.
+// Arguments and launch functions of the DropBlock kernels.
 #pragma once
 
 #include "cuda/launch_types.h"
@@ -9,19 +9,19 @@ namespace fused_dropout::cuda {
 struct DropBlockArgs {
   const void* x = nullptr;
   void* y = nullptr;
-  const int64_t* kept = nullptr;  // how many elements are; null where nothing is scaled
+  const int64_t* kept = nullptr;  // how many elements are kept; null if the result is not scaled
   drop_block::Geometry geometry;
   RandomState random;
 };
 
-// Whether kernels know such a tensor.
-bool has_tiles(const drop_block::Geometry& geometry);
+// True if the kernels can handle tensors of this geometry.
+bool can_tile(const drop_block::Geometry& geometry);
 
-// Adds to `kept`.
+// Adds the number of kept elements to `kept`.
 void launch_drop_block_count(const DropBlockArgs& args, int64_t* kept, Stream stream);
 void launch_drop_block_apply(const DropBlockArgs& args, Storage storage, Stream stream);
 
-// For one type.
+// The same for tensors of type T.
 template <class T>
 void drop_block_apply_of(const DropBlockArgs& args, Stream stream);
 

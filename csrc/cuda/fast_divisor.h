@@ -1,4 +1,5 @@
-// Division by a number that is known before a kernel runs: one multiplication in its place.
+// Integer division by a divisor that the host knows before the launch: kernels multiply by a
+// precomputed number instead.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 
 namespace fused_dropout::cuda {
 
+// The upper half of the product.
 FD_HD uint32_t high_product(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
 }
@@ -18,12 +20,12 @@ FD_HD uint64_t high_product(uint64_t a, uint64_t b) {
 #endif
 }
 
-// Exact for numerators below half of what a Word of N bits holds (Granlund and Montgomery,
-// "Division by Invariant Integers using Multiplication", PLDI 1994): with 2^k < d < 2^(k+1) and
-// m = floor(2^(N+k) / d) + 1, which has N bits, n / d = n * m / 2^(N+k).
+// Exact for numerators below half of the range of Word (Granlund and Montgomery, "Division by
+// Invariant Integers using Multiplication", PLDI 1994). Word has N bits. With 2^k < d < 2^(k+1) and
+// m = floor(2^(N+k) / d) + 1, which fits into N bits, n / d = floor(n * m / 2^(N+k)).
 template <class Word, class TwoWords>
 struct DivisorOf {
-  Word multiplier = 0;  // 0 for a power of two
+  Word multiplier = 0;  // 0 if the divisor is a power of two
   int shift = 0;
 
   DivisorOf() = default;
@@ -41,6 +43,6 @@ struct DivisorOf {
 };
 
 using Divisor = DivisorOf<uint64_t, unsigned __int128>;
-using ShortDivisor = DivisorOf<uint32_t, uint64_t>;  // up to 2^31 - 1
+using ShortDivisor = DivisorOf<uint32_t, uint64_t>;  // for numerators up to 2^31 - 1
 
 }  // namespace fused_dropout::cuda

@@ -8,7 +8,7 @@
 #include <torch/library.h>
 
 #include "cuda/gated.h"
-#include "cuda/random.h"
+#include "cuda/kernel_args.h"
 #include "ops/common/row_layout.h"
 
 namespace fused_dropout::cuda {
@@ -87,20 +87,6 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
   return forward(call, place, x, bias, random, gate_first);
 }
 
-Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalGenerator& generator, bool gate_first,
-                        const Options& options) {
-  const CallParams call = gated::check("bias_glu_dropout", x, bias, {}, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const Place place(call, x, dense_strides(x));
-  if (!draws_in_kernel(call, x) || !can_index(place.layout.mask)) {
-    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
-    return {forward_cuda(x, bias, rng_state, gate_first, options), rng_state};
-  }
-  const Draw draw(x, generator);
-  return {forward(call, place, x, bias, draw.random, gate_first), draw.rng_state};
-}
-
 Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const gated::Gradient& gradient) {
@@ -134,7 +120,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   args.dgate = advanced(dx.data(), halves.gate, dtype);
   args.dvalue = advanced(dx.data(), halves.value, dtype);
   // The kernel writes into dbias itself where each channel has one partial sum.
-  const bool is_total = are_totals(args.layout) && gradient.bias_dtype == arithmetic;
+  const bool is_total = partials_are_totals(args.layout) && gradient.bias_dtype == arithmetic;
   Tensor partials;
   if (need_dbias && is_total) {
     args.gate_partials = advanced(dbias.mutable_data_ptr(), halves.gate, arithmetic);
@@ -148,7 +134,7 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   launch_gated_backward(args, storage_of(dtype), call.activation, stream_of(x));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (need_dbias && !is_total) {
-    ColumnSums sums{args.gate_partials, args.layout, copies_in(args.layout), 2, {}};
+    ColumnSums sums{args.gate_partials, args.layout, partial_copies(args.layout), 2, {}};
     sums.targets[0] = advanced(dbias.mutable_data_ptr(), halves.gate, gradient.bias_dtype);
     sums.targets[1] = advanced(dbias.mutable_data_ptr(), halves.value, gradient.bias_dtype);
     launch_column_sums(sums, arithmetic == at::kDouble, storage_of(gradient.bias_dtype),
@@ -162,7 +148,6 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("bias_glu_dropout", gated::forward_entry<forward_cuda>);
-  m.impl("draw_bias_glu_dropout", gated::draw_forward_entry<draw_forward_cuda>);
   m.impl("bias_glu_dropout_backward", gated::backward_entry<backward_cuda>);
 }
 

@@ -1,18 +1,18 @@
-// What the torch side knows of the gated kernels: y = drop(act(gate + gate_bias) * (value +
-// value_bias)), where the rows of gate and value lie side by side in those of x.
+// Arguments and launch functions of the gated kernels: y = drop(act(gate + gate_bias) * (value +
+// value_bias)) and its gradient. Each row of x holds a row of `gate` beside a row of `value`.
 #pragma once
 
 #include "cuda/launch_types.h"
 
 namespace fused_dropout::cuda {
 
-// `layout` is that of y, with a row's width for its channels. The halves of x point at their first
-// rows; from one row to the next it is twice the width.
+// `layout` is that of y, with the row width as the number of channels. `gate` and `value` point at
+// the first row of their half of x; their rows are twice the width apart.
 struct GatedForwardArgs {
   const void* gate;
   const void* value;
   void* y;
-  Vector gate_bias, value_bias;
+  VectorOperand gate_bias, value_bias;
   Layout layout;
   RandomState random;
   MaskIndexing mask;
@@ -24,13 +24,13 @@ struct GatedBackwardArgs {
   const void* dy;
   const void* gate;
   const void* value;
-  void* dgate;  // null, both, where no gradient by x is wanted
+  void* dgate;  // dgate and dvalue are both null if the gradient of x is not wanted
   void* dvalue;
-  // Null, both, where no gradients by the biases are wanted, else partial_rows(layout) rows of the
-  // layout's period each.
+  // Both null if the bias gradients are not wanted. Otherwise each has partial_rows(layout) rows of
+  // `period` numbers.
   void* gate_partials = nullptr;
   void* value_partials = nullptr;
-  Vector gate_bias, value_bias;
+  VectorOperand gate_bias, value_bias;
   Layout layout;
   RandomState random;
   MaskIndexing mask;
@@ -43,7 +43,7 @@ void launch_gated_forward(const GatedForwardArgs& args, Storage storage, int act
 void launch_gated_backward(const GatedBackwardArgs& args, Storage storage, int activation,
                            Stream stream);
 
-// Both for one type.
+// The same for tensors of type T.
 template <class T>
 void gated_forward_of(GatedForwardArgs args, int activation, Stream stream);
 template <class T>

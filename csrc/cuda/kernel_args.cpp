@@ -9,7 +9,11 @@ Stream stream_of(const Tensor& tensor) {
 }
 
 RandomState state_at(const Tensor& rng_state) {
-  return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
+  if (!rng_state.is_cpu()) {
+    return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
+  }
+  const PhiloxState state = read_rng_state(rng_state);
+  return RandomState::of(state.seed, state.offset);
 }
 
 RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
@@ -44,7 +48,7 @@ Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype) {
   return given ? given->to(vector_dtype(given->scalar_type(), x_dtype)).contiguous() : Tensor();
 }
 
-Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype) {
+VectorOperand vector_argument(const Tensor& vector, at::ScalarType x_dtype) {
   if (!vector.defined()) return {};
   return {vector.const_data_ptr(), vector.scalar_type() != x_dtype};
 }

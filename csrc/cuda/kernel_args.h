@@ -3,6 +3,7 @@
 
 #include "cuda/launch_types.h"
 #include "ops/common/layout.h"
+#include "ops/random.h"
 
 namespace fused_dropout::cuda {
 
@@ -13,7 +14,8 @@ inline bool draws(const DropConstants& constants) {
   return constants.keep_count > 0 && constants.keep_count < 65536;
 }
 
-// The state is read on the device, when the kernel runs: a captured graph may have changed it.
+// The numbers of a state on the CPU, or the addresses of one on the device: that is read when the
+// kernel runs, since a captured graph may have changed it.
 RandomState state_at(const Tensor& rng_state);
 RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);
@@ -24,7 +26,7 @@ MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count);
 
 // Kernels take vectors beside an x of this dtype in that or fp32.
 at::ScalarType vector_dtype(at::ScalarType given, at::ScalarType x_dtype);
-Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);  // undefined for none
-Vector vector_argument(const Tensor& vector, at::ScalarType x_dtype);    // undefined for none
+Tensor vector_for(const OptionalTensor& given, at::ScalarType x_dtype);       // undefined for none
+VectorOperand vector_argument(const Tensor& vector, at::ScalarType x_dtype);  // undefined for none
 
 }  // namespace fused_dropout::cuda

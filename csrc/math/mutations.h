@@ -1,4 +1,4 @@
-// Deliberate mistakes, which show that the tests notice them (tests/test_mutations.py). They exist
+// Deliberate mistakes, which show that the tests notice them (tests/mutations). They exist
 // only in builds with FUSED_DROPOUT_MUTATIONS, where the environment variable
 // FUSED_DROPOUT_MUTATION selects one. In all other builds `mutated` is a constant false.
 #pragma once

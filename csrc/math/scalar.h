@@ -86,7 +86,7 @@ FD_HD float rounded_reciprocal(float a) { return __frcp_rn(a); }
 #else
 // Hides from the compiler how the value was computed.
 #if defined(__x86_64__)
-#define FD_OPAQUE(value) asm("" : "+x"(value))
+#define FD_OPAQUE(value) asm("" : "+v"(value))  // "v" has all registers of AVX-512, "x" 16 of them
 #elif defined(__aarch64__)
 #define FD_OPAQUE(value) asm("" : "+w"(value))
 #else

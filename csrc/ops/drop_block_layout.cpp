@@ -1,6 +1,5 @@
 // From a tensor's sizes and strides to what DropBlock kernels know of it.
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "ops/drop_block.h"
@@ -54,10 +53,7 @@ double keep_rate(const Params& call, at::IntArrayRef sizes) {
 
 std::optional<Geometry> geometry_for(const Params& call, at::IntArrayRef sizes,
                                      at::IntArrayRef strides) {
-  std::vector<int64_t> order(sizes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+  const std::vector<int64_t> order = memory_order(strides);
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   Geometry geometry;
   geometry.keep_count = seed_keep_count(call.probability(), axes);

@@ -1,8 +1,9 @@
-// Calls of every kind of kernel on buffers of exactly the size they need. Compiled with shim.h it
-// is for AddressSanitizer, by nvcc with the kernels of csrc/cuda (no torch) for compute-sanitizer.
+// A program that calls every kind of kernel on buffers of exactly the size that they need. g++ with
+// shim.h compiles it for AddressSanitizer. nvcc compiles it with the kernels of csrc/cuda, without
+// torch, for compute-sanitizer.
 //
-//   --every N    of N calls one
-//   --seconds S  begin no call after this time; the calls come in mixed order
+//   --every N    run one of N calls
+//   --seconds S  start no call after this time; the calls run in mixed order
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +29,8 @@ struct Shape {
   int64_t outer, channels, inner;
 };
 
-void run(const Shape& shape, Storage storage, bool wide, int activation, int shift, bool strided) {
+void run_pointwise(const Shape& shape, Storage storage, bool wide, int activation, int shift,
+                   bool strided) {
   const int64_t numel = shape.outer * shape.channels * shape.inner;
   const size_t size = size_of(storage);
   const size_t wide_size = wide ? 4 : size;
@@ -62,7 +64,7 @@ void run(const Shape& shape, Storage storage, bool wide, int activation, int shi
   backward.random = random;
   launch_pointwise_backward(backward, storage, wide, activation, nullptr);
   const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 1, {dbias.data()}};
+      partials.data(), forward.layout, partial_copies(forward.layout), 1, {dbias.data()}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 
   const Output kept(numel, sizeof(bool), 0);
@@ -116,8 +118,11 @@ void run_gated(int64_t rows, int64_t width, Storage storage, int activation, int
   backward.mask = forward.mask;
   backward.scale = 1.5;
   launch_gated_backward(backward, storage, activation, nullptr);
-  const ColumnSums totals{
-      partials.data(), forward.layout, copies_in(forward.layout), 2, {dbias.data(), half(dbias)}};
+  const ColumnSums totals{partials.data(),
+                          forward.layout,
+                          partial_copies(forward.layout),
+                          2,
+                          {dbias.data(), half(dbias)}};
   launch_column_sums(totals, storage == Storage::kFloat64, storage, nullptr);
 }
 
@@ -167,7 +172,7 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
   backward.dresidual = dresidual.data();
   backward.vectors = vectors;
   backward.partials = partials.data();
-  const int64_t bytes = norm_scratch(backward, types);
+  const int64_t bytes = norm_scratch_bytes(backward, types);
   const Output scratch(bytes, 1, 0);
   backward.scratch = bytes > 0 ? scratch.data() : nullptr;
   ColumnSums totals{partials.data(),
@@ -176,30 +181,30 @@ void run_norm(int64_t rows, int64_t width, const NormTypes& types, int activatio
                     vectors,
                     {}};
   for (int i = 0; i < vectors; ++i) {
-    backward.place_of[i] = i;
+    backward.index_of[i] = i;
     totals.targets[i] = static_cast<char*>(sums.data()) + i * width * wide_size;
   }
   launch_norm_backward(backward, types, nullptr);
   launch_column_sums(totals, arithmetic == Storage::kFloat64, arithmetic, nullptr);
 }
 
-// `axes`: sizes, the slowest first; 0 for none.
-void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
-               int64_t copies, Storage storage, int shift) {
+// `axes` are the sizes of the spatial axes, the slowest first.
+void run_drop_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner, int64_t run,
+                    int64_t copies, Storage storage, int shift) {
   DropBlockArgs args;
-  args.indexing.volumes = volumes;
-  args.indexing.copies = copies;
+  args.geometry.volumes = volumes;
+  args.geometry.copies = copies;
   for (const int64_t size : axes) {
-    args.indexing.axes[args.indexing.ndim++] = {size, size < 7 ? size : 7};
+    args.geometry.axes[args.geometry.ndim++] = {size, size < 7 ? size : 7};
   }
-  args.indexing.inner = inner;
-  args.indexing.run = run;
-  args.indexing.copy_stride = args.indexing.decisions() * run;
-  args.indexing.volume_stride = copies * args.indexing.copy_stride;
-  args.indexing.keep_count = 65000;
+  args.geometry.inner = inner;
+  args.geometry.run = run;
+  args.geometry.copy_stride = args.geometry.decisions() * run;
+  args.geometry.volume_stride = copies * args.geometry.copy_stride;
+  args.geometry.keep_count = 65000;
   args.random.seed = 42;
-  const Input x(args.indexing.numel(), size_of(storage), shift);
-  const Output y(args.indexing.numel(), size_of(storage), shift);
+  const Input x(args.geometry.numel(), size_of(storage), shift);
+  const Output y(args.geometry.numel(), size_of(storage), shift);
   const Counter kept(0);
   launch_drop_block_count(args, kept.number(), nullptr);
   args.x = x.data();
@@ -208,31 +213,39 @@ void run_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t inner,
   launch_drop_block_apply(args, storage, nullptr);
 }
 
-void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
+template <class Functor>
+void run_functor(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
   const size_t size = size_of(storage), wide_size = storage == Storage::kFloat64 ? 8 : 4;
   const int64_t numel = rows * width;
-  const Input x(numel, size, shift), z(numel, size, shift), dy(numel, size, shift);
-  const Input logit(1, wide_size, 0);
-  const Output y(numel, size, shift), dx(numel, size, shift), dz(numel, size, shift);
-  const Output dlogit(1, wide_size, 0);
+  const Input x(numel, size, shift), y(numel, size, shift), z(numel, size, shift);
+  const Output dx(numel, size, shift), dz(numel, size, shift);
+  const Input scalar(1, wide_size, 0);
+  const Output sum(1, wide_size, 0);
   const Layout layout = flat_layout(numel);
   const Output partials(partial_rows(layout) * layout.period, wide_size, 0);
-  const MaskIndexing mask = mask_for(rows, width, strided);
 
-  launch_gaussian({x.data(), y.data(), layout, {}, mask, 1.5}, storage, nullptr);
-  launch_concrete_forward({x.data(), logit.data(), y.data(), layout, {}, mask, 10.0}, storage,
-                          nullptr);
-  launch_concrete_backward(
-      {dy.data(), x.data(), logit.data(), dx.data(), partials.data(), layout, {}, mask, 10.0},
-      storage, nullptr);
-  launch_column_sums(flat_sums(partials.data(), layout, dlogit.data()),
-                     storage == Storage::kFloat64,
-                     storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
-  const StandoutArgs units{x.data(), z.data(), y.data(), layout, {}, mask, 1.0, 0.5};
-  launch_standout(units, storage, true, nullptr);
-  launch_standout(units, storage, false, nullptr);
-  launch_standout_backward({dy.data(), x.data(), z.data(), dx.data(), dz.data(), layout, 1.0, 0.5},
-                           storage, nullptr);
+  static_assert(kMaxNoiseInputs == 3 && kMaxNoiseOutputs == 2);
+  const Input* inputs[] = {&x, &y, &z};
+  const Output* outputs[] = {&dx, &dz};
+  NoiseArgs args;
+  for (int i = 0; i < Functor::kInputs; ++i) args.inputs[i] = inputs[i]->data();
+  for (int i = 0; i < Functor::kOutputs; ++i) args.outputs[i] = outputs[i]->data();
+  for (Number& constant : args.constants) constant = 1.5;
+  args.scalar = scalar.data();
+  args.layout = layout;
+  args.mask = mask_for(rows, width, strided);
+  if (Functor::kSum) args.partials = partials.data();
+  launch_noise(kNoiseIndex<Functor>, args, storage, nullptr);
+  if (Functor::kSum) {
+    launch_column_sums(flat_sums(partials.data(), layout, sum.data()), storage == Storage::kFloat64,
+                       storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
+  }
+}
+
+template <class... Functors>
+void run_noise(NoiseList<Functors...>, int64_t rows, int64_t width, Storage storage, int shift,
+               bool strided) {
+  (run_functor<Functors>(rows, width, storage, shift, strided), ...);
 }
 
 using Call = std::function<void()>;
@@ -249,8 +262,8 @@ void add_pointwise(std::vector<Call>& calls) {
           const auto type = static_cast<Storage>(storage);
           const int activation = count++ % kActivationCount;
           for (const bool wide : {false, true}) {
-            if (wide && storage < 2) continue;  // beside 16 bits only
-            calls.push_back([=] { run(shape, type, wide, activation, shift, strided); });
+            if (wide && storage < 2) continue;  // only 16-bit types have a wide variant
+            calls.push_back([=] { run_pointwise(shape, type, wide, activation, shift, strided); });
           }
         }
       }
@@ -273,29 +286,29 @@ void add_rows(std::vector<Call>& calls) {
           const NormTypes types{type, wide, wide && shift > 0};
           calls.push_back([=] { run_gated(rows, width, type, activation, shift, strided); });
           calls.push_back([=] { run_norm(rows, width, types, activation, shift, strided); });
-          calls.push_back([=] { run_noise(rows, width, type, shift, strided); });
+          calls.push_back([=] { run_noise(NoiseFunctors(), rows, width, type, shift, strided); });
         }
       }
     }
   }
 }
 
-void add_blocks(std::vector<Call>& calls) {
+void add_drop_block(std::vector<Call>& calls) {
   using Axes = std::vector<int64_t>;
   for (int storage = 0; storage < 4; ++storage) {
     for (const int shift : {0, 3}) {
       const auto type = static_cast<Storage>(storage);
       for (const Axes& axes : {Axes{5}, {40}, {7, 7}, {28, 28}, {3, 70}, {4, 9, 10}}) {
-        calls.push_back([=] { run_block(3, axes, 1, 1, 1, type, shift); });
-        calls.push_back([=] { run_block(2, axes, 40, 1, 1, type, shift); });
-        calls.push_back([=] { run_block(2, axes, 1, 5, 1, type, shift); });
-        calls.push_back([=] { run_block(1, axes, 3, 1, 2, type, shift); });
+        calls.push_back([=] { run_drop_block(3, axes, 1, 1, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(2, axes, 40, 1, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(2, axes, 1, 5, 1, type, shift); });
+        calls.push_back([=] { run_drop_block(1, axes, 3, 1, 2, type, shift); });
       }
     }
   }
-  calls.push_back([] { run_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0); });
-  calls.push_back([] { run_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0); });
-  calls.push_back([] { run_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {300000}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {500, 460}, 1, 1, 1, Storage::kBFloat16, 0); });
+  calls.push_back([] { run_drop_block(1, {12, 30, 40}, 33, 1, 1, Storage::kBFloat16, 0); });
 }
 
 struct Options {
@@ -326,8 +339,8 @@ int main(int count, char** arguments) {
   std::vector<Call> calls;
   add_pointwise(calls);
   add_rows(calls);
-  add_blocks(calls);
-  // A part of the calls, whatever its size, has some of every kind.
+  add_drop_block(calls);
+  // A large stride mixes the order, so that even few calls cover every kind of kernel.
   const size_t all = calls.size();
   const size_t step = std::gcd(all, size_t{7919}) == 1 ? 7919 : 1;
   const auto start = std::chrono::steady_clock::now();

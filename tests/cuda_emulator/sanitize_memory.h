@@ -1,5 +1,5 @@
-// Memory for the calls of sanitize.cpp: of a GPU, or of the CPU where shim.h stands in for CUDA.
-// Blocks have exactly the size that was asked for, so that a checker sees every overrun.
+// Memory for the calls of sanitize.cpp: of the GPU, or of the CPU if shim.h replaces CUDA. Each
+// allocation has exactly the requested size, so that a checker sees every overrun.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-// shim.h, which is included before everything else, defines how kernels are launched.
+// shim.h is included before everything else and defines this macro.
 #if !defined(FD_LAUNCH_SHARED)
 #include <cuda_runtime_api.h>
 
@@ -21,18 +21,18 @@ inline void check(cudaError_t error, const char* what) {
 }
 
 inline void* allocate(size_t bytes) {
-  void* block = nullptr;
-  check(cudaMalloc(&block, bytes), "cudaMalloc");
-  return block;
+  void* address = nullptr;
+  check(cudaMalloc(&address, bytes), "cudaMalloc");
+  return address;
 }
 
-inline void release(void* block) { check(cudaFree(block), "cudaFree"); }
+inline void release(void* address) { check(cudaFree(address), "cudaFree"); }
 
-inline void write(void* block, const void* source, size_t bytes) {
-  check(cudaMemcpy(block, source, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+inline void write(void* address, const void* source, size_t bytes) {
+  check(cudaMemcpy(address, source, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
 }
 
-// Waits for the kernels, and ends the program if one of them failed.
+// Waits for the kernels. Ends the program if one of them failed.
 inline void synchronize() {
   check(cudaGetLastError(), "launch");
   check(cudaDeviceSynchronize(), "kernel");
@@ -45,9 +45,9 @@ inline void synchronize() {
 namespace memory {
 
 inline void* allocate(size_t bytes) { return std::malloc(bytes); }
-inline void release(void* block) { std::free(block); }
-inline void write(void* block, const void* source, size_t bytes) {
-  std::memcpy(block, source, bytes);
+inline void release(void* address) { std::free(address); }
+inline void write(void* address, const void* source, size_t bytes) {
+  std::memcpy(address, source, bytes);
 }
 inline void synchronize() {}
 
@@ -55,37 +55,37 @@ inline void synchronize() {}
 
 #endif
 
-// `count` numbers, `shift` of them past an aligned address. Nothing is written to them: what a
-// kernel reads of them without having written it is an error of its own.
+// A buffer of `count` numbers that starts `shift` numbers after an aligned address. It is not
+// initialised, so that a checker finds reads of numbers that no kernel has written.
 class Output {
  public:
   Output(int64_t count, size_t size, int shift)
-      : bytes_((count + shift) * size), shift_(shift * size), block_(memory::allocate(bytes_)) {}
-  ~Output() { memory::release(block_); }
+      : bytes_((count + shift) * size), shift_(shift * size), address_(memory::allocate(bytes_)) {}
+  ~Output() { memory::release(address_); }
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;
-  void* data() const { return static_cast<char*>(block_) + shift_; }
+  void* data() const { return static_cast<char*>(address_) + shift_; }
 
  protected:
   size_t bytes_, shift_;
-  void* block_;
+  void* address_;
 };
 
-// The same with something in it.
+// A buffer that is initialised.
 class Input : public Output {
  public:
   Input(int64_t count, size_t size, int shift) : Output(count, size, shift) {
     std::vector<char> pattern(bytes_);
     for (size_t i = 0; i < bytes_; ++i) pattern[i] = static_cast<char>(i % 61);
-    memory::write(block_, pattern.data(), bytes_);
+    memory::write(address_, pattern.data(), bytes_);
   }
 };
 
-// One number.
+// A buffer of one number.
 class Counter : public Output {
  public:
   explicit Counter(int64_t value) : Output(1, sizeof(value), 0) {
-    memory::write(block_, &value, sizeof(value));
+    memory::write(address_, &value, sizeof(value));
   }
-  int64_t* number() const { return static_cast<int64_t*>(block_); }
+  int64_t* number() const { return static_cast<int64_t*>(address_); }
 };

@@ -1,5 +1,6 @@
-// Enough of CUDA's language for g++ to compile csrc/cuda, included before everything else: a thread
-// block is run by one processor, its threads as fibres that give way to each other at barriers.
+// Defines enough of CUDA for g++ to compile the kernels of csrc/cuda. Every source file includes it
+// before everything else. One CPU thread runs a thread block; the threads of the block are fibres,
+// which switch at barriers only.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-// Blocks run one after the other, so that a variable of its own for each is not needed.
+// Thread blocks run one after the other, so that they can share static variables.
 #define __shared__ static
 #define __syncthreads() shim::barrier()
 
@@ -19,15 +20,16 @@ inline ShimIndex threadIdx, blockIdx;
 
 namespace shim {
 
-// Until every thread of the block has come here.
+// Waits until every thread of the block has called it.
 void barrier();
 
-// What the thread of the same warp with this number has passed; every thread of the warp has to
-// come here.
+// Replaces `value` by the one that thread `from` of the same warp passes. Every thread of the warp
+// has to call it.
 void exchange(void* value, int size, unsigned from);
 
-// What a block may share, which a test can change, and what the running one shares.
-inline int64_t most_shared = 226 * 1024;
+// Bytes of shared memory that a thread block may have, which tests can change.
+inline int64_t max_shared_bytes = 226 * 1024;
+// The dynamic shared memory of the running thread block.
 inline void* shared_memory = nullptr;
 
 using Body = void (*)(void*);
@@ -42,7 +44,7 @@ void launch(int64_t blocks, int threads, int64_t shared_bytes, Function function
 
 }  // namespace shim
 
-// Fibres give way at barriers only.
+// Fibres switch at barriers only, so that this is atomic.
 template <class T>
 T atomicAdd(T* target, T value) {
   const T before = *target;
@@ -61,5 +63,5 @@ T __shfl_xor_sync(unsigned, T value, int offset) {
 #define FD_DYNAMIC_SHARED(name) void* const name = shim::shared_memory
 
 namespace fused_dropout::cuda {
-inline int64_t most_shared() { return shim::most_shared; }
+inline int64_t max_shared_bytes() { return shim::max_shared_bytes; }
 }  // namespace fused_dropout::cuda

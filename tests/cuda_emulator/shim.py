@@ -1,6 +1,7 @@
-"""The CUDA kernels as a library for the CPU: csrc/cuda, compiled by g++ under shim.h."""
+"""Runs the CUDA kernels on the CPU: g++ compiles csrc/cuda with shim.h to a library."""
 
 import ctypes
+import fcntl
 import functools
 import math
 import subprocess
@@ -22,7 +23,7 @@ STORAGES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16
 
 
 def build(target, entry, flags=()):
-    """Compiles what is older than its sources, through ninja; returns the path of `target`."""
+    """Builds `target` with ninja if a source is newer. Returns its path."""
     folder = BUILD / target.split(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
     link = "-shared" if target.endswith(".so") else ""
@@ -40,8 +41,11 @@ def build(target, entry, flags=()):
         objects.append(f"{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
     lines.append(f"build {target}: link {' '.join(objects)}")
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
+    # One process at a time: the others find it built.
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return folder / target
@@ -100,7 +104,7 @@ def _arithmetic(dtype):
 
 
 def _unwritten(count, dtype):
-    """Every number has to be written, or what is made of them is NaN."""
+    """A buffer that starts as NaN, so that a number that no kernel writes shows in the results."""
     return torch.full((count,), torch.nan, dtype=_arithmetic(dtype))
 
 
@@ -111,7 +115,7 @@ def _returning(name, kind=ctypes.c_int64):
 
 
 class Kernels:
-    """One call's pointwise kernels, on contiguous CPU tensors."""
+    """The pointwise kernels with the arguments of one call, on contiguous CPU tensors."""
 
     def __init__(self, x, bias=None, **options):
         self.x, self.bias = x, bias
@@ -120,19 +124,19 @@ class Kernels:
             bias_wide=bias is not None and bias.dtype != x.dtype, **options,
         )  # fmt: skip
 
-    def forward(self, residual=None, y=None, state=None):
+    def forward(self, residual=None, y=None):
         wide = residual is not None and residual.dtype != self.x.dtype
         self.call.wide = wide
         if y is None:
             y = torch.empty_like(self.x, dtype=residual.dtype if wide else None)
         library().shim_forward(
             ctypes.byref(self.call), _pointer(self.x), _pointer(self.bias), _pointer(residual),
-            _pointer(y), _pointer(state),
+            _pointer(y),
         )  # fmt: skip
         return y
 
     def backward(self, dy, x=None, bias_dtype=None, need_dx=True, dx=None):
-        """`x`, unless the activation is the identity."""
+        """`x` may be None if the activation is the identity."""
         self.call.wide = dy.dtype != self.x.dtype
         if need_dx and dx is None:
             dx = torch.empty_like(self.x)
@@ -157,7 +161,7 @@ class Kernels:
 
 
 class GatedKernels:
-    """One call's gated kernels; `x` has rows of two halves."""
+    """The gated kernels with the arguments of one call. Rows of `x` hold gate and value."""
 
     def __init__(self, x, bias=None, *, gate_first=True, **options):
         self.x, self.bias, self.gate_first = x, bias, gate_first
@@ -203,7 +207,7 @@ class NormCall(ctypes.Structure):
 
 
 class NormKernels:
-    """One call's normalised kernels; `tensors` by the names of NormCall."""
+    """The norm kernels with the arguments of one call. `tensors` has the names of NormCall."""
 
     def __init__(self, tensors, *, norm, prenorm, eps=1e-5, **options):
         self.tensors, self.prenorm = tensors, prenorm
@@ -221,7 +225,7 @@ class NormKernels:
         )  # fmt: skip
 
     def forward(self):
-        """y, and h with prenorm."""
+        """Returns y, and h if prenorm."""
         self.h = torch.empty_like(self.x, dtype=self.h_dtype) if self.prenorm else None
         y = torch.empty_like(self.x, dtype=self.y_dtype)
         self.mean, self.rstd = (_unwritten(self.call.numel // self.call.channels, self.x.dtype)
@@ -233,7 +237,10 @@ class NormKernels:
         return (y, self.h) if self.prenorm else (y,)
 
     def backward(self, dy, dh=None, wanted=("x", "residual", *NormCall.SUMS)):
-        """After forward: the gradients by name. `in_shared`: where the last sums were."""
+        """Returns the gradients by name; needs forward first.
+
+        Sets `in_shared`: True if the column sums fitted into shared memory.
+        """
         found = {}
         if "x" in wanted:
             found["x"] = torch.empty_like(self.x)
@@ -254,8 +261,8 @@ class NormKernels:
         return found
 
 
-class BlockCall(ctypes.Structure):
-    """`BlockCall` of shim_api.cpp."""
+class DropBlockCall(ctypes.Structure):
+    """`DropBlockCall` of shim_api.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("volumes", "copies", "volume_stride", "copy_stride")),
@@ -267,8 +274,11 @@ class BlockCall(ctypes.Structure):
     ]
 
 
-class BlockKernels:
-    """One call's DropBlock kernels; the spatial dimensions of `x` lie next to each other."""
+class DropBlockKernels:
+    """The DropBlock kernels with the arguments of one call.
+
+    The spatial dimensions of `x` have to be adjacent in memory.
+    """
 
     def __init__(self, x, p=0.1, block_size=7, *, shared_channels=False, seed=0, offset=0):
         self.x = x
@@ -280,7 +290,7 @@ class BlockKernels:
         sizes = [x.shape[order[i]] for i in space]
         if not space and order and order[-1] in shared:
             outer, within = order[:-1], order[-1:]
-        self.call = BlockCall(
+        self.call = DropBlockCall(
             volumes=math.prod(x.shape[dim] for dim in outer if dim not in shared),
             copies=math.prod(x.shape[dim] for dim in outer if dim in shared),
             volume_stride=min((x.stride(dim) for dim in outer if dim not in shared), default=0),
@@ -292,22 +302,33 @@ class BlockKernels:
             seed=seed, offset=offset, p=p, ndim=len(sizes), storage=STORAGES[x.dtype],
         )  # fmt: skip
 
-    def has_tiles(self):
-        return _returning("shim_block_has_tiles", ctypes.c_bool)(ctypes.byref(self.call))
+    def can_tile(self):
+        return _returning("shim_drop_block_can_tile", ctypes.c_bool)(ctypes.byref(self.call))
 
     def count(self):
         kept = torch.zeros((), dtype=torch.int64)
-        library().shim_block_count(ctypes.byref(self.call), _pointer(kept))
+        library().shim_drop_block_count(ctypes.byref(self.call), _pointer(kept))
         return int(kept)
 
     def apply(self, kept=None, y=None):
-        """Scaled by the count `kept`, unless it is None."""
+        """Applies the mask. Scales by the count `kept`, unless it is None."""
         kept = None if kept is None else torch.tensor(kept)
         y = torch.full_like(self.x, torch.nan) if y is None else y
-        library().shim_block_apply(
+        library().shim_drop_block_apply(
             ctypes.byref(self.call), _pointer(self.x), _pointer(kept), _pointer(y)
         )
         return y
+
+
+class NoiseCall(ctypes.Structure):
+    """`NoiseCall` of shim_api.cpp."""
+
+    _fields_ = [
+        ("inputs", ctypes.c_void_p * 3),
+        ("outputs", ctypes.c_void_p * 2),
+        ("constants", ctypes.c_double * 4),
+        *((name, ctypes.c_void_p) for name in ("scalar", "partials", "sum")),
+    ]
 
 
 class NoiseKernels:
@@ -317,64 +338,61 @@ class NoiseKernels:
         self.x = x
         self.call = _call(x.numel(), x.dtype, p=0.5, **options)
 
-    def gaussian(self, p, state=None):
-        y = torch.empty_like(self.x)
-        sigma = ctypes.c_double((p / (1 - p)) ** 0.5)
-        library().shim_gaussian(
-            ctypes.byref(self.call), sigma, _pointer(self.x), _pointer(y), _pointer(state)
-        )
-        return y
+    def run(self, functor, inputs, constants, wanted=(True,), scalar=None, need_sum=False):
+        """The outputs, None where not wanted, and the sum of a functor that has one."""
+        outputs = [torch.empty_like(self.x) if one else None for one in wanted]
+        partials = total = None
+        if scalar is not None:
+            scalar = scalar.to(_arithmetic(self.x.dtype))
+        if need_sum:
+            count = _returning("shim_partials")(ctypes.byref(self.call))
+            partials, total = _unwritten(count, self.x.dtype), _unwritten(1, self.x.dtype)[0]
+        noise = NoiseCall(
+            constants=tuple(constants), scalar=_pointer(scalar), partials=_pointer(partials),
+            sum=_pointer(total),
+        )  # fmt: skip
+        for field, tensors in ((noise.inputs, inputs), (noise.outputs, outputs)):
+            for i, tensor in enumerate(tensors):
+                field[i] = _pointer(tensor).value
+        library().shim_noise(ctypes.byref(self.call), functor.encode(), ctypes.byref(noise))
+        return (*outputs, total) if need_sum else tuple(outputs)
+
+    def gaussian(self, p):
+        sigma = (p / (1 - p)) ** 0.5
+        return self.run("Gaussian", [self.x], [sigma])[0]
 
     def concrete(self, logit, temperature):
-        y, logit = torch.empty_like(self.x), logit.to(_arithmetic(self.x.dtype))
-        library().shim_concrete_forward(
-            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(self.x),
-            _pointer(logit), _pointer(y),
-        )  # fmt: skip
-        return y
+        return self.run("ConcreteForward", [self.x], [0, 1 / temperature], scalar=logit)[0]
 
     def concrete_backward(self, dy, logit, temperature, need_dx=True, need_dlogit=True):
-        dx = torch.empty_like(self.x) if need_dx else None
-        logit, dlogit, partials = logit.to(_arithmetic(self.x.dtype)), None, None
-        if need_dlogit:
-            count = _returning("shim_partials")(ctypes.byref(self.call))
-            partials, dlogit = _unwritten(count, self.x.dtype), torch.empty_like(logit)
-        library().shim_concrete_backward(
-            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(dy), _pointer(self.x),
-            _pointer(logit), _pointer(dx), _pointer(partials), _pointer(dlogit),
-        )  # fmt: skip
-        return dx, dlogit
+        found = self.run(
+            "ConcreteBackward", [dy, self.x], [0, 1 / temperature], [need_dx], logit, need_dlogit
+        )
+        return found if need_dlogit else (*found, None)
 
     def standout(self, z, alpha, beta, training=True):
-        y = torch.empty_like(self.x)
-        library().shim_standout(
-            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), training,
-            _pointer(self.x), _pointer(z), _pointer(y),
-        )  # fmt: skip
-        return y
+        functor = "Standout" if training else "StandoutMean"
+        return self.run(functor, [self.x, z], [alpha, beta])[0]
 
     def standout_backward(self, dy, z, alpha, beta, wanted=(True, True)):
-        """Of evaluation."""
-        dx, dz = (torch.empty_like(self.x) if one else None for one in wanted)
-        library().shim_standout_backward(
-            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), _pointer(dy),
-            _pointer(self.x), _pointer(z), _pointer(dx), _pointer(dz),
-        )  # fmt: skip
-        return dx, dz
+        """In evaluation."""
+        return self.run("StandoutMeanBackward", [dy, self.x, z], [alpha, beta], wanted)
 
 
 def set_shared(size):
-    """How many bytes of memory a block may have for itself."""
+    """Sets how many bytes of shared memory a thread block may have."""
     library().shim_set_shared(ctypes.c_int64(size))
 
 
-class Grid(ctypes.Structure):
-    """`GridOf` of shim_api.cpp: of a tensor that need not exist."""
+class ColumnGrid(ctypes.Structure):
+    """`ColumnGridFields` of shim_api.cpp: the grid of a tensor. It need not exist."""
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("groups", "columns", "column_blocks", "width", "rows_per_block", "row_blocks")
-    ]
+        for name in (
+            "full_groups", "columns", "column_blocks", "width", "rows_per_block", "row_blocks"
+        )
+    ]  # fmt: skip
 
     def __init__(self, numel, channels=1, inner=1, backward=False):
         self.call = Call(numel=numel, channels=channels, inner=inner)
@@ -382,9 +400,9 @@ class Grid(ctypes.Structure):
         library().shim_grid(ctypes.byref(self.call), backward, ctypes.byref(self))
 
     def visited(self, block, thread):
-        """How many groups a thread visits, the first and the last of them."""
+        """The number of groups that a thread visits, the first and the last of them."""
         first, last = ctypes.c_int64(-1), ctypes.c_int64(-1)
-        count = _returning("shim_walk")(
+        count = _returning("shim_column_loop")(
             ctypes.byref(self.call), self.backward, ctypes.c_uint32(block), thread,
             ctypes.byref(first), ctypes.byref(last),
         )  # fmt: skip
@@ -392,30 +410,32 @@ class Grid(ctypes.Structure):
 
 
 class RowGrid(ctypes.Structure):
-    """`RowGridOf` of shim_api.cpp: of rows that need not exist."""
+    """`RowGridFields` of shim_api.cpp: the grid of the norm kernels. The rows need not exist."""
 
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("groups", "team", "teams", "rows_per_team", "blocks")
-    ]
+        (name, ctypes.c_int64)
+        for name in (
+            "groups_per_thread", "row_group_size", "row_groups", "rows_per_row_group", "blocks"
+        )
+    ]  # fmt: skip
 
     def __init__(self, rows, width, sums):
         library().shim_norm_grid(ctypes.c_int64(rows), width, sums, ctypes.byref(self))
 
     @property
     def threads(self):
-        """Of a block."""
-        return self.team * self.teams
+        """Threads of a thread block."""
+        return self.row_group_size * self.row_groups
 
 
 def divide(numerator, divisor, short=False):
-    """As kernels divide by a number that is known before; `short`: by one of 31 bits."""
+    """Divides as the kernels do: Divisor, or ShortDivisor with `short`."""
     if short:
         return _returning("shim_divide_short")(ctypes.c_uint32(numerator), ctypes.c_uint32(divisor))
     return _returning("shim_divide")(ctypes.c_int64(numerator), ctypes.c_int64(divisor))
 
 
 if __name__ == "__main__":
-    # Every access to memory that is not the kernel's, and every address that is not aligned as the
-    # access wants it, ends the program.
+    # Every access outside of the buffers and every misaligned access ends the program.
     flags = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run([build("sanitize", "sanitize.cpp", flags)], check=True)

@@ -1,5 +1,6 @@
-// What Python calls in the library of the kernels under the shim.
+// The functions that shim.py calls: launches of the kernels that g++ compiles with shim.h.
 #include <cstdlib>
+#include <cstring>
 
 #include "cuda/device/column_loop.cuh"
 #include "cuda/device/row_group.cuh"
@@ -70,8 +71,8 @@ static void set_gated(const Call& call, bool gate_first, const void* x, const vo
   args.parameter = call.parameter;
 }
 
-// What the normalised kernels take beside a Call, whose `channels` is the width. Vectors are fp32
-// where `vectors_wide`, else of x's type; gradients by them are fp32, or fp64 for fp64.
+// The operands of the norm kernels. `channels` of the Call is the width. The vectors are fp32 with
+// `vectors_wide`, otherwise they have the type of x. Their gradients are fp32, or fp64 for fp64.
 struct NormCall {
   const void *x, *residual, *bias, *layer_scale, *row_scale, *weight, *norm_bias;
   double eps;
@@ -102,8 +103,8 @@ static void set_norm(const Call& call, const NormCall& norm, NormArgs& args) {
   args.residual = norm.residual;
 }
 
-// What the DropBlock kernels take; the axes are the slowest first.
-struct BlockCall {
+// The arguments of the DropBlock kernels. The slowest axis comes first.
+struct DropBlockCall {
   int64_t volumes, copies, volume_stride, copy_stride;
   int64_t sizes[3], blocks[3];
   int64_t inner, run;
@@ -112,41 +113,58 @@ struct BlockCall {
   int32_t ndim, storage;
 };
 
-static DropBlockArgs block_of(const BlockCall& call) {
+static DropBlockArgs drop_block_args(const DropBlockCall& call) {
   DropBlockArgs args;
-  args.indexing.volumes = call.volumes;
-  args.indexing.copies = call.copies;
-  args.indexing.volume_stride = call.volume_stride;
-  args.indexing.copy_stride = call.copy_stride;
-  args.indexing.ndim = call.ndim;
-  for (int i = 0; i < call.ndim; ++i) args.indexing.axes[i] = {call.sizes[i], call.blocks[i]};
-  args.indexing.inner = call.inner;
-  args.indexing.run = call.run;
-  args.indexing.keep_count =
-      keep_count_of(drop_block::seed_probability(call.p, args.indexing.axes, call.ndim));
+  args.geometry.volumes = call.volumes;
+  args.geometry.copies = call.copies;
+  args.geometry.volume_stride = call.volume_stride;
+  args.geometry.copy_stride = call.copy_stride;
+  args.geometry.ndim = call.ndim;
+  for (int i = 0; i < call.ndim; ++i) args.geometry.axes[i] = {call.sizes[i], call.blocks[i]};
+  args.geometry.inner = call.inner;
+  args.geometry.run = call.run;
+  args.geometry.keep_count =
+      keep_count_of(drop_block::seed_probability(call.p, args.geometry.axes, call.ndim));
   args.random.seed = call.seed;
   args.random.offset = call.offset;
   return args;
 }
 
-template <class Args>
-static void set_noise(const Call& call, const void* x, Args& args) {
-  args.x = x;
-  args.layout = flat_layout(call.numel);
-  args.random = random_of(call);
-  args.mask = mask_of(call);
+// What the noise kernels take beside a Call. Tensors that a functor does not have, or that are not
+// wanted, are null. `scalar` and `sum` are of arithmetic type; `partials` has shim_partials
+// numbers.
+struct NoiseCall {
+  const void* inputs[kMaxNoiseInputs];
+  void* outputs[kMaxNoiseOutputs];
+  double constants[kMaxNoiseConstants];
+  const void* scalar;
+  void *partials, *sum;
+};
+
+template <class... Functors>
+static int noise_index(NoiseList<Functors...>, const char* name) {
+  const char* names[] = {Functors::kName...};
+  for (int i = 0; i < NoiseFunctors::kCount; ++i) {
+    if (std::strcmp(names[i], name) == 0) return i;
+  }
+  std::abort();
 }
 
 extern "C" {
 
-void shim_forward(const Call* call, const void* x, const void* bias, const void* residual, void* y,
-                  int64_t* written_state) {
+void shim_state(const int64_t* drawn, uint64_t added_offset, int64_t* rng_state) {
+  RandomState random = RandomState::at(drawn, 1);
+  random.added_offset = added_offset;
+  launch_state(random, rng_state, nullptr);
+}
+
+void shim_forward(const Call* call, const void* x, const void* bias, const void* residual,
+                  void* y) {
   PointwiseForwardArgs args{x,          residual,       y, {}, {}, {}, {}, call->scale, call->shift,
                             call->fill, call->parameter};
   args.bias = {bias, call->bias_wide != 0};
   args.layout = layout_for(call->numel, call->channels, call->inner);
   args.random = random_of(*call);
-  args.random.written_to = written_state;
   args.mask = mask_of(*call);
   launch_pointwise_forward(args, static_cast<Storage>(call->storage), call->wide, call->activation,
                            nullptr);
@@ -157,7 +175,7 @@ int64_t shim_partials(const Call* call) {
   return partial_rows(layout) * layout.period;
 }
 
-// `state` is read where the seed and the offset lie, as in a captured graph.
+// The kernel reads seed and offset from `state`, as in a captured graph.
 void shim_backward(const Call* call, const void* dy, const void* x, const void* bias, void* dx,
                    void* partials, void* dbias, int32_t dbias_storage, const int64_t* state) {
   PointwiseBackwardArgs args{dy, x, dx, partials, {}, {}, {}, {}, call->scale, call->parameter};
@@ -168,14 +186,14 @@ void shim_backward(const Call* call, const void* dy, const void* x, const void* 
   const auto storage = static_cast<Storage>(call->storage);
   launch_pointwise_backward(args, storage, call->wide, call->activation, nullptr);
   if (dbias) {
-    const ColumnSums sums{partials, args.layout, copies_in(args.layout), 1, {dbias}};
+    const ColumnSums sums{partials, args.layout, partial_copies(args.layout), 1, {dbias}};
     launch_column_sums(sums, storage == Storage::kFloat64, static_cast<Storage>(dbias_storage),
                        nullptr);
   }
 }
 
-// `x` has rows of twice `channels`; where gradients by the bias are wanted, `partials` has twice
-// shim_partials and `dbias` is fp32, or fp64 for fp64.
+// Rows of `x` have twice `channels` elements. If the bias gradient is wanted, `partials` has twice
+// shim_partials numbers, and `dbias` is fp32, or fp64 for fp64.
 void shim_gated_forward(const Call* call, bool gate_first, const void* x, const void* bias,
                         void* y) {
   GatedForwardArgs args;
@@ -205,7 +223,7 @@ void shim_gated_backward(const Call* call, bool gate_first, const void* dy, cons
   if (!dbias) return;
   const ColumnSums sums{partials,
                         args.layout,
-                        copies_in(args.layout),
+                        partial_copies(args.layout),
                         2,
                         {halves.gate_of(dbias, arithmetic), halves.value_of(dbias, arithmetic)}};
   launch_column_sums(sums, arithmetic == Storage::kFloat64, arithmetic, nullptr);
@@ -229,8 +247,9 @@ int64_t shim_norm_partials(const Call* call) {
   return norm_partial_rows(call->numel / width, width) * width;
 }
 
-// `sums`: of bias, layer scale, weight and norm bias, null where they are not wanted. Returns
-// whether a block had memory enough of its own. `partials`: shim_norm_partials for each.
+// `sums` are the gradients of bias, layer scale, weight and norm bias; null if not wanted.
+// `partials` has shim_norm_partials numbers for each of them. Returns true if the column sums of a
+// thread block fit into shared memory.
 bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, const void* dh,
                         const void* h, const void* mean, const void* rstd, void* dx,
                         void* dresidual, void* const* sums, void* partials) {
@@ -246,13 +265,13 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   args.partials = partials;
   ColumnSums totals{partials, layout_for(call->numel, call->channels, 1), 0, 0, {}};
   for (int vector = 0; vector < kNormVectors; ++vector) {
-    args.place_of[vector] = sums[vector] ? totals.vectors : -1;
+    args.index_of[vector] = sums[vector] ? totals.vectors : -1;
     if (sums[vector]) totals.targets[totals.vectors++] = sums[vector];
   }
   args.vectors = totals.vectors;
   const NormTypes types = types_of(*call, *norm);
   const Storage arithmetic = types.x == Storage::kFloat64 ? types.x : Storage::kFloat32;
-  const int64_t bytes = norm_scratch(args, types);
+  const int64_t bytes = norm_scratch_bytes(args, types);
   args.scratch = bytes > 0 ? std::malloc(bytes) : nullptr;
   launch_norm_backward(args, types, nullptr);
   std::free(args.scratch);
@@ -263,41 +282,43 @@ bool shim_norm_backward(const Call* call, const NormCall* norm, const void* dy, 
   return bytes == 0;
 }
 
-bool shim_block_has_tiles(const BlockCall* call) { return has_tiles(block_of(*call).indexing); }
-
-void shim_block_count(const BlockCall* call, int64_t* kept) {
-  launch_drop_block_count(block_of(*call), kept, nullptr);
+bool shim_drop_block_can_tile(const DropBlockCall* call) {
+  return can_tile(drop_block_args(*call).geometry);
 }
 
-void shim_block_apply(const BlockCall* call, const void* x, const int64_t* kept, void* y) {
-  DropBlockArgs args = block_of(*call);
+void shim_drop_block_count(const DropBlockCall* call, int64_t* kept) {
+  launch_drop_block_count(drop_block_args(*call), kept, nullptr);
+}
+
+void shim_drop_block_apply(const DropBlockCall* call, const void* x, const int64_t* kept, void* y) {
+  DropBlockArgs args = drop_block_args(*call);
   args.x = x;
   args.kept = kept;
   args.y = y;
   launch_drop_block_apply(args, static_cast<Storage>(call->storage), nullptr);
 }
 
-void shim_set_shared(int64_t bytes) { shim::most_shared = bytes; }
+void shim_set_shared(int64_t bytes) { shim::max_shared_bytes = bytes; }
 
-// The grid of a tensor of any size, and the groups that one thread of it visits: how many,
-// the first and the last.
-struct GridOf {
-  int64_t groups, columns, column_blocks, width, rows_per_block, row_blocks;
+// The grid for a tensor of any size.
+struct ColumnGridFields {
+  int64_t full_groups, columns, column_blocks, width, rows_per_block, row_blocks;
 };
-void shim_grid(const Call* call, bool backward, GridOf* result) {
+void shim_grid(const Call* call, bool backward, ColumnGridFields* result) {
   const Layout layout = layout_for(call->numel, call->channels, call->inner);
-  const Grid grid = backward ? backward_grid(layout) : forward_grid(layout);
-  *result = {grid.groups,  grid.columns,        grid.column_blocks,
-             grid.width(), grid.rows_per_block, row_blocks(layout, grid)};
+  const ColumnGrid grid = backward ? backward_grid(layout) : forward_grid(layout);
+  *result = {grid.full_groups, grid.columns,        grid.column_blocks,
+             grid.width(),     grid.rows_per_block, row_blocks(layout, grid)};
 }
-int64_t shim_walk(const Call* call, bool backward, uint32_t block, int32_t thread, int64_t* first,
-                  int64_t* last) {
+// The groups that one thread visits. Returns their number and sets the first and the last of them.
+int64_t shim_column_loop(const Call* call, bool backward, uint32_t block, int32_t thread,
+                         int64_t* first, int64_t* last) {
   const Layout layout = layout_for(call->numel, call->channels, call->inner);
-  Walk walk(backward ? backward_grid(layout) : forward_grid(layout), block, thread);
+  ColumnLoop loop(backward ? backward_grid(layout) : forward_grid(layout), block, thread);
   const int64_t groups = call->numel / kGroup + (call->numel % kGroup > 0);
   int64_t count = 0;
-  for (; walk.place < walk.end; walk.place += walk.step) {
-    const int64_t group = walk.base + walk.place;
+  for (; loop.offset < loop.end; loop.offset += loop.step) {
+    const int64_t group = loop.base + loop.offset;
     if (group >= groups) continue;
     if (count++ == 0) *first = group;
     *last = group;
@@ -312,70 +333,36 @@ int64_t shim_divide_short(uint32_t numerator, uint32_t divisor) {
   return ShortDivisor(divisor).divide(numerator);
 }
 
-// Of the normalised kernels, for rows of one width.
-struct RowGridOf {
-  int64_t groups, team, teams, rows_per_team, blocks;
+// The grid of the norm kernels.
+struct RowGridFields {
+  int64_t groups_per_thread, row_group_size, row_groups, rows_per_row_group, blocks;
 };
-void shim_norm_grid(int64_t rows, int32_t width, bool sums, RowGridOf* result) {
+void shim_norm_grid(int64_t rows, int32_t width, bool sums, RowGridFields* result) {
   const RowGrid grid = norm_grid(rows, width, sums);
-  *result = {grid.groups, grid.team, grid.teams, grid.rows_per_team, grid.blocks};
+  *result = {grid.groups_per_thread, grid.row_group_size, grid.row_groups, grid.rows_per_row_group,
+             grid.blocks};
 }
 
 void shim_mask(const Call* call, bool* kept) {
   launch_mask(mask_of(*call), random_of(*call), call->numel, kept, nullptr);
 }
 
-void shim_gaussian(const Call* call, double sigma, const void* x, void* y, int64_t* written_state) {
-  GaussianArgs args;
-  set_noise(*call, x, args);
-  args.random.written_to = written_state;
-  args.y = y;
-  args.sigma = sigma;
-  launch_gaussian(args, static_cast<Storage>(call->storage), nullptr);
-}
-
-// `logit` is of arithmetic type, and so is `dlogit`; `partials` has shim_partials.
-void shim_concrete_forward(const Call* call, double temperature, const void* x, const void* logit,
-                           void* y) {
-  ConcreteForwardArgs args;
-  set_noise(*call, x, args);
-  args.logit = logit;
-  args.y = y;
-  args.inverse_temperature = 1 / temperature;
-  launch_concrete_forward(args, static_cast<Storage>(call->storage), nullptr);
-}
-
-void shim_concrete_backward(const Call* call, double temperature, const void* dy, const void* x,
-                            const void* logit, void* dx, void* partials, void* dlogit) {
-  ConcreteBackwardArgs args;
-  set_noise(*call, x, args);
-  args.dy = dy;
-  args.logit = logit;
-  args.dx = dx;
-  args.partials = partials;
-  args.inverse_temperature = 1 / temperature;
+// `functor`: its kName.
+void shim_noise(const Call* call, const char* functor, const NoiseCall* noise) {
+  NoiseArgs args;
+  for (int i = 0; i < kMaxNoiseInputs; ++i) args.inputs[i] = noise->inputs[i];
+  for (int i = 0; i < kMaxNoiseOutputs; ++i) args.outputs[i] = noise->outputs[i];
+  for (int i = 0; i < kMaxNoiseConstants; ++i) args.constants[i] = noise->constants[i];
+  args.scalar = noise->scalar;
+  args.partials = noise->partials;
+  args.layout = flat_layout(call->numel);
+  args.random = random_of(*call);
+  args.mask = mask_of(*call);
   const auto storage = static_cast<Storage>(call->storage);
-  launch_concrete_backward(args, storage, nullptr);
-  if (!dlogit) return;
+  launch_noise(noise_index(NoiseFunctors(), functor), args, storage, nullptr);
+  if (!noise->sum) return;
   const Storage arithmetic = storage == Storage::kFloat64 ? storage : Storage::kFloat32;
-  launch_column_sums(flat_sums(partials, args.layout, dlogit), storage == Storage::kFloat64,
-                     arithmetic, nullptr);
-}
-
-void shim_standout(const Call* call, double alpha, double beta, bool training, const void* x,
-                   const void* z, void* y) {
-  StandoutArgs args;
-  set_noise(*call, x, args);
-  args.z = z;
-  args.y = y;
-  args.alpha = alpha;
-  args.beta = beta;
-  launch_standout(args, static_cast<Storage>(call->storage), training, nullptr);
-}
-
-void shim_standout_backward(const Call* call, double alpha, double beta, const void* dy,
-                            const void* x, const void* z, void* dx, void* dz) {
-  const StandoutBackwardArgs args{dy, x, z, dx, dz, flat_layout(call->numel), alpha, beta};
-  launch_standout_backward(args, static_cast<Storage>(call->storage), nullptr);
+  launch_column_sums(flat_sums(args.partials, args.layout, noise->sum),
+                     storage == Storage::kFloat64, arithmetic, nullptr);
 }
 }

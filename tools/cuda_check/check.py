@@ -1,11 +1,11 @@
-"""What can be said about the CUDA kernels without a GPU: `python tools/cuda_check/check.py`.
+"""Checks the machine code of the CUDA kernels without a GPU: `python tools/cuda_check/check.py`.
 
-Every .cu file is compiled by nvcc, without torch, for each architecture below that the toolkit
-knows and for PTX; what the machine code needs and how many instructions it has is held to budgets,
-and a table of the counts is printed. With `--objects` the object files of a build are read for the
-architectures that they have, and only the others are compiled for. nvcc, cuobjdump and nvdisasm are
-looked for in CUDA_HOME, on the PATH, and among the packages of requirements-cuda.txt. The exit
-status is 0 only if everything was checked.
+nvcc compiles every .cu file, without torch, to PTX and for each architecture below that the toolkit
+knows. The check compares the instructions, registers and local memory of the kernels with budgets,
+and prints a table of the counts. With `--objects` it reads the object files of a build and compiles
+only for the architectures that these lack. It looks for nvcc, cuobjdump and nvdisasm in CUDA_HOME,
+on the PATH, and in the packages of requirements-cuda.txt. The exit status is 0 only if everything
+was checked and is within its budget.
 """
 
 import argparse
@@ -26,48 +26,49 @@ CUDA = ROOT / "csrc" / "cuda"
 BUILD = ROOT / "build" / "cuda_check"
 ARCHITECTURES = (80, 90, 100)
 FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}"]
-OLDEST = 75  # has no instruction for some of what the others do: one file shows that it compiles
-THREADS = 128  # of a block
-# Kernels without 16-byte accesses, for rows of more than 4,096 numbers: a thread has 32 of them,
-# and of their gradients, of fp64 too. All other kernels use no local memory.
-WIDE_ROWS = re.compile(r"norm_\w+_kernelI\w+Lb\dELb0ELi4")
-WIDEST = 416  # bytes
+OLDEST = 75  # lacks instructions that the others have: one file shows that the kernels compile
+THREADS = 128  # per thread block
+# The norm kernels without 16-byte accesses, for rows of more than 4,096 numbers. A thread holds 32
+# numbers of a row and their gradients, in fp64 too. Only these kernels may use local memory.
+LONG_ROWS = re.compile(r"norm_\w+_kernelI\w+Lb\dELb0ELi4")
+MAX_LOCAL = 416  # bytes
 
 LIGHT = ("Identity", "Relu")
 HEAVY = ("Gelu", "GeluTanh", "QuickGelu", "Silu", "Sigmoid", "Tanh")
-# Elements of a large tensor that a thread handles: what it executes before its loop is spread over
-# them: kMostRows groups in csrc/cuda/device/column_loop.cuh, and rows of one group in norm_grid of
-# row_group.cuh, which backward has more of.
-WALKED = 8 * 16
-ROWS_FORWARD, ROWS_BACKWARD = 8 * 8, 8 * 16
+# Elements of a large tensor that a thread handles. The instructions before its loop are spread over
+# them. A column loop has kMaxRows groups (csrc/cuda/device/column_loop.cuh). A thread of a norm
+# kernel has one group of each of its rows: 8 rows in forward, more in backward (norm_grid in
+# csrc/cuda/device/row_group.cuh).
+ELEMENTS_PER_THREAD = 8 * 16
+FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 8 * 8, 8 * 16
 
 
 @dataclass
 class Loop:
     """The main loop of a family's kernels with 16-byte accesses, and its budgets.
 
-    These are issue slots per element, of them integer and comparison instructions (half rate) and
-    special functions (an eighth). An H200 that copies at its full bandwidth has 7.7, 3.8 and 1 of
-    them for a byte. What comes before the loop counts too, spread over the elements of a thread.
+    The budgets count instructions per element: all of them, integer and comparison instructions
+    (half the issue rate), and special functions (an eighth). An H200 that copies at its full
+    bandwidth can issue 7.7, 3.8 and 1 of them per byte. The instructions before the loop count too,
+    spread over the elements of a thread.
     """
 
     family: str
-    direction: str  # empty where a kernel is its own gradient
+    direction: str  # empty if the name of the kernel has none
     types: str  # the template arguments of the kernel, mangled; a group names the activation
-    unroll: int  # groups in one turn
-    loads: int  # of 16 bytes, at least, in one turn
+    unroll: int  # groups of eight elements in one iteration
+    loads: int  # of 16 bytes, at least, in one iteration
     stores: int
     instructions: dict  # by activation
     alu: float
     special: float
-    file: str = ""  # the family's unless given
-    counters: int | None = None  # drawn from in one turn; one for each group unless given
+    counters: int | None = None  # Philox counters in one iteration; default: one for each group
     dtype: str = "bfloat16"
-    vectors: int = 0  # loads before the loop: of biases, or of a first row
-    spread: int = WALKED
+    vectors: int = 0  # loads of 16 bytes before the loop: biases, or a first row
+    spread: int = ELEMENTS_PER_THREAD
 
     def activation_of(self, kernel):
-        """None for a kernel that is not meant."""
+        """The activation of a kernel, or None if the kernel is not one of these."""
         name = "_".join(filter(None, (self.family, self.direction, "kernel")))
         found = re.search(rf"\d{name}I{self.types}EE", kernel)
         if found is None:
@@ -75,18 +76,18 @@ class Loop:
         return found[1] if found.groups() else "Identity"
 
     def vectors_of(self, activation):
-        """Those of a typical call: plain dropout has no bias."""
+        """`vectors` of a typical call: plain dropout has no bias."""
         plain = self.family == "pointwise" and activation == "Identity"
         return 0 if plain else self.vectors
 
     def loads_of(self, activation):
-        """The derivative of the identity reads no input."""
+        """`loads` of a kernel: only the derivative of the identity does not read x."""
         both = self.family == "pointwise" and self.direction == "backward"
         return 2 * self.loads if both and activation != "Identity" else self.loads
 
     @property
     def object(self):
-        return f"{self.file or self.family}_{self.dtype}"
+        return f"{self.family}_{self.dtype}"
 
 
 TYPES = {"bfloat16": r"NS_8BFloat16E", "float32": "f"}
@@ -95,7 +96,11 @@ TWO_TYPES = {
     "bfloat16": r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1",
     "float32": r"ffNS_\d+([A-Z]\w*?)ELb1",
 }
-ONLY_TYPE = r"NS_8BFloat16ELb1"
+# The group names the functor of csrc/math/noise.h.
+NOISE = {
+    functor: rf"NS_8BFloat16ENS_5noise\d+({functor})ELb1"
+    for functor in ("Gaussian", "ConcreteForward", "ConcreteBackward", "Standout")
+}
 ROWS = {"bfloat16": r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1", "float32": "fffLb1ELb1ELi1"}
 GATED = {
     **dict.fromkeys(LIGHT, 30),
@@ -119,33 +124,34 @@ LOOPS = [
         "gated", "backward", ONE_TYPE["bfloat16"], unroll=1, loads=3, stores=2, vectors=2,
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 54), alu=22, special=3,
     ),
-    # 2.4 of them mend the rounding of the mean. sm_100 takes 63, sm_90 59, sm_80 55 (nvcc 13.0).
+    # 2.4 instructions correct the rounding of the mean. sm_100 needs 63, sm_90 59, sm_80 55 in all
+    # (nvcc 13.0).
     Loop(
         "norm", "forward", ROWS["bfloat16"], unroll=1, loads=2, stores=2, vectors=2,
-        spread=ROWS_FORWARD, instructions={"Identity": 66}, alu=24, special=2,
+        spread=FORWARD_ELEMENTS, instructions={"Identity": 66}, alu=24, special=2,
     ),
     Loop(
         "norm", "backward", ROWS["bfloat16"], unroll=1, loads=3, stores=2, vectors=3,
-        spread=ROWS_BACKWARD, instructions={"Identity": 68}, alu=26, special=2,
+        spread=BACKWARD_ELEMENTS, instructions={"Identity": 68}, alu=26, special=2,
     ),
-    # A word for each element, and so two counters for eight.
+    # Each element draws a 32-bit word, so that a group needs two counters.
     Loop(
-        "gaussian", "", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 34}, alu=16, special=3, file="noise", counters=2,
-    ),
-    Loop(
-        "concrete", "forward", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 42}, alu=17, special=5, file="noise", counters=2,
+        "noise", "", NOISE["Gaussian"], unroll=1, loads=1, stores=1,
+        instructions={"Gaussian": 34}, alu=16, special=3, counters=2,
     ),
     Loop(
-        "concrete", "backward", ONLY_TYPE, unroll=1, loads=2, stores=1,
-        instructions={"Identity": 50}, alu=20, special=5, file="noise", counters=2,
+        "noise", "", NOISE["ConcreteForward"], unroll=1, loads=1, stores=1,
+        instructions={"ConcreteForward": 42}, alu=17, special=5, counters=2,
     ),
     Loop(
-        "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
-        instructions={"Identity": 62}, alu=20, special=3, file="noise",
+        "noise", "", NOISE["ConcreteBackward"], unroll=1, loads=2, stores=1,
+        instructions={"ConcreteBackward": 50}, alu=20, special=5, counters=2,
     ),
-    # fp32 has twice the slots for an element, as it has twice the bytes.
+    Loop(
+        "noise", "", NOISE["Standout"], unroll=2, loads=4, stores=2,
+        instructions={"Standout": 62}, alu=20, special=3,
+    ),
+    # fp32 has twice the bytes per element, and so twice the budget.
     Loop(
         "pointwise", "forward", TWO_TYPES["float32"], unroll=2, loads=4, stores=4, vectors=1,
         instructions=dict.fromkeys((*LIGHT, *HEAVY), 60), alu=26, special=4, dtype="float32",
@@ -159,49 +165,48 @@ LOOPS = [
 
 @dataclass
 class RowLoop:
-    """The normalised kernels: what is seen of how they wait, in the loop over rows."""
+    """The loop over rows of a norm kernel: how it hides the latency of its loads."""
 
     direction: str
     dtype: str
-    groups: int  # that a thread holds
+    groups: int  # of a row, per thread
     tensors: int  # that a call reads, at most
 
-    # Rows up to 8,192 numbers keep twice that on their way; kernels of several groups do so anyhow.
+    # Each tensor has at least two loads in flight: words of one row, or one word of two rows.
     @property
     def loads(self):
         return 2 * self.tensors
 
-    def is_meant(self, kernel):
+    def matches(self, kernel):
         types = ROWS[self.dtype].replace("Li1", f"Li{self.groups}")
         return re.search(rf"\dnorm_{self.direction}_kernelI{types}EE", kernel) is not None
 
     @property
-    def what(self):
+    def label(self):
         return f"norm {self.direction} {self.dtype} {self.groups} groups"
 
 
-# x and residual; dy, dh, h or the residual, and x.
+# Forward reads x and residual. Backward reads dy, dh, x, and h or the residual.
 ROW_LOOPS = [
     RowLoop(direction, dtype, groups, tensors)
     for direction, tensors in (("forward", 2), ("backward", 4))
     for dtype in ROWS
     for groups in (1, 4)
 ]
-# At width 1,024 with many rows backward has blocks of 512 threads (kMostTeam in row_group.cuh), and
-# more of them than fit on the processors. Each thread copies dy, dh and h of two rows ahead, and
-# adds up
-# the gradients of weight and norm bias.
+# At width 1,024 with many rows, backward has thread blocks of 512 threads (kMaxRowGroup in
+# row_group.cuh), and more of them than fit on the multiprocessors. Each thread prefetches dy, dh
+# and h of two rows, and sums the gradients of weight and norm bias.
 ROW_THREADS = 512
 ROW_SHARED = ROW_THREADS * (2 * 3 * 16 + 2 * 8 * 4)
-WARPS = 32  # of a processor, to be busy at least
-SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a processor; each block takes one more
+MIN_WARPS = 32  # that have to be resident on a multiprocessor
+SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a multiprocessor; each thread block takes one more
 
 
 def find(tool):
-    places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
-    places += os.environ["PATH"].split(os.pathsep)
-    places += [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/bin")]
-    return shutil.which(tool, path=os.pathsep.join(places))
+    folders = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")]
+    folders += os.environ["PATH"].split(os.pathsep)
+    folders += [str(path) for folder in sys.path for path in Path(folder).glob("nvidia/cu*/bin")]
+    return shutil.which(tool, path=os.pathsep.join(folders))
 
 
 @dataclass
@@ -235,11 +240,11 @@ class Resources:
     kernel: str
     architecture: int
     registers: int
-    local: int  # bytes of memory of its own, spilled registers among them
+    local: int  # bytes of local memory, including spilled registers
 
 
 def compile_one(tools, source, architectures, target=None):
-    """The object file, without PTX for a single architecture."""
+    """Returns the object file. It has PTX too, unless there is a single architecture."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     newest = architectures[-1]
     if len(architectures) > 1:
@@ -253,7 +258,7 @@ def compile_one(tools, source, architectures, target=None):
 
 
 def object_in(folder, stem):
-    """The object file of a source file, in whichever folder of a build."""
+    """The object file of a source file, anywhere below the folder of a build."""
     return next(folder.rglob(f"{stem}.o"))
 
 
@@ -273,12 +278,12 @@ def compile_all(tools, sources, architectures, jobs):
 
 
 def architectures_of(source, architectures):
-    """fp16 differs from bf16 in the conversions alone: one architecture shows that it compiles."""
+    """One architecture for fp16: it differs from bf16 in the conversions only."""
     return architectures[-1:] if "_float16" in source.stem else architectures
 
 
 def resources(tools, file):
-    """Of every kernel in an object file."""
+    """Resources of every kernel in an object file."""
     command = [tools.cuobjdump, "--dump-resource-usage", file]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = []
@@ -293,7 +298,7 @@ def resources(tools, file):
 
 
 def resident_warps(registers, threads=THREADS):
-    """Warps that run on a processor together, of the 64 that it has room for."""
+    """Warps that are resident on a multiprocessor together, 64 at most."""
     per_block = -(-registers // 8) * 8 * threads
     return min(64, 65536 // per_block * threads // 32)
 
@@ -321,14 +326,14 @@ def counts_of(tools, file, loop, architecture):
 
 
 def check_loop(loop, architecture, counts, registers):
-    """Prints the counts; returns what is over its budget."""
+    """Prints the counts. Returns a message for each one that is over its budget."""
     wrong = []
     where = f"{loop.family:10}{loop.direction:9}{loop.dtype:9}"
     for activation, (count, before) in counts.items():
         limit = loop.instructions.get(activation)
         total = count.instructions + before
         print(
-            f"{where}{activation:14}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
+            f"{where}{activation:17}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
             f"{limit or '-':>4}"
             f"{count.alu:7.2f}{loop.alu:4}{count.special:9.2f}{loop.special:3}"
             f"{registers[activation]:11}{resident_warps(registers[activation]):7}"
@@ -349,10 +354,10 @@ def check_loop(loop, architecture, counts, registers):
 
 
 def check_rows(tools, loop, file, architecture, used):
-    """Prints how the kernel waits; returns what is wrong with it."""
+    """Prints loads in flight, sums and warps. Returns a message for each failure."""
     kernels = disassembled(tools.cuobjdump, file, architecture)
-    name = next((name for name in kernels if loop.is_meant(name)), None)
-    what = f"sm_{architecture} {loop.what}"
+    name = next((name for name in kernels if loop.matches(name)), None)
+    what = f"sm_{architecture} {loop.label}"
     if name is None:
         return [f"{what}: no kernel was found"]
     code = kernels[name]
@@ -369,7 +374,7 @@ def check_rows(tools, loop, file, architecture, used):
         blocks = SHARED[architecture] * 1024 // (ROW_SHARED + 1024 + 1280)
         warps = min(warps, blocks * ROW_THREADS // 32)
     print(
-        f"{loop.what:34}{loads:6} of{loop.loads:3}{'chain' if chain else 'shuffles':>10}"
+        f"{loop.label:34}{loads:6} of{loop.loads:3}{'chain' if chain else 'shuffles':>10}"
         f"{registers:11}{warps:7}"
     )
     wrong = []
@@ -377,8 +382,8 @@ def check_rows(tools, loop, file, architecture, used):
         wrong.append(f"{what}: {loads} loads before the first use, expected {loop.loads}")
     if chain:
         wrong.append(f"{what}: the sums over a row are a chain of loads from shared memory")
-    if is_narrow and architecture >= 90 and warps < WARPS:
-        wrong.append(f"{what}: {warps} warps on a processor, expected {WARPS}")
+    if is_narrow and architecture >= 90 and warps < MIN_WARPS:
+        wrong.append(f"{what}: {warps} warps on a multiprocessor, expected {MIN_WARPS}")
     return wrong
 
 
@@ -386,7 +391,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--objects", type=Path, metavar="FOLDER", help="of a build for some of the architectures"
+        "--objects",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the object files of a build, for some of the architectures",
     )
     options = parser.parse_args()
     tools = Tools.found()
@@ -406,11 +414,11 @@ def main():
     wrong = [
         f"sm_{entry.architecture} {entry.kernel}: {entry.local} bytes of local memory"
         for entry in used
-        if entry.local > (WIDEST if WIDE_ROWS.search(entry.kernel) else 0)
+        if entry.local > (MAX_LOCAL if LONG_ROWS.search(entry.kernel) else 0)
     ]
     for architecture in architectures:
         print(f"\nsm_{architecture}, instructions per element")
-        print(f"{'':28}{'activation':14}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
+        print(f"{'':28}{'activation':17}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
         print(f"{'ALU':>7}{'of':>4}{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
         for loop in LOOPS:
             registers = {

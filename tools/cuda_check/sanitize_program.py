@@ -1,4 +1,4 @@
-"""Compiles sanitize.cpp and the kernels to one program without torch, for compute-sanitizer."""
+"""Builds a program for compute-sanitizer from sanitize.cpp and the kernels, without torch."""
 
 import argparse
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 from check import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Line numbers for what is found; compressed, as the program is carried to another machine.
+# Line numbers for the reports. Compressed, because the program is copied to the machine with a GPU.
 FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xfatbin=-compress-all")
 
 
 def code_for(architecture):
-    """nvcc's option for one such as "9.0"."""
+    """The nvcc option for a compute capability such as "9.0"."""
     number = architecture.replace(".", "")
     return f"-gencode=arch=compute_{number},code=sm_{number}"
 
 
 def build(nvcc, architecture, output, objects, jobs):
-    """Raises CalledProcessError where something does not compile."""
+    """Builds the program. Raises CalledProcessError if a file does not compile."""
     kernels = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Reads SASS, the machine code in a cubin, and counts what the main loop of a kernel executes."""
+"""Reads SASS, the machine code in a cubin, and counts the instructions of a kernel's main loop."""
 
 import operator
 import re
@@ -6,15 +6,15 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
-# By the pipes of sm_80 to sm_100: half of the issue rate for ALU, an eighth for special functions.
-# Multiplications and additions of floats, and integer multiply-add, have a pipe of their own.
+# Pipes of sm_80 to sm_100. ALU instructions run at half of the issue rate, special functions at an
+# eighth. Multiplications and additions of floats, and integer multiply-add, have another pipe.
 ALU = {
     *("LOP3", "IADD3", "IADD", "VIADD", "ISETP", "SHF", "PRMT", "SEL", "LEA", "IMNMX", "VIMNMX"),
     *("PLOP3", "IABS", "SGXT", "BMSK", "LOP", "P2R", "R2P", "VOTE", "FLO", "POPC", "IDP"),
     *("FSEL", "FMNMX", "FSETP", "FSET", "F2FP"),
 }
 SPECIAL = ["MUFU", "F2I", "I2F", "F2F", "FRND"]
-# 0xD2511F53, and the same as a negative number.
+# 0xD2511F53, unsigned and as a negative number.
 PHILOX_MULTIPLIERS = ("0xd2511f53", "-0x2daee0ad")
 
 
@@ -31,7 +31,7 @@ class Instruction:
 
     @property
     def target(self):
-        """Of a branch, else None."""
+        """The address that a branch jumps to; None for other instructions."""
         if self.name != "BRA":
             return None
         found = re.search(r"0x([0-9a-f]+)", self.operands)
@@ -39,27 +39,27 @@ class Instruction:
 
     @property
     def always_jumps(self):
-        # BRA.DIV is taken where the threads of a warp are apart.
+        # BRA.DIV jumps only if the threads of a warp have diverged.
         certain = not self.predicate and "P" not in self.operands and ".DIV" not in self.opcode
         return self.name == "BRA" and certain
 
     def is_wide(self, *names):
-        """Whether it is one of these kinds of access, to 16 bytes."""
+        """True for a 16-byte access of one of these kinds."""
         return self.name in names and ".128" in self.opcode
 
     @property
     def registers(self):
-        """The numbers of those named, the one that is written first; -1 for none."""
+        """The numbers of its registers. The first one is written; -1 if none is."""
         target, _, sources = self.operands.partition(",")
         written = re.match(r"\s*R(\d+)", target)
-        # An address, as the first operand of a store, is read.
+        # The first operand of a store is an address, which is read.
         read = sources if written else self.operands
         return [int(written[1]) if written else -1, *map(int, re.findall(r"\bR(\d+)", read))]
 
     @property
     def is_wide_load(self):
-        """Of 16 bytes, to registers or to shared memory."""
-        # LD is a load whose address the compiler cannot tell to be a global one.
+        """True for a load of 16 bytes, to registers or to shared memory."""
+        # LD is a load from an address that the compiler does not know to be global.
         return self.is_wide("LDG", "LD", "LDGSTS")
 
     @property
@@ -68,7 +68,7 @@ class Instruction:
 
 
 def disassemble(cuobjdump, path, architecture):
-    """{mangled name of the kernel: its instructions}, of an object file's code for sm_*."""
+    """{mangled name of a kernel: its instructions} for one sm_* architecture of an object file."""
     command = [cuobjdump, "-sass", "-arch", architecture, path]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     kernels, current = {}, None
@@ -83,7 +83,7 @@ def disassemble(cuobjdump, path, architecture):
 
 
 def loops(code):
-    """(first, last) index of each loop's instructions, by its backward branch."""
+    """(first, last) index of the instructions of each loop, found by its backward branch."""
     at = {instruction.address: i for i, instruction in enumerate(code)}
     return [
         (at[instruction.target], i)
@@ -93,13 +93,13 @@ def loops(code):
 
 
 def shortest_path(code, first, last, marks, goal):
-    """Indices of the shortest way from one instruction to another that passes `goal` marks.
+    """Indices of the shortest path from one instruction to another that passes `goal` marks.
 
-    ``marks(instruction)`` is a tuple of 0 and 1; along the way they have to add up to ``goal``, the
-    last of them to that or more.
-    There are side paths for uniform conditions: no dropout, shared masks, a residual, no gradient
-    wanted. Marks of what a plain call does, such as stores of all its results, tell its way from
-    them.
+    ``marks(instruction)`` is a tuple of 0 and 1. Along the path the tuples have to add up to
+    ``goal``; the last number may also exceed its goal.
+
+    Kernels branch on uniform conditions: no dropout, shared masks, a residual, no gradient wanted.
+    The marks select the path of a plain call, for example by the stores of all its results.
     """
     at = {code[i].address: i for i in range(first, last + 1)}
     start = (first, (0,) * len(goal))
@@ -136,25 +136,25 @@ def shortest_path(code, first, last, marks, goal):
 
 
 def loop_marks(instruction):
-    """A round of Philox, a wide store, a wide load."""
+    """Marks of an instruction: a Philox round, a wide store, a wide load."""
     operands = instruction.operands.lower()
     is_round = any(multiplier in operands for multiplier in PHILOX_MULTIPLIERS)
     return is_round, instruction.is_wide("STG"), instruction.is_wide_load
 
 
 def prologue(code, first, loads):
-    """Indices of what is executed before the loop at `first`, with so many wide loads or more."""
+    """Indices of the instructions executed before the loop at `first`, with `loads` wide loads."""
     path = shortest_path(code, 0, first, lambda one: (one.is_wide_load,), (loads,))
     if not path:
-        raise ValueError(f"no way to the loop with {loads} loads of 16 bytes")
+        raise ValueError(f"no path to the loop with {loads} loads of 16 bytes")
     return path[:-1]
 
 
 def loads_in_flight(code, first):
-    """How many 16-byte loads of tensors stand before the first use of one of them.
+    """How many 16-byte loads of tensors the code issues before it uses the first of them.
 
-    Copies to shared memory are used after a wait for them. Other loads are counted in the loop from
-    `first` on, up to the first instruction that reads what one of them writes.
+    Copies to shared memory count up to the first wait for copies. If there are none, loads count
+    from `first` on, up to the first instruction that reads a register that one of them writes.
     """
     copies = [i for i, one in enumerate(code) if one.is_wide("LDGSTS")]
     if copies:
@@ -172,7 +172,7 @@ def loads_in_flight(code, first):
 
 
 def has_chain_of_shared_loads(code, first, last):
-    """Whether a loop within this one reads shared memory."""
+    """True if a loop within this one reads shared memory."""
     return any(
         first < begin and end < last and any(one.name == "LDS" for one in code[begin : end + 1])
         for begin, end in loops(code)
@@ -189,15 +189,16 @@ class Count:
 
 
 def main_loop(code, unroll, loads, stores, counters=None, group=8):
-    """What one turn of a loop, of `unroll` groups, executes per element.
+    """Counts the instructions per element of one iteration of the main loop.
 
-    It has at least so many loads and exactly so many stores of 16 bytes, and draws the bits of so
-    many counters, one for each group unless given. Loops within it count as one turn.
+    An iteration handles `unroll` groups. It has at least `loads` loads and exactly `stores` stores
+    of 16 bytes, and computes `counters` Philox counters (default: one for each group). Loops within
+    it count as one iteration.
     """
     counters = unroll if counters is None else counters
     candidates = []
     for first, last in loops(code):
-        # The first of the ten rounds may have left the loop: it starts from what never changes.
+        # The compiler may move the first of the ten rounds out of the loop: its input is constant.
         for rounds in range(9 * counters, 10 * counters + 1):
             path = shortest_path(code, first, last, loop_marks, (rounds, stores, loads))
             if path:

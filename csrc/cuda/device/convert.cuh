@@ -1,4 +1,5 @@
-// Storage types to and from the numbers that kernels compute with: one rounding to nearest even.
+// Conversions between storage types and the types that kernels compute with. Narrowing rounds once,
+// to nearest even.
 #pragma once
 
 #include "math/dtype.h"
@@ -24,7 +25,7 @@ FD_HD float widen(Half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7FFFu;
   if (magnitude >= 0x7C00u) return float_from_bits(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);
-  // The exponent moves by 112; a multiplication does it for subnormal numbers too.
+  // The exponent bias differs by 112. A multiplication adjusts subnormal numbers too.
   return float_from_bits(sign | bits_of_float(float_from_bits(magnitude << 13) * 0x1p112f));
 #endif
 }
@@ -53,7 +54,7 @@ FD_HD void narrow(float value, Half& target) {
   if (magnitude > 0x7F800000u) {
     half = 0x7FFFu;
   } else if (magnitude >= 0x477FF000u) {
-    half = 0x7C00u;  // 65520 and above
+    half = 0x7C00u;  // infinity, for 65520 and above
   } else if (magnitude < 0x38800000u) {
     // Subnormal results: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
     half = bits_of_float(float_from_bits(magnitude) + 0.5f) - 0x3F000000u;
@@ -64,7 +65,7 @@ FD_HD void narrow(float value, Half& target) {
 #endif
 }
 
-// As it comes back from memory.
+// The value after a store as T and a load.
 template <class T, class C>
 FD_HD C rounded(C value) {
   T stored;
@@ -72,7 +73,8 @@ FD_HD C rounded(C value) {
   return widen(stored);
 }
 
-// Two neighbours in one 32-bit word, the first in the low half.
+// Two neighbouring elements in one 32-bit word, the first in the low half. The pointer argument
+// selects the type.
 FD_HD void widen_pair(uint32_t word, const BFloat16*, float& first, float& second) {
   first = float_from_bits(word << 16);
   second = float_from_bits(word & 0xFFFF0000u);

@@ -1,14 +1,15 @@
-// What every launch needs.
+// How kernels are launched, and which memory accesses a launch may choose.
 #pragma once
 
 #include "cuda/device/vector_access.cuh"
 
-// A build without nvcc (tests/cuda) brings its own.
+// The emulator (tests/cuda_emulator) compiles the kernels without nvcc and defines these macros
+// itself.
 #if !defined(FD_LAUNCH_SHARED)
-// With so many bytes of memory that a block shares.
+// Launches a kernel whose thread blocks have `bytes` bytes of dynamic shared memory.
 #define FD_LAUNCH_SHARED(kernel, blocks, threads, bytes, stream, ...)               \
   do {                                                                              \
-    ::fused_dropout::cuda::allow_shared(kernel, bytes);                             \
+    ::fused_dropout::cuda::request_shared_bytes(kernel, bytes);                     \
     kernel<<<static_cast<unsigned>(blocks), threads, bytes, stream>>>(__VA_ARGS__); \
   } while (false)
 #define FD_DYNAMIC_SHARED(name)             \
@@ -17,18 +18,19 @@
 
 namespace fused_dropout::cuda {
 
-// What a kernel gets without asking.
-constexpr int64_t kFreeShared = 47 * 1024;
+// Shared memory that a kernel gets without a request: 48 KiB, less what it declares itself.
+constexpr int64_t kDefaultSharedBytes = 47 * 1024;
 
 template <class... Arguments>
-void allow_shared(void (*kernel)(Arguments...), int64_t bytes) {
-  if (bytes <= kFreeShared) return;
+void request_shared_bytes(void (*kernel)(Arguments...), int64_t bytes) {
+  if (bytes <= kDefaultSharedBytes) return;
   cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                        cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
-// How much of it a block may have on the current device, less what kernels declare themselves.
-inline int64_t most_shared() {
+// The most dynamic shared memory of a thread block on the current device, less what kernels declare
+// themselves.
+inline int64_t max_shared_bytes() {
   int device = 0, bytes = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
@@ -43,14 +45,15 @@ inline int64_t most_shared() {
 
 namespace fused_dropout::cuda {
 
-// Where accesses of 16 bytes may go.
+// True if 16-byte accesses may start at all these addresses.
 template <class... Pointers>
 bool are_aligned(Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % sizeof(Words4) == 0) && ...);
 }
 
-// Whether kernels have accesses of 16 bytes: two fp64 numbers gain nothing by them.
+// True if the kernels for T have a version with 16-byte accesses. fp64 has none: with two numbers
+// per access it gains nothing.
 template <class T>
-constexpr bool kHasVectors = !std::is_same_v<T, double>;
+constexpr bool kCanVectorise = !std::is_same_v<T, double>;
 
 }  // namespace fused_dropout::cuda

@@ -1,4 +1,4 @@
-// Which elements of a group are kept.
+// The masks of groups of eight elements: which elements a kernel keeps.
 #pragma once
 
 #include "cuda/device/vector_access.cuh"
@@ -6,28 +6,23 @@
 
 namespace fused_dropout::cuda {
 
+// The values of a state that may lie in device memory.
 FD_HD PhiloxState resolve(const RandomState& random) {
   if (!random.indirect) return {random.seed, random.offset};
   return {static_cast<uint64_t>(*random.seed_address),
           static_cast<uint64_t>(*random.offset_address) + random.added_offset};
 }
 
-// One thread of a grid writes the state that it has drawn with, for backward.
-__device__ inline void write_down(const RandomState& random, const PhiloxState& state) {
-  if (!random.written_to || blockIdx.x != 0 || threadIdx.x != 0) return;
-  random.written_to[0] = static_cast<int64_t>(state.seed);
-  random.written_to[1] = static_cast<int64_t>(state.offset);
+// The 16-bit draw in one of the eight slots of a Philox output, low half of a word first.
+FD_HD uint32_t draw_of(const PhiloxWords<uint32_t>& bits, int slot) {
+  const uint32_t word = slot < 4 ? (slot < 2 ? bits.x : bits.y) : (slot < 6 ? bits.z : bits.w);
+  return slot % 2 ? word >> 16 : word & 0xFFFFu;
 }
 
-FD_HD uint32_t draw_of(const PhiloxWords<uint32_t>& bits, int lane) {
-  const uint32_t word = lane < 4 ? (lane < 2 ? bits.x : bits.y) : (lane < 6 ? bits.z : bits.w);
-  return lane % 2 ? word >> 16 : word & 0xFFFFu;
-}
-
-// The decisions about one group, from the bits of one counter.
+// The mask of one group of elements, whose draws are the slots of one Philox counter.
 struct GroupMask {
   PhiloxWords<uint32_t> bits;
-  uint32_t threshold;  // keep_count in the upper half
+  uint32_t threshold;  // keep_count in the upper 16 bits
 
   FD_HD bool operator()(int k) const {
     const uint32_t word = k < 4 ? (k < 2 ? bits.x : bits.y) : (k < 6 ? bits.z : bits.w);
@@ -35,25 +30,26 @@ struct GroupMask {
   }
 };
 
-// Of a mask index, which is not negative: a shift and a mask.
+// The Philox group and the slot of a mask index. The index is not negative, so that both take one
+// instruction.
 FD_HD int64_t group_of(int64_t index) { return static_cast<uint64_t>(index) / kGroup; }
 FD_HD int slot_of(int64_t index) { return static_cast<int>(index) & (kGroup - 1); }
 
-// The mask index of the element at a place in memory.
+// The mask index of the element at an offset in memory, counted in elements.
 FD_HD int64_t mask_index(const MaskIndexing& indexing, int64_t position) {
   if (indexing.kind == MaskKind::kMemoryOrder) return indexing.first + position;
   int64_t index = indexing.first;
 #pragma unroll 1
   for (int dim = indexing.ndim - 1; dim > 0; --dim) {
     const int64_t size = indexing.sizes[dim];
-    const int64_t rest = indexing.by_size[dim].divide(position);
-    index += (position - rest * size) * indexing.strides[dim];
-    position = rest;
+    const int64_t quotient = indexing.by_size[dim].divide(position);
+    index += (position - quotient * size) * indexing.strides[dim];
+    position = quotient;
   }
   return index + position * indexing.strides[0];
 }
 
-// Whether every aligned group of elements has one draw, or eight of one counter.
+// True if every aligned group of elements has the eight draws of one counter, or shares one draw.
 inline bool is_vectorisable(const MaskIndexing& indexing) {
   if (indexing.kind == MaskKind::kKeepAll) return true;
   if (indexing.kind == MaskKind::kMemoryOrder) return indexing.first % kGroup == 0;
@@ -65,8 +61,9 @@ inline bool is_vectorisable(const MaskIndexing& indexing) {
   return aligned;
 }
 
-// The decisions about some groups, `step` apart, for a indexing that is vectorisable. All counters
-// go through the rounds together: they share the keys, and one waits while another computes.
+// The masks of kCount groups, `step` apart, for an indexing that is vectorisable. The Philox rounds
+// of all counters are interleaved: the counters share the keys, and one hides the latency of
+// another.
 template <int kCount>
 FD_HD void group_masks(const MaskIndexing& indexing, const PhiloxState& state, int64_t group,
                        int64_t step, GroupMask (&masks)[kCount]) {
@@ -101,22 +98,23 @@ FD_HD void group_masks(const MaskIndexing& indexing, const PhiloxState& state, i
   }
 }
 
-// The same for any indexing, as a bit each.
-struct AnyMask {
+// The mask of up to eight elements, one bit each.
+struct MaskBits {
   uint32_t kept = 0;
 
-  AnyMask() = default;
-  FD_HD AnyMask(uint32_t bits) : kept(bits) {}
-  FD_HD explicit AnyMask(const GroupMask& group) {
+  MaskBits() = default;
+  FD_HD MaskBits(uint32_t bits) : kept(bits) {}
+  FD_HD explicit MaskBits(const GroupMask& group) {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) kept |= static_cast<uint32_t>(group(k)) << k;
   }
   FD_HD bool operator()(int k) const { return kept >> k & 1u; }
 };
 
-FD_HD AnyMask any_mask(const MaskIndexing& indexing, const PhiloxState& state, int64_t position,
-                       int count) {
-  if (indexing.kind == MaskKind::kKeepAll) return {(1u << count) - 1u};  // nothing behind the end
+// The mask of the `count` elements from `position` on, for any indexing.
+FD_HD MaskBits mask_bits(const MaskIndexing& indexing, const PhiloxState& state, int64_t position,
+                         int count) {
+  if (indexing.kind == MaskKind::kKeepAll) return {(1u << count) - 1u};
   uint32_t kept = 0;
   int64_t group = -1;
   PhiloxWords<uint32_t> bits{};

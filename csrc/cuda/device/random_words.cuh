@@ -1,54 +1,56 @@
-// The random words of elements, for draws that are numbers: element j of a mask has word j % 4 of
-// group j / 4, so that eight neighbours have those of two counters.
+// 32-bit random words, for kernels that draw a number for each element (noise). The element with
+// mask index j has word j % 4 of Philox counter j / 4, so that a group of eight elements has the
+// words of two counters.
 #pragma once
 
 #include "cuda/device/mask.cuh"
-#include "math/noise.h"
+#include "math/distributions.h"
 
 namespace fused_dropout::cuda {
 
-constexpr int kWordsPerGroup = 4;
+constexpr int kWordsPerCounter = 4;
 
-FD_HD uint32_t word_of(const PhiloxWords<uint32_t>& bits, int lane) {
-  return lane < 2 ? (lane < 1 ? bits.x : bits.y) : (lane < 3 ? bits.z : bits.w);
+FD_HD uint32_t word_of(const PhiloxWords<uint32_t>& bits, int slot) {
+  return slot < 2 ? (slot < 1 ? bits.x : bits.y) : (slot < 3 ? bits.z : bits.w);
 }
 
-// Those of eight elements, or, for a shared draw, four times those of a pair of indices.
+// The words of a group of eight elements. If the elements share one mask index, the group holds the
+// words of that index and of its neighbour in the pair, four times each.
 struct GroupWords {
   PhiloxWords<uint32_t> low, high;
-  int shared;  // which of a pair all eight have; -1 where each has its own
+  int shared_slot;  // of the pair, for all eight elements; -1 if each element has its own word
 
   FD_HD uint32_t operator()(int k) const {
-    return word_of(k < kWordsPerGroup ? low : high, k % kWordsPerGroup);
+    return word_of(k < kWordsPerCounter ? low : high, k % kWordsPerCounter);
   }
   // The word of element k itself.
   FD_HD uint32_t own(int k) const { return choose(k, (*this)(k - k % 2), (*this)(k - k % 2 + 1)); }
-  // What element k has of its pair's two numbers.
+  // The one of its pair's two numbers that belongs to element k. Normal numbers are drawn in pairs.
   template <class C>
   FD_HD C choose(int k, C even, C odd) const {
-    const int lane = shared < 0 ? k % 2 : shared;
-    return lane ? odd : even;
+    const int slot = shared_slot < 0 ? k % 2 : shared_slot;
+    return slot ? odd : even;
   }
 };
 
-// For a indexing that is vectorisable.
+// The words of a group, for an indexing that is vectorisable.
 FD_HD GroupWords group_words(const MaskIndexing& indexing, const PhiloxState& state,
                              int64_t group) {
   const int64_t index = indexing.kind == MaskKind::kMemoryOrder
                             ? indexing.first + group * kGroup
                             : mask_index(indexing, group * kGroup);
-  const int64_t counter = static_cast<uint64_t>(index) / kWordsPerGroup;
+  const int64_t counter = static_cast<uint64_t>(index) / kWordsPerCounter;
   if (indexing.kind == MaskKind::kStrided && indexing.strides[indexing.ndim - 1] == 0) {
     const auto bits = group_bits(state, counter);
-    const int lane = static_cast<int>(index) % kWordsPerGroup;
-    const uint32_t even = word_of(bits, lane - lane % 2), odd = word_of(bits, lane - lane % 2 + 1);
+    const int slot = static_cast<int>(index) % kWordsPerCounter;
+    const uint32_t even = word_of(bits, slot - slot % 2), odd = word_of(bits, slot - slot % 2 + 1);
     const PhiloxWords<uint32_t> twice{even, odd, even, odd};
-    return {twice, twice, lane % 2};
+    return {twice, twice, slot % 2};
   }
   return {group_bits(state, counter), group_bits(state, counter + 1), -1};
 }
 
-// The words of one element after another, for any indexing.
+// Reads the words of single elements, for any indexing.
 class WordReader {
  public:
   FD_HD WordReader(const MaskIndexing& indexing, const PhiloxState& state)
@@ -56,21 +58,21 @@ class WordReader {
 
   FD_HD void move_to(int64_t position) {
     const int64_t index = mask_index(indexing_, position);
-    const int64_t counter = static_cast<uint64_t>(index) / kWordsPerGroup;
+    const int64_t counter = static_cast<uint64_t>(index) / kWordsPerCounter;
     if (counter != counter_) {
       counter_ = counter;
       bits_ = group_bits(state_, counter);
     }
-    lane_ = static_cast<int>(index) % kWordsPerGroup;
+    slot_ = static_cast<int>(index) % kWordsPerCounter;
   }
-  FD_HD uint32_t word() const { return word_of(bits_, lane_); }
+  FD_HD uint32_t word() const { return word_of(bits_, slot_); }
   template <class Precision, class C>
   FD_HD C normal() const {
     C even, odd;
-    const int first = lane_ - lane_ % 2;
+    const int first = slot_ - slot_ % 2;
     normal_pair<Precision>(draw_number<C>(word_of(bits_, first)),
                            draw_number<C>(word_of(bits_, first + 1)), even, odd);
-    return lane_ % 2 ? odd : even;
+    return slot_ % 2 ? odd : even;
   }
 
  private:
@@ -78,7 +80,7 @@ class WordReader {
   const PhiloxState& state_;
   PhiloxWords<uint32_t> bits_{};
   int64_t counter_ = -1;
-  int lane_ = 0;
+  int slot_ = 0;
 };
 
 }  // namespace fused_dropout::cuda

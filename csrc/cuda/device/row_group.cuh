@@ -1,4 +1,5 @@
-// Rows held by teams of threads, for kernels that need sums over a row.
+// Row groups: threads that share a row, for kernels that need sums over a row. Each thread of a row
+// group holds one or several groups of eight elements.
 #pragma once
 
 #include <algorithm>
@@ -9,129 +10,140 @@
 namespace fused_dropout::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kMostTeam = 512;  // threads; a block of so many leaves each 128 registers
+constexpr int kMaxRowGroup = 512;  // threads; a thread block of that size leaves each 128 registers
 
-// How rows are dealt out. A thread holds `groups` groups of eight, a team's size apart.
+// How the rows are distributed. A thread holds `groups_per_thread` groups of eight elements of its
+// row; from one to the next it is the size of the row group.
 struct RowGrid {
-  int groups;             // 1 or kManyGroups
-  int team;               // threads: a power of two up to a warp, or whole warps
-  int teams;              // in a block
-  int64_t rows_per_team;  // one after the other
+  int groups_per_thread;       // 1 or kManyGroups
+  int row_group_size;          // threads: a power of two up to a warp, or a multiple of a warp
+  int row_groups;              // per thread block
+  int64_t rows_per_row_group;  // handled one after the other
   int64_t blocks;
 
-  FD_HD int threads() const { return team * teams; }
+  FD_HD int threads() const { return row_group_size * row_groups; }
 };
 constexpr int kManyGroups = 4;
 
-// How many groups of a row a thread holds.
-inline int row_groups(int width) { return divide_up(width, kGroup) <= kMostTeam ? 1 : kManyGroups; }
+inline int groups_per_thread(int width) {
+  return divide_up(width, kGroup) <= kMaxRowGroup ? 1 : kManyGroups;
+}
 
-// For rows of one width, of which a team takes `rows_per_team`; with so many threads to a block,
-// unless a row needs more.
-inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_team, int threads) {
+// The grid for rows of `width` elements. A thread block has `threads` threads, or more if a row
+// needs more.
+inline RowGrid row_grid(int64_t rows, int width, int64_t rows_per_row_group, int threads) {
   const int64_t groups = divide_up(width, kGroup);
   RowGrid grid;
-  grid.groups = row_groups(width);
-  const int needed = static_cast<int>(divide_up(groups, grid.groups));
-  grid.team = 1;
-  while (grid.team < needed && grid.team < kWarp) grid.team *= 2;
-  if (needed > kWarp) grid.team = static_cast<int>(divide_up(needed, kWarp)) * kWarp;
-  grid.teams = grid.team < threads ? threads / grid.team : 1;
-  grid.rows_per_team = rows_per_team;
-  grid.blocks = divide_up(rows, grid.teams * rows_per_team);
+  grid.groups_per_thread = groups_per_thread(width);
+  const int needed = static_cast<int>(divide_up(groups, grid.groups_per_thread));
+  grid.row_group_size = 1;
+  while (grid.row_group_size < needed && grid.row_group_size < kWarp) grid.row_group_size *= 2;
+  if (needed > kWarp) grid.row_group_size = static_cast<int>(divide_up(needed, kWarp)) * kWarp;
+  grid.row_groups = grid.row_group_size < threads ? threads / grid.row_group_size : 1;
+  grid.rows_per_row_group = rows_per_row_group;
+  grid.blocks = divide_up(rows, grid.row_groups * rows_per_row_group);
   return grid;
 }
 
-// As many rows to a team as leave enough blocks for the largest GPUs; with sums down the columns,
-// few blocks to add up, of many threads where there are many rows. Depends on the shape alone, and
-// so do the bits of the sums.
+// The grid of the norm kernels. Each row group handles as many rows as leave enough thread blocks
+// for the largest GPUs. Kernels with column sums (`sums`) get few thread blocks, because each
+// writes a row of partial sums; with many rows these blocks have many threads. The grid depends on
+// the shape alone, so that the bits of the sums do too.
 inline RowGrid norm_grid(int64_t rows, int width, bool sums) {
   constexpr int kFewThreads = 128;
-  constexpr int64_t kManyTurns = 8, kFewTurns = 4;
+  constexpr int64_t kMaxRowsEach = 8, kMinRowsEach = 4;  // per row group
   if (!sums) {
-    constexpr int64_t kEnough = 1024, kPlenty = 4 * kEnough;
+    constexpr int64_t kEnoughBlocks = 1024, kManyBlocks = 4 * kEnoughBlocks;
     const int64_t blocks = row_grid(rows, width, 1, kFewThreads).blocks;
-    int64_t turns = kManyTurns;
-    while (turns > 1 && divide_up(blocks, turns) < (turns > kFewTurns ? kPlenty : kEnough)) {
-      turns /= 2;
+    int64_t rows_each = kMaxRowsEach;
+    while (rows_each > 1 && divide_up(blocks, rows_each) <
+                                (rows_each > kMinRowsEach ? kManyBlocks : kEnoughBlocks)) {
+      rows_each /= 2;
     }
-    return row_grid(rows, width, turns, kFewThreads);
+    return row_grid(rows, width, rows_each, kFewThreads);
   }
-  constexpr int64_t kMostPartials = 512;
+  constexpr int64_t kMaxPartials = 512;
   int threads = kFewThreads;
-  int64_t few = 128;
+  int64_t enough_blocks = 128;
   int64_t blocks = row_grid(rows, width, 1, threads).blocks;
-  if (blocks > kMostPartials) {
-    threads = kMostTeam;
-    few = 264;  // two such blocks on each processor of an H100
+  if (blocks > kMaxPartials) {
+    threads = kMaxRowGroup;
+    enough_blocks = 264;  // two such blocks on each multiprocessor of an H100
     blocks = row_grid(rows, width, 1, threads).blocks;
   }
-  const int64_t turns =
-      std::max(divide_up(blocks, kMostPartials), std::min(blocks / few, kManyTurns));
-  return row_grid(rows, width, turns, threads);
+  const int64_t rows_each =
+      std::max(divide_up(blocks, kMaxPartials), std::min(blocks / enough_blocks, kMaxRowsEach));
+  return row_grid(rows, width, rows_each, threads);
 }
 
+// Bytes of the column sums of a thread block; `size` is that of one number.
 inline int64_t sums_bytes(const RowGrid& grid, int vectors, int64_t size) {
-  return vectors * grid.groups * kGroup * grid.threads() * size;
+  return vectors * grid.groups_per_thread * kGroup * grid.threads() * size;
 }
 
-// A thread's place.
-struct Team {
+// The row group that a thread belongs to.
+struct RowGroup {
   int size;
-  int number;  // in its block
-  int lane;
+  int index;  // of the row group in its thread block
+  int rank;   // of the thread in the row group
 
-  FD_HD Team(const RowGrid& grid, int thread) {
-    size = grid.team;
-    number = thread / size;
-    lane = thread - number * size;
+  FD_HD RowGroup(const RowGrid& grid, int thread) {
+    size = grid.row_group_size;
+    index = thread / size;
+    rank = thread - index * size;
   }
-  // For the compiler it may be another in each turn of a loop, or it would compute all addresses
-  // that depend on it before the loop, and keep them in more registers than there are.
-  FD_HD void hide_lane() { asm volatile("" : "+r"(lane)); }
-  // Of a thread's group.
-  FD_HD int column(int group) const { return (group * size + lane) * kGroup; }
+  // Makes the compiler assume that the rank changes in every iteration of a loop. Otherwise it
+  // computes all addresses that depend on the rank before the loop, and needs more registers for
+  // them than there are.
+  FD_HD void hide_rank() { asm volatile("" : "+r"(rank)); }
+  // The first column of one of the thread's groups of eight elements.
+  FD_HD int column(int group) const { return (group * size + rank) * kGroup; }
 };
 
-// Until all threads of a team have come here; those of other teams go on.
-__device__ inline void team_barrier([[maybe_unused]] const Team& team) {
+// Waits until all threads of the row group have come here. Other row groups go on.
+__device__ inline void row_group_barrier([[maybe_unused]] const RowGroup& row_group) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("bar.sync %0, %1;" ::"r"(team.number + 1), "r"(team.size) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(row_group.index + 1), "r"(row_group.size) : "memory");
 #else
-  __syncthreads();  // all teams have as many turns, so that this is as good on the CPU
+  // All row groups run equally many iterations, so that a barrier of the thread block works too.
+  __syncthreads();
 #endif
 }
 
-// Sums over teams. All threads of a team have to ask for them, the same number of times.
+// Sums over a row group. All of its threads have to call add_up, equally often.
 template <class C, int kSums>
-class TeamSums {
+class RowGroupSums {
  public:
-  __device__ explicit TeamSums(const Team& team) : team_(team) {}
+  __device__ explicit RowGroupSums(const RowGroup& row_group) : row_group_(row_group) {}
 
+  // Replaces each of `sums` by its sum over the row group.
   __device__ void add_up(C (&sums)[kSums]) {
 #pragma unroll 1
-    for (int offset = (team_.size < kWarp ? team_.size : kWarp) / 2; offset > 0; offset /= 2) {
+    for (int offset = (row_group_.size < kWarp ? row_group_.size : kWarp) / 2; offset > 0;
+         offset /= 2) {
       add_across(sums, offset);
     }
-    if (team_.size <= kWarp) return;
-    // Of two places in turn: who is here again has seen all others leave the one before.
-    constexpr int kMostWarps = kMostTeam / kWarp;
-    __shared__ C shared[2][kSums][kMostWarps];
-    if (team_.lane % kWarp == 0) {
+    if (row_group_.size <= kWarp) return;
+    // Calls alternate between two buffers. A thread that writes to a buffer again has passed the
+    // barrier of the call between, and no thread reaches that barrier before it has read the
+    // buffer.
+    constexpr int kMaxWarps = kMaxRowGroup / kWarp;
+    __shared__ C shared[2][kSums][kMaxWarps];
+    if (row_group_.rank % kWarp == 0) {
 #pragma unroll
-      for (int n = 0; n < kSums; ++n) shared[turn_][n][threadIdx.x / kWarp] = sums[n];
+      for (int n = 0; n < kSums; ++n) shared[buffer_][n][threadIdx.x / kWarp] = sums[n];
     }
-    team_barrier(team_);
-    // The lanes of every warp read what the warps of its team have, side by side.
-    const int warps = team_.size / kWarp;
-    const int warp = team_.lane % kMostWarps;
+    row_group_barrier(row_group_);
+    // In every warp, each lane reads the sum of one warp of the row group.
+    const int warps = row_group_.size / kWarp;
+    const int warp = row_group_.rank % kMaxWarps;
 #pragma unroll
     for (int n = 0; n < kSums; ++n) {
-      sums[n] = warp < warps ? shared[turn_][n][team_.number * warps + warp] : C(0);
+      sums[n] = warp < warps ? shared[buffer_][n][row_group_.index * warps + warp] : C(0);
     }
 #pragma unroll
-    for (int offset = kMostWarps / 2; offset > 0; offset /= 2) add_across(sums, offset);
-    turn_ ^= 1;
+    for (int offset = kMaxWarps / 2; offset > 0; offset /= 2) add_across(sums, offset);
+    buffer_ ^= 1;
   }
 
  private:
@@ -140,8 +152,8 @@ class TeamSums {
     for (int n = 0; n < kSums; ++n) sums[n] += __shfl_xor_sync(~0u, sums[n], offset);
   }
 
-  const Team& team_;
-  int turn_ = 0;
+  const RowGroup& row_group_;
+  int buffer_ = 0;
 };
 
 }  // namespace fused_dropout::cuda

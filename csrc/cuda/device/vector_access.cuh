@@ -1,4 +1,5 @@
-// Eight neighbouring elements, what one group of random draws decides about, in and out of memory.
+// Loads and stores of a group: eight neighbouring elements, the unit of work of every kernel and
+// the number of elements that one Philox counter decides about.
 #pragma once
 
 #include <type_traits>
@@ -9,16 +10,17 @@ namespace fused_dropout::cuda {
 
 constexpr int kGroup = 8;
 
-// How many elements of a group there are where so many are left.
-FD_HD int count_in_group(int64_t left) {
-  return left >= kGroup ? kGroup : left > 0 ? static_cast<int>(left) : 0;
+// The number of elements in a group when `remaining` elements follow from its first one on.
+FD_HD int count_in_group(int64_t remaining) {
+  return remaining >= kGroup ? kGroup : remaining > 0 ? static_cast<int>(remaining) : 0;
 }
 
 struct alignas(16) Words4 {
   uint32_t x, y, z, w;
 };
 
-// One access. Where pointers may alias, the compiler takes a plain assignment apart.
+// A store of 16 bytes in one instruction. The compiler splits a plain assignment if pointers may
+// alias.
 FD_HD void store_words(void* target, const Words4& words) {
 #if defined(__CUDA_ARCH__)
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)),
@@ -29,6 +31,7 @@ FD_HD void store_words(void* target, const Words4& words) {
 #endif
 }
 
+// The type that kernels compute with for tensors of type T.
 template <class T>
 struct Arithmetic {
   using Scalar = float;
@@ -38,8 +41,8 @@ struct Arithmetic<double> {
   using Scalar = double;
 };
 
-// With 16-byte accesses; `source` is aligned to 16 bytes. Loaded and widened apart, so that a
-// kernel can have several loads on their way.
+// A full group, accessed by 16 bytes; addresses are aligned to 16 bytes. Load and conversion are
+// separate, so that a kernel can have several loads in flight.
 template <class T>
 struct Packed {
   static_assert(sizeof(T) == 2);
@@ -86,9 +89,9 @@ struct Packed<float> {
   }
 };
 
-// Element by element: any alignment, and only the first `count`.
+// The first `count` elements of a group, accessed one by one at any alignment.
 template <class T>
-struct Single {
+struct Elementwise {
   using C = typename Arithmetic<T>::Scalar;
 
   static FD_HD void load(const T* source, int count, C (&values)[kGroup]) {
@@ -103,23 +106,23 @@ struct Single {
   }
 };
 
-// The first `count` elements of a group; with kVector it is all of them or none.
-template <bool kVector, class S, class C>
+// The first `count` elements of a group. With kVectorised, `count` is 0 or kGroup.
+template <bool kVectorised, class S, class C>
 FD_HD void load_group(const S* source, int count, C (&values)[kGroup]) {
-  if constexpr (kVector) {
+  if constexpr (kVectorised) {
     Packed<S> packed{};
     if (count > 0) packed.load(source);
     packed.widen_to(values);
   } else {
-    Single<S>::load(source, count, values);
+    Elementwise<S>::load(source, count, values);
   }
 }
-template <bool kVector, class S, class C>
+template <bool kVectorised, class S, class C>
 FD_HD void store_group(S* target, int count, const C (&values)[kGroup]) {
-  if constexpr (kVector) {
+  if constexpr (kVectorised) {
     if (count > 0) Packed<S>::store(target, values);
   } else {
-    Single<S>::store(target, count, values);
+    Elementwise<S>::store(target, count, values);
   }
 }
 

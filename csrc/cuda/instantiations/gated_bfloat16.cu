@@ -1,3 +1,4 @@
+// The gated kernels for bfloat16.
 #include "cuda/kernels/gated.cuh"
 
 namespace fused_dropout::cuda {

@@ -1,3 +1,4 @@
+// The gated kernels for float32.
 #include "cuda/kernels/gated.cuh"
 
 namespace fused_dropout::cuda {

@@ -1,3 +1,4 @@
+// The norm kernels for bfloat16 x. The residual and h may be float32, and y with them.
 #include "cuda/kernels/norm.cuh"
 
 namespace fused_dropout::cuda {

@@ -1,3 +1,4 @@
+// The norm kernels for float32 x.
 #include "cuda/kernels/norm.cuh"
 
 namespace fused_dropout::cuda {

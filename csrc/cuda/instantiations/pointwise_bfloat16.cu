@@ -1,3 +1,4 @@
+// The pointwise kernels for bfloat16 x.
 #include "cuda/kernels/pointwise.cuh"
 
 namespace fused_dropout::cuda {

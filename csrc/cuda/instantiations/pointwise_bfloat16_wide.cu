@@ -1,3 +1,4 @@
+// The pointwise kernels for bfloat16 x with a float32 residual and result.
 #include "cuda/kernels/pointwise.cuh"
 
 namespace fused_dropout::cuda {

@@ -1,3 +1,4 @@
+// The pointwise kernels for float64 x.
 #include "cuda/kernels/pointwise.cuh"
 
 namespace fused_dropout::cuda {

@@ -10,26 +10,28 @@
 
 namespace fused_dropout::cuda {
 
-// Where the halves of x lie for the elements of a thread's column. Rows of x are twice as long as
-// those of y: from the start of a row on, a place in x is twice that in y, less the place in the
-// row, which is the same all the way down a column.
+// The addresses in a half of x (gate or value) of the elements in a thread's column. A row of x is
+// twice as long as a row of y. The element with offset i in y, at position c of its row, has offset
+// 2 * i - c from the first element of the half. For one element of a group, c is the same in all
+// rows.
 struct HalfRows {
   int64_t width;
-  int64_t first;  // place in the row of the column's first element
+  int64_t first;  // the position in its row of the column's first element
 
   FD_HD HalfRows(const Layout& layout, int64_t column) {
     width = layout.channels;
-    first = place_in_repetition(layout, column * kGroup);
+    first = offset_in_repetition(layout, column * kGroup);
   }
 
-  // A group that lies within one row.
+  // The address of a group that lies within one row.
   template <class T>
-  FD_HD T* group_at(T* half, int64_t base, uint32_t place) const {
+  FD_HD T* group_at(T* half, int64_t base, uint32_t offset) const {
     constexpr int kBoth = 2 * kGroup;
-    return half + (base * kBoth - first) + static_cast<uint64_t>(place) * kBoth;
+    return half + (base * kBoth - first) + static_cast<uint64_t>(offset) * kBoth;
   }
 
-  // Calls visit(k, place) with the places of the first `count` elements of any group.
+  // Calls visit(k, index) for the first `count` elements of any group, with their offsets in the
+  // half.
   template <class Visit>
   FD_HD void for_each(int64_t position, int count, Visit visit) const {
     int64_t column = first;
@@ -43,15 +45,15 @@ struct HalfRows {
   FD_HD void load(const T* half, int64_t position, int count, C (&values)[kGroup]) const {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) values[k] = C(0);
-    for_each(position, count, [&](int k, int64_t place) { values[k] = widen(half[place]); });
+    for_each(position, count, [&](int k, int64_t index) { values[k] = widen(half[index]); });
   }
   template <class T, class C>
   FD_HD void store(T* half, int64_t position, int count, const C (&values)[kGroup]) const {
-    for_each(position, count, [&](int k, int64_t place) { narrow(values[k], half[place]); });
+    for_each(position, count, [&](int k, int64_t index) { narrow(values[k], half[index]); });
   }
 };
 
-// What forward and backward read alike.
+// The operands that forward and backward have in common.
 template <class T, template <class> class Functor, class Args>
 struct GatedOperands {
   using C = typename Arithmetic<T>::Scalar;
@@ -71,6 +73,7 @@ struct GatedOperands {
   FD_HD const T* value() const { return static_cast<const T*>(args.value); }
 };
 
+// The work of one thread on the groups of its column.
 template <class T, template <class> class Functor>
 struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
   using Operands = GatedOperands<T, Functor, GatedForwardArgs>;
@@ -81,11 +84,11 @@ struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
 
   FD_HD GatedForward(const GatedForwardArgs& arguments, int64_t column)
       : Operands(arguments, column) {}
-  FD_HD T* y(int64_t base, uint32_t place) const {
-    return group_at(static_cast<T*>(args.y), base, place);
+  FD_HD T* y(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<T*>(args.y), base, offset);
   }
 
-  // The result takes the place of `gates`.
+  // Overwrites `gates` with the result.
   template <class Keep>
   FD_HD void apply(C (&gates)[kGroup], const C (&values)[kGroup], const Keep& keep) const {
     const C scale = number<C>(args.scale), shift = number<C>(args.shift);
@@ -97,58 +100,59 @@ struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
     }
   }
 
-  FD_HD void element_by_element(int64_t base, uint32_t place) const {
-    const int64_t position = (base + place) * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t offset) const {
+    const int64_t position = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - position);
-    const AnyMask mask = any_mask(args.mask, state, position, count);
+    const MaskBits mask = mask_bits(args.mask, state, position, count);
     C gates[kGroup], values[kGroup];
     rows.load(gate(), position, count, gates);
     rows.load(value(), position, count, values);
     apply(gates, values, mask);
-    Single<T>::store(y(base, place), count, gates);
+    Elementwise<T>::store(y(base, offset), count, gates);
   }
 
   template <int kUnroll>
-  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) const {
+  FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) const {
     Packed<T> packed_gates[kUnroll], packed_values[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      packed_gates[u].load(rows.group_at(gate(), base, place + u * step));
-      packed_values[u].load(rows.group_at(value(), base, place + u * step));
+      packed_gates[u].load(rows.group_at(gate(), base, offset + u * step));
+      packed_values[u].load(rows.group_at(value(), base, offset + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, base + place, step, masks);
+    group_masks(args.mask, state, base + offset, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       C gates[kGroup], values[kGroup];
       packed_gates[u].widen_to(gates);
       packed_values[u].widen_to(values);
       apply(gates, values, masks[u]);
-      Packed<T>::store(y(base, place + u * step), gates);
+      Packed<T>::store(y(base, offset + u * step), gates);
     }
   }
 };
 
-template <class T, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    gated_forward_kernel(const GatedForwardArgs args, const Grid grid) {
-  Walk walk(grid, blockIdx.x, threadIdx.x);
-  const GatedForward<T, Functor> work(args, walk.column);
-  write_down(args.random, work.state);
-  if constexpr (kVector) {                         // rows are whole groups
-    walk_whole_groups<4 / sizeof(T)>(walk, work);  // 64 bytes of loads
-    walk_whole_groups<1>(walk, work);
+template <class T, template <class> class Functor, bool kVectorised>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
+    gated_forward_kernel(const GatedForwardArgs args, const ColumnGrid grid) {
+  ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
+  const GatedForward<T, Functor> work(args, loop.column);
+  if constexpr (kVectorised) {                   // all groups are full
+    for_full_groups<4 / sizeof(T)>(loop, work);  // 64 bytes of loads in flight
+    for_full_groups<1>(loop, work);
   } else {
-    walk_groups(walk, args.layout.numel, work);
+    for_remaining_groups(loop, args.layout.numel, work);
   }
 }
 
-// Two biases and two sums for each element: five blocks leave a thread 96 registers, three 168.
-template <class T, bool kVector>
-constexpr int kGatedBlocks = std::is_same_v<T, double> ? 1
-                             : kVector                 ? 5
-                                                       : 3;
+// A thread keeps two biases and two sums for each element. Five thread blocks on a multiprocessor
+// leave it 96 registers, three leave 168.
+template <class T, bool kVectorised>
+constexpr int kGatedBlocksPerSM = std::is_same_v<T, double> ? 1
+                                  : kVectorised             ? 5
+                                                            : 3;
 
+// The same for the gradients. The sums are the thread's share of the bias gradients.
 template <class T, template <class> class Functor>
 struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
   using Operands = GatedOperands<T, Functor, GatedBackwardArgs>;
@@ -164,13 +168,13 @@ struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) gate_sums[k] = value_sums[k] = C(0);
   }
-  FD_HD const T* dy(int64_t base, uint32_t place) const {
-    return group_at(static_cast<const T*>(args.dy), base, place);
+  FD_HD const T* dy(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<const T*>(args.dy), base, offset);
   }
   FD_HD T* dgate() const { return static_cast<T*>(args.dgate); }
   FD_HD T* dvalue() const { return static_cast<T*>(args.dvalue); }
 
-  // The gradients take the places of what they are by.
+  // Overwrites `gates` and `values` with their gradients.
   template <class Keep>
   FD_HD void apply(const C (&upstream)[kGroup], C (&gates)[kGroup], C (&values)[kGroup],
                    const Keep& keep) {
@@ -185,12 +189,12 @@ struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
     }
   }
 
-  FD_HD void element_by_element(int64_t base, uint32_t place) {
-    const int64_t position = (base + place) * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t offset) {
+    const int64_t position = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - position);
-    const AnyMask mask = any_mask(args.mask, state, position, count);
+    const MaskBits mask = mask_bits(args.mask, state, position, count);
     C upstream[kGroup], gates[kGroup], values[kGroup];
-    Single<T>::load(dy(base, place), count, upstream);
+    Elementwise<T>::load(dy(base, offset), count, upstream);
     rows.load(gate(), position, count, gates);
     rows.load(value(), position, count, values);
     apply(upstream, gates, values, mask);
@@ -200,16 +204,16 @@ struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
   }
 
   template <int kUnroll>
-  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) {
+  FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) {
     Packed<T> packed_dy[kUnroll], packed_gates[kUnroll], packed_values[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      packed_dy[u].load(dy(base, place + u * step));
-      packed_gates[u].load(rows.group_at(gate(), base, place + u * step));
-      packed_values[u].load(rows.group_at(value(), base, place + u * step));
+      packed_dy[u].load(dy(base, offset + u * step));
+      packed_gates[u].load(rows.group_at(gate(), base, offset + u * step));
+      packed_values[u].load(rows.group_at(value(), base, offset + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, base + place, step, masks);
+    group_masks(args.mask, state, base + offset, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       C upstream[kGroup], gates[kGroup], values[kGroup];
@@ -218,67 +222,67 @@ struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
       packed_values[u].widen_to(values);
       apply(upstream, gates, values, masks[u]);
       if (!args.dgate) continue;
-      Packed<T>::store(rows.group_at(dgate(), base, place + u * step), gates);
-      Packed<T>::store(rows.group_at(dvalue(), base, place + u * step), values);
+      Packed<T>::store(rows.group_at(dgate(), base, offset + u * step), gates);
+      Packed<T>::store(rows.group_at(dvalue(), base, offset + u * step), values);
     }
   }
 };
 
-template <class T, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads, kGatedBlocks<T, kVector>)
-    gated_backward_kernel(const GatedBackwardArgs args, const Grid grid) {
+template <class T, template <class> class Functor, bool kVectorised>
+__global__ void __launch_bounds__(kThreads, kGatedBlocksPerSM<T, kVectorised>)
+    gated_backward_kernel(const GatedBackwardArgs args, const ColumnGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
-  Walk walk(grid, blockIdx.x, threadIdx.x);
-  GatedBackward<T, Functor> work(args, walk.column);
-  if constexpr (kVector) {
-    walk_whole_groups<1>(walk, work);
+  ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
+  GatedBackward<T, Functor> work(args, loop.column);
+  if constexpr (kVectorised) {
+    for_full_groups<1>(loop, work);
   } else {
-    walk_groups(walk, args.layout.numel, work);
+    for_remaining_groups(loop, args.layout.numel, work);
   }
   if (args.gate_partials) {
     const int64_t period = args.layout.period;
-    write_partials(walk, grid, period, work.gate_sums, static_cast<C*>(args.gate_partials));
-    write_partials(walk, grid, period, work.value_sums, static_cast<C*>(args.value_partials));
+    write_partials(loop, grid, period, work.gate_sums, static_cast<C*>(args.gate_partials));
+    write_partials(loop, grid, period, work.value_sums, static_cast<C*>(args.value_partials));
   }
 }
 
-// Whether every group lies within one row and one draw of the generator.
-inline bool has_whole_groups(const Layout& layout, const MaskIndexing& mask) {
+// True if every group of eight elements lies within one row and is aligned in the mask.
+inline bool has_full_groups(const Layout& layout, const MaskIndexing& mask) {
   return layout.channels % kGroup == 0 && is_vectorisable(mask);
 }
 
 template <class T, template <class> class Functor>
 void gated_forward_with(FunctorTag<Functor>, const GatedForwardArgs& args, Stream stream) {
-  launch_walk(
-      gated_forward_kernel<T, Functor, kHasVectors<T>>, gated_forward_kernel<T, Functor, false>,
-      has_whole_groups(args.layout, args.mask) && are_aligned(args.gate, args.value, args.y),
+  launch_column_loop(
+      gated_forward_kernel<T, Functor, kCanVectorise<T>>, gated_forward_kernel<T, Functor, false>,
+      has_full_groups(args.layout, args.mask) && are_aligned(args.gate, args.value, args.y),
       forward_grid(args.layout), args, stream);
 }
 
 template <class T, template <class> class Functor>
 void gated_backward_with(FunctorTag<Functor>, const GatedBackwardArgs& args, Stream stream) {
-  launch_walk(gated_backward_kernel<T, Functor, kHasVectors<T>>,
-              gated_backward_kernel<T, Functor, false>,
-              has_whole_groups(args.layout, args.mask) &&
-                  are_aligned(args.dy, args.gate, args.value, args.dgate, args.dvalue),
-              backward_grid(args.layout), args, stream);
+  launch_column_loop(gated_backward_kernel<T, Functor, kCanVectorise<T>>,
+                     gated_backward_kernel<T, Functor, false>,
+                     has_full_groups(args.layout, args.mask) &&
+                         are_aligned(args.dy, args.gate, args.value, args.dgate, args.dvalue),
+                     backward_grid(args.layout), args, stream);
 }
 
 template <class T>
 void gated_forward_of(GatedForwardArgs args, int activation, Stream stream) {
-  args.gate_bias = along<T>(args.gate_bias, args.layout);
-  args.value_bias = along<T>(args.value_bias, args.layout);
+  args.gate_bias = bias_operand<T>(args.gate_bias, args.layout);
+  args.value_bias = bias_operand<T>(args.value_bias, args.layout);
   with_functor(activation, [&](auto functor) { gated_forward_with<T>(functor, args, stream); });
 }
 
 template <class T>
 void gated_backward_of(GatedBackwardArgs args, int activation, Stream stream) {
-  args.gate_bias = along<T>(args.gate_bias, args.layout);
-  args.value_bias = along<T>(args.value_bias, args.layout);
+  args.gate_bias = bias_operand<T>(args.gate_bias, args.layout);
+  args.value_bias = bias_operand<T>(args.value_bias, args.layout);
   with_functor(activation, [&](auto functor) { gated_backward_with<T>(functor, args, stream); });
 }
 
-// One translation unit for each type.
+// Each type has a translation unit of its own in instantiations/.
 #define FD_INSTANTIATE(T)                                           \
   template void gated_forward_of<T>(GatedForwardArgs, int, Stream); \
   template void gated_backward_of<T>(GatedBackwardArgs, int, Stream);

@@ -1,4 +1,4 @@
-// The pointwise kernels: y = residual + drop(act(x + bias)), its gradient, and the bias gradient.
+// The pointwise kernels: y = residual + drop(act(x + bias)), and the gradients of x and bias.
 #pragma once
 
 #include "cuda/device/column_loop.cuh"
@@ -10,6 +10,7 @@
 
 namespace fused_dropout::cuda {
 
+// The work of one thread on the groups of its column. T is the type of x, Y that of residual and y.
 template <class T, class Y, template <class> class Functor>
 struct PointwiseForward {
   using C = typename Arithmetic<T>::Scalar;
@@ -23,17 +24,17 @@ struct PointwiseForward {
     state = resolve(args.random);
     load_bias<T>(args.bias, args.layout, column * kGroup, bias);
   }
-  FD_HD const T* x(int64_t base, uint32_t place) const {
-    return group_at(static_cast<const T*>(args.x), base, place);
+  FD_HD const T* x(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<const T*>(args.x), base, offset);
   }
-  FD_HD const Y* residual(int64_t base, uint32_t place) const {
-    return group_at(static_cast<const Y*>(args.residual), base, place);
+  FD_HD const Y* residual(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<const Y*>(args.residual), base, offset);
   }
-  FD_HD Y* y(int64_t base, uint32_t place) const {
-    return group_at(static_cast<Y*>(args.y), base, place);
+  FD_HD Y* y(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<Y*>(args.y), base, offset);
   }
 
-  // In place.
+  // drop(act(values + bias)), in place.
   template <class Keep>
   FD_HD void apply(C (&values)[kGroup], const Keep& keep) const {
     const C scale = number<C>(args.scale), shift = number<C>(args.shift);
@@ -49,34 +50,34 @@ struct PointwiseForward {
     for (int k = 0; k < kGroup; ++k) values[k] = others[k] + values[k];
   }
 
-  FD_HD void element_by_element(int64_t base, uint32_t place) const {
-    const int64_t position = (base + place) * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t offset) const {
+    const int64_t position = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - position);
-    const AnyMask mask = any_mask(args.mask, state, position, count);
+    const MaskBits mask = mask_bits(args.mask, state, position, count);
     C values[kGroup];
-    Single<T>::load(x(base, place), count, values);
+    Elementwise<T>::load(x(base, offset), count, values);
     apply(values, mask);
     if (args.has_residual) {
       C others[kGroup];
-      Single<Y>::load(residual(base, place), count, others);
+      Elementwise<Y>::load(residual(base, offset), count, others);
       add(values, others);
     }
-    Single<Y>::store(y(base, place), count, values);
+    Elementwise<Y>::store(y(base, offset), count, values);
   }
 
-  // Several whole groups at a time, `step` apart, so that their loads overlap.
+  // kUnroll full groups, `step` apart, with overlapping loads.
   template <int kUnroll>
-  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) const {
+  FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) const {
     Packed<T> packed[kUnroll];
     Packed<Y> others[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) packed[u].load(x(base, place + u * step));
+    for (int u = 0; u < kUnroll; ++u) packed[u].load(x(base, offset + u * step));
     if (args.has_residual) {
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) others[u].load(residual(base, place + u * step));
+      for (int u = 0; u < kUnroll; ++u) others[u].load(residual(base, offset + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, base + place, step, masks);
+    group_masks(args.mask, state, base + offset, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       C values[kGroup];
@@ -87,21 +88,22 @@ struct PointwiseForward {
         others[u].widen_to(wide);
         add(values, wide);
       }
-      Packed<Y>::store(y(base, place + u * step), values);
+      Packed<Y>::store(y(base, offset + u * step), values);
     }
   }
 };
 
-template <class T, class Y, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    pointwise_forward_kernel(const PointwiseForwardArgs args, const Grid grid) {
-  Walk walk(grid, blockIdx.x, threadIdx.x);
-  const PointwiseForward<T, Y, Functor> work(args, walk.column);
-  write_down(args.random, work.state);
-  if constexpr (kVector) walk_whole_groups<2>(walk, work);
-  walk_groups(walk, args.layout.numel, work);
+template <class T, class Y, template <class> class Functor, bool kVectorised>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
+    pointwise_forward_kernel(const PointwiseForwardArgs args, const ColumnGrid grid) {
+  ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
+  const PointwiseForward<T, Y, Functor> work(args, loop.column);
+  if constexpr (kVectorised) for_full_groups<2>(loop, work);
+  for_remaining_groups(loop, args.layout.numel, work);
 }
 
+// The same for the gradients. DY is the type of dy. `sums` is the thread's share of the bias
+// gradient.
 template <class T, class DY, template <class> class Functor>
 struct PointwiseBackward {
   using C = typename Arithmetic<T>::Scalar;
@@ -119,17 +121,17 @@ struct PointwiseBackward {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) sums[k] = C(0);
   }
-  FD_HD const DY* dy(int64_t base, uint32_t place) const {
-    return group_at(static_cast<const DY*>(args.dy), base, place);
+  FD_HD const DY* dy(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<const DY*>(args.dy), base, offset);
   }
-  FD_HD const T* x(int64_t base, uint32_t place) const {
-    return group_at(static_cast<const T*>(args.x), base, place);
+  FD_HD const T* x(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<const T*>(args.x), base, offset);
   }
-  FD_HD T* dx(int64_t base, uint32_t place) const {
-    return group_at(static_cast<T*>(args.dx), base, place);
+  FD_HD T* dx(int64_t base, uint32_t offset) const {
+    return group_at(static_cast<T*>(args.dx), base, offset);
   }
 
-  // `gradient` comes in as dy and leaves as the gradient by x + bias.
+  // Turns dy into the gradient of x + bias, in place, and adds it to the sums.
   template <class Keep>
   FD_HD void apply(C (&gradient)[kGroup], const C (&values)[kGroup], const Keep& keep) {
     const C scale = number<C>(args.scale), parameter = number<C>(args.parameter);
@@ -141,85 +143,85 @@ struct PointwiseBackward {
     }
   }
 
-  FD_HD void element_by_element(int64_t base, uint32_t place) {
-    const int64_t position = (base + place) * kGroup;
+  FD_HD void element_by_element(int64_t base, uint32_t offset) {
+    const int64_t position = (base + offset) * kGroup;
     const int count = count_in_group(args.layout.numel - position);
-    const AnyMask mask = any_mask(args.mask, state, position, count);
+    const MaskBits mask = mask_bits(args.mask, state, position, count);
     C gradient[kGroup], values[kGroup] = {};
-    Single<DY>::load(dy(base, place), count, gradient);
-    if constexpr (!Function::kIdentity) Single<T>::load(x(base, place), count, values);
+    Elementwise<DY>::load(dy(base, offset), count, gradient);
+    if constexpr (!Function::kIdentity) Elementwise<T>::load(x(base, offset), count, values);
     apply(gradient, values, mask);
-    if (args.dx) Single<T>::store(dx(base, place), count, gradient);
+    if (args.dx) Elementwise<T>::store(dx(base, offset), count, gradient);
   }
 
   template <int kUnroll>
-  FD_HD void vector(int64_t base, uint32_t place, uint32_t step) {
+  FD_HD void full_groups(int64_t base, uint32_t offset, uint32_t step) {
     Packed<DY> upstream[kUnroll];
     Packed<T> packed[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      upstream[u].load(dy(base, place + u * step));
-      if constexpr (!Function::kIdentity) packed[u].load(x(base, place + u * step));
+      upstream[u].load(dy(base, offset + u * step));
+      if constexpr (!Function::kIdentity) packed[u].load(x(base, offset + u * step));
     }
     GroupMask masks[kUnroll];
-    group_masks(args.mask, state, base + place, step, masks);
+    group_masks(args.mask, state, base + offset, step, masks);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       C gradient[kGroup], values[kGroup] = {};
       upstream[u].widen_to(gradient);
       if constexpr (!Function::kIdentity) packed[u].widen_to(values);
       apply(gradient, values, masks[u]);
-      if (args.dx) Packed<T>::store(dx(base, place + u * step), gradient);
+      if (args.dx) Packed<T>::store(dx(base, offset + u * step), gradient);
     }
   }
 };
 
-template <class T, class DY, template <class> class Functor, bool kVector>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
-    pointwise_backward_kernel(const PointwiseBackwardArgs args, const Grid grid) {
+template <class T, class DY, template <class> class Functor, bool kVectorised>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
+    pointwise_backward_kernel(const PointwiseBackwardArgs args, const ColumnGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
-  Walk walk(grid, blockIdx.x, threadIdx.x);
-  PointwiseBackward<T, DY, Functor> work(args, walk.column);
-  if constexpr (kVector) walk_whole_groups<2>(walk, work);
-  walk_groups(walk, args.layout.numel, work);
+  ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
+  PointwiseBackward<T, DY, Functor> work(args, loop.column);
+  if constexpr (kVectorised) for_full_groups<2>(loop, work);
+  for_remaining_groups(loop, args.layout.numel, work);
   if (args.partials) {
-    write_partials(walk, grid, args.layout.period, work.sums, static_cast<C*>(args.partials));
+    write_partials(loop, grid, args.layout.period, work.sums, static_cast<C*>(args.partials));
   }
 }
 
 template <class T, class Y, template <class> class Functor>
 void pointwise_forward_with(FunctorTag<Functor>, const PointwiseForwardArgs& args, Stream stream) {
-  launch_walk(pointwise_forward_kernel<T, Y, Functor, kHasVectors<T>>,
-              pointwise_forward_kernel<T, Y, Functor, false>,
-              is_vectorisable(args.mask) && are_aligned(args.x, args.residual, args.y),
-              forward_grid(args.layout), args, stream);
+  launch_column_loop(pointwise_forward_kernel<T, Y, Functor, kCanVectorise<T>>,
+                     pointwise_forward_kernel<T, Y, Functor, false>,
+                     is_vectorisable(args.mask) && are_aligned(args.x, args.residual, args.y),
+                     forward_grid(args.layout), args, stream);
 }
 
 template <class T, class DY, template <class> class Functor>
 void pointwise_backward_with(FunctorTag<Functor>, const PointwiseBackwardArgs& args,
                              Stream stream) {
-  launch_walk(pointwise_backward_kernel<T, DY, Functor, kHasVectors<T>>,
-              pointwise_backward_kernel<T, DY, Functor, false>,
-              is_vectorisable(args.mask) && are_aligned(args.dy, args.x, args.dx),
-              backward_grid(args.layout), args, stream);
+  launch_column_loop(pointwise_backward_kernel<T, DY, Functor, kCanVectorise<T>>,
+                     pointwise_backward_kernel<T, DY, Functor, false>,
+                     is_vectorisable(args.mask) && are_aligned(args.dy, args.x, args.dx),
+                     backward_grid(args.layout), args, stream);
 }
 
 template <class T, class Y>
 void pointwise_forward_of(PointwiseForwardArgs args, int activation, Stream stream) {
   args.has_residual = args.residual != nullptr;
-  args.bias = along<T>(args.bias, args.layout);
+  args.bias = bias_operand<T>(args.bias, args.layout);
   with_functor(activation,
                [&](auto functor) { pointwise_forward_with<T, Y>(functor, args, stream); });
 }
 
 template <class T, class DY>
 void pointwise_backward_of(PointwiseBackwardArgs args, int activation, Stream stream) {
-  args.bias = along<T>(args.bias, args.layout);
+  args.bias = bias_operand<T>(args.bias, args.layout);
   with_functor(activation,
                [&](auto functor) { pointwise_backward_with<T, DY>(functor, args, stream); });
 }
 
-// One translation unit for each pair of types.
+// Each pair of types has a translation unit of its own in instantiations/.
 #define FD_INSTANTIATE(T, Y)                                                   \
   template void pointwise_forward_of<T, Y>(PointwiseForwardArgs, int, Stream); \
   template void pointwise_backward_of<T, Y>(PointwiseBackwardArgs, int, Stream);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/common/layout.h"
+#include "ops/common/mask_layout.h"
 
 namespace fused_dropout {
 
