@@ -9,8 +9,8 @@ from tests.fuzz.settings import announce
 from tests.helpers import same_bits
 
 # Bounds of the error relative to the largest number of the result. They are far above any rounding
-# error, because these tests look for wrong elements and wrong memory. tests/test_accuracy.py is
-# about accuracy.
+# error, because these tests look for wrong elements and wrong memory. tests/pointwise
+# has the tests of accuracy.
 _TOLERANCE = {
     torch.float64: 1e-9,  # if all tensors have it: a branch is computed in the dtype of x
     torch.float32: 2e-4,

@@ -57,11 +57,11 @@ void pointwise_forward_kernel(const PointwiseForwardArgs& args, int64_t begin, i
       }
     }
     if (i < count) {
-      const PartialRegister tail{count - i};
-      V result = element(load_register(x + position + i, tail), i);
+      const int remaining = count - i;
+      V result = element(load_partial(x + position + i, remaining), i);
       if constexpr (!std::is_void_v<R>)
-        result = load_register(residual + position + i, tail) + result;
-      store_register(y + position + i, result, tail);
+        result = load_partial(residual + position + i, remaining) + result;
+      store_partial(y + position + i, result, remaining);
     }
   }
 }
@@ -116,12 +116,12 @@ void pointwise_backward_kernel(const PointwiseBackwardArgs& args, void* bias_sum
       }
     }
     if (i < count) {
-      const PartialRegister tail{count - i};
+      const int remaining = count - i;
       V value(C(0));
-      if constexpr (!Function::kIdentity) value = load_register(x + position + i, tail);
-      const V result = element(load_register(dy + position + i, tail), value, i);
-      if constexpr (kSumBias) store_register(sums + i, load_register(sums + i) + result, tail);
-      if (dx) store_register(dx + position + i, result, tail);
+      if constexpr (!Function::kIdentity) value = load_partial(x + position + i, remaining);
+      const V result = element(load_partial(dy + position + i, remaining), value, i);
+      if constexpr (kSumBias) store_partial(sums + i, load_register(sums + i) + result, remaining);
+      if (dx) store_partial(dx + position + i, result, remaining);
     }
     if constexpr (kSumBias) bias_gradient.add(position, count);
   }

@@ -39,8 +39,21 @@ FD_HD double load_register(const double* source) { return *source; }
 FD_HD void store(double* target, double value) { *target = value; }
 FD_HD void store_non_temporal(double* target, double value) { *target = value; }
 
-// The extent of a register: all of its elements, or only the first `count`. The memory behind a
-// partial register is not read or written.
+// The first `count` elements of a register. The memory behind them is not read or written.
+template <class T>
+FD_HD auto load_partial(const T* source, int count) {
+  T values[Arithmetic<T>::kWidth] = {};
+  memcpy(values, source, count * sizeof(T));
+  return load_register(values);
+}
+template <class T, class V>
+FD_HD void store_partial(T* target, V value, int count) {
+  T values[Arithmetic<T>::kWidth];
+  store(values, value);
+  memcpy(target, values, count * sizeof(T));
+}
+
+// The extent of a register, for code that is the same for full and partial registers.
 struct FullRegister {};
 struct PartialRegister {
   int count;
@@ -52,20 +65,15 @@ FD_HD auto load_register(const T* source, FullRegister) {
 }
 template <class T>
 FD_HD auto load_register(const T* source, PartialRegister part) {
-  T values[Arithmetic<T>::kWidth] = {};
-  memcpy(values, source, part.count * sizeof(T));
-  return load_register(values);
+  return load_partial(source, part.count);
 }
-
 template <class T, class V>
 FD_HD void store_register(T* target, V value, FullRegister) {
   store(target, value);
 }
 template <class T, class V>
 FD_HD void store_register(T* target, V value, PartialRegister part) {
-  T values[Arithmetic<T>::kWidth];
-  store(values, value);
-  memcpy(target, values, part.count * sizeof(T));
+  store_partial(target, value, part.count);
 }
 // Stores past the cache if `non_temporal`; the target is then aligned to a register.
 template <class T, class V>
@@ -78,7 +86,7 @@ FD_HD void store_register(T* target, V value, FullRegister, bool non_temporal) {
 }
 template <class T, class V>
 FD_HD void store_register(T* target, V value, PartialRegister part, bool) {
-  store_register(target, value, part);
+  store_partial(target, value, part.count);
 }
 
 // The value with zeros in the elements that do not belong to the row.
@@ -91,7 +99,7 @@ FD_HD V zero_past_end(V value, PartialRegister part) {
   using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
   C values[sizeof(V) / sizeof(C)];
   store(values, value);
-  return load_register(values, part);
+  return load_partial(values, part.count);
 }
 
 // Calls visit(i, extent) for every register from `first` to `last`.
