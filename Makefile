@@ -7,11 +7,11 @@ CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -
 # The checks of CUDA code that need no GPU; the second environment has a torch built for CUDA.
 CUDA_VENV ?= .venv-cuda
 CUDA_RUN := $(CURDIR)/$(CUDA_VENV)/bin/python
-CUDA_SMOKE := test_philox.py test_mask.py test_modules.py
+CUDA_SMOKE := random/test_philox.py pointwise/test_masks.py modules/test_pointwise_modules.py
 
-.PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-fusion \
-    bench bench-quick bench-step bench-fusion lint format build mutants \
-    build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz clean \
+.PHONY: help demo example-lm example-rnn example-finetune sweep test test-full test-mutations \
+    test-fusion bench bench-quick bench-step bench-fusion lint format build mutants \
+    build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz docs clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
     gpu-sanitize-program
 
@@ -21,12 +21,15 @@ help:
 	@echo "make example-rnn  train a recurrent language model with embedding, locked and weight dropout"
 	@echo "make example-finetune  fine-tune a fused Hugging Face classifier"
 	@echo "make sweep      which p helps on the digits (SWEEP=\"--data breast_cancer\": on other data)"
-	@echo "make test       all tests but the longest (make test-full: those too)"
+	@echo "make test       all tests but the longest (TESTS=tests/norm: a part of them)"
+	@echo "make test-full  those too, and all tests with every instruction set"
+	@echo "make test-mutations  deliberate mistakes in a second build, each of which fails some test"
 	@echo "make test-fusion  fused models of transformers, timm and torchvision against unfused ones"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
 	@echo "make bench-step whole training steps of transformer blocks"
 	@echo "make bench-fusion  whole training steps of a BERT and a ViT, as they are and fused"
 	@echo "make lint       check style (make format: mend it)"
+	@echo "make docs       the documentation as a website, into build/docs"
 	@echo "make build      the extension, in place"
 	@echo "make mutants    build the package for the mutation tests"
 	@echo "make sanitize   generated calls of the CPU kernels under AddressSanitizer and UBSan"
@@ -51,10 +54,10 @@ $(VENV)/ready: requirements-dev.txt
 build: $(VENV)/ready
 	@mkdir -p build
 	@$(RUN) setup.py --quiet build_ext --inplace > build/log 2>&1 \
-	    || (cat build/log; echo "The build failed; see also Troubleshooting in README.md."; exit 1)
+	    || (cat build/log; echo "The build failed; see also docs/building.md."; exit 1)
 	@grep '^fused_dropout:' build/log
 
-# The package with deliberate mistakes, which tests/test_mutations.py turns on one by one. Only the
+# The package with deliberate mistakes, which tests/mutations turns on one by one. Only the
 # CPU kernels make them: what else is linked comes from the plain build.
 mutants: build
 	@FUSED_DROPOUT_MUTATIONS=1 $(RUN) setup.py --quiet build --build-temp build/mutants-temp \
@@ -63,7 +66,7 @@ mutants: build
 # The CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer, or with ThreadSanitizer, and
 # generated calls of them on every instruction set; FUZZ_MINUTES=1 is a quick run.
 FUZZ_MINUTES ?= 10
-FUZZ_MEMORY := $(RUN) tests/fuzz/fuzz_run.py --package build/sanitize-memory --sanitizers memory
+FUZZ_MEMORY := $(RUN) -m tests.fuzz.run --package build/sanitize-memory --sanitizers memory
 
 build/sanitize-memory build/sanitize-threads: build/sanitize-%: build
 	@FUSED_DROPOUT_SANITIZE=$* $(RUN) setup.py --quiet build --build-temp $@-temp --build-lib $@ \
@@ -73,7 +76,7 @@ sanitize: build/sanitize-memory
 	$(FUZZ_MEMORY) --minutes $(FUZZ_MINUTES)
 
 sanitize-threads: build/sanitize-threads
-	$(RUN) tests/fuzz/fuzz_run.py --package $< --sanitizers threads --minutes $(FUZZ_MINUTES)
+	$(RUN) -m tests.fuzz.run --package $< --sanitizers threads --minutes $(FUZZ_MINUTES)
 
 # Other calls every time. What fails is in build/fuzz: CALL=build/fuzz/avx2-1.txt runs it again.
 fuzz: build/sanitize-memory
@@ -93,17 +96,23 @@ example-rnn: build
 
 SWEEP ?= --data digits
 sweep: build
-	$(RUN) -m fused_dropout.sweep --out demo_output $(SWEEP)
+	$(RUN) -m examples.sweep --out demo_output $(SWEEP)
 
-test: build mutants
-	$(RUN) -m pytest
+# As many processes as cores, each with one torch thread. TESTS=tests/norm is a part of the tests.
+TESTS ?=
+PYTEST = $(RUN) -m pytest --numprocesses auto --dist worksteal
 
-test-full: build mutants
-	$(RUN) -m pytest --full
+test: build
+	$(PYTEST) $(TESTS)
+
+test-mutations: mutants
+	$(PYTEST) tests/mutations
+
+test-full: build
+	$(PYTEST) --full $(TESTS)
 	for capability in $$($(RUN) -c "import fused_dropout as fd; \
 	        print(*fd.build_info()['cpu_capabilities'])"); do \
-	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(RUN) -m pytest \
-	        --deselect tests/test_mutations.py || exit 1; \
+	    FUSED_DROPOUT_CPU_CAPABILITY=$$capability $(PYTEST) $(TESTS) || exit 1; \
 	done
 
 bench: build
@@ -124,6 +133,14 @@ format: $(VENV)/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
+
+$(VENV)/docs-ready: $(VENV)/ready requirements-docs.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+# Fails if a link or an anchor is broken. Reads the docstrings without importing the package.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 $(VENV)/cuda-ready: $(VENV)/ready requirements-cuda.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-cuda.txt

@@ -1,15 +1,15 @@
 """Builds the extension `fused_dropout._C`; everything else is in pyproject.toml.
 
 Environment:
-    FUSED_DROPOUT_CPU_ONLY=1   leave CUDA out even where it could be built
-    FORCE_CUDA=1               build CUDA or fail
+    FUSED_DROPOUT_CPU_ONLY=1   build without CUDA, even if CUDA is available
+    FORCE_CUDA=1               build with CUDA, or fail
     TORCH_CUDA_ARCH_LIST       CUDA architectures, as in torch
-    MAX_JOBS                   parallel compilations
-    FUSED_DROPOUT_MUTATIONS=1  compile in the switches of tests/test_mutations.py, after a build
-                               without them, whose other objects are linked
-    FUSED_DROPOUT_SANITIZE     in the same way the CPU kernels with sanitizers, for tests/fuzz:
-                               "memory" has AddressSanitizer and UndefinedBehaviorSanitizer,
-                               "threads" ThreadSanitizer
+    MAX_JOBS                   number of parallel compilations
+    FUSED_DROPOUT_MUTATIONS=1  compile the CPU kernels with the switches of the mutation tests. It
+                               needs an earlier build without them, whose other objects are linked
+    FUSED_DROPOUT_SANITIZE     compile the CPU kernels with sanitizers for tests/fuzz, also after an
+                               earlier build: "memory" for AddressSanitizer and
+                               UndefinedBehaviorSanitizer, "threads" for ThreadSanitizer
 """
 
 import os
@@ -22,14 +22,14 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # a build frontend does not put it there
+sys.path.insert(0, str(HERE))  # build frontends do not add this folder
 import setup_toolkit  # noqa: E402
 
 try:
     import torch
 except ModuleNotFoundError as error:
     sys.exit(
-        f"fused_dropout is built against the torch that it will run with, but: {error}.\n"
+        f"fused_dropout is built against the torch that it runs with, but: {error}.\n"
         "Install torch first, then build without isolation:\n"
         "    pip install torch ninja\n"
         "    pip install --no-build-isolation ."
@@ -37,8 +37,7 @@ except ModuleNotFoundError as error:
 
 
 SANITIZERS = {
-    # Without those that ask of every pointer whether it is null and what it points to:
-    # AddressSanitizer sees these accesses.
+    # Without the checks for null pointers and object sizes, which AddressSanitizer detects too.
     "memory": [
         "-fsanitize=address",
         "-fsanitize=alignment,bool,bounds,enum,float-cast-overflow,integer-divide-by-zero",
@@ -48,12 +47,12 @@ SANITIZERS = {
 }
 SANITIZE = [
     "-DFUSED_DROPOUT_SANITIZE",
-    "-Wno-switch",  # it has a few of the activations
+    "-Wno-switch",  # this build has only some of the activations
     "-fno-sanitize-recover=all",
-    # With the scopes of inlined functions kernels take more than ten times as long to compile.
+    # With use-after-scope checks, kernels take more than ten times as long to compile.
     "-fno-sanitize-address-use-after-scope",
     "--param=asan-instrumentation-with-call-threshold=0",
-    "-fno-wrapv",  # Python's own -fwrapv would define the overflows away
+    "-fno-wrapv",  # Python's flag -fwrapv would make signed overflow defined
 ]
 
 
@@ -62,7 +61,7 @@ def flag(name):
 
 
 def decide_cuda():
-    """Returns the folder of the toolkit to build CUDA kernels with, or None, and why in words."""
+    """Returns the folder of the CUDA toolkit, or None for a build without CUDA, and the reason."""
     built_for = torch.version.cuda
     where = f"torch {torch.__version__} ({os.path.dirname(torch.__file__)})"
     home = None
@@ -79,10 +78,11 @@ def decide_cuda():
 
 
 def choose_architectures():
-    """Sets TORCH_CUDA_ARCH_LIST where the user has not; returns it.
+    """Sets TORCH_CUDA_ARCH_LIST if it is not set, and returns it.
 
-    To the GPUs of this machine, or where there are none, to the architectures that torch was built
-    for, from 7.5 on. Always with PTX of the newest, which later GPUs can compile.
+    The default is the architectures of the GPUs of this machine. On a machine without GPUs it is
+    the architectures that torch was built for, from 7.5 on. PTX of the newest architecture is
+    included, which later GPUs can compile.
     """
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         if torch.cuda.is_available():
@@ -92,7 +92,7 @@ def choose_architectures():
             flags = re.findall(r"sm_(\d+)(\d)\b", torch._C._cuda_getArchFlags())
             found = {(int(major), int(minor)) for major, minor in flags}
             versions = sorted(version for version in found if version >= (7, 5))
-            # Of each generation the first: its code runs on the later ones.
+            # The first of each generation: its code runs on the later ones of the generation.
             first = {major: (major, minor) for major, minor in reversed(versions)}
             chosen = sorted(first.values())
         names = [f"{major}.{minor}" for major, minor in chosen]
@@ -101,7 +101,7 @@ def choose_architectures():
 
 
 def bound_jobs():
-    """One nvcc needs about a gigabyte: not more of them than the memory holds."""
+    """Limits the parallel compilations by the memory: one nvcc needs about a gigabyte."""
     if os.environ.get("MAX_JOBS") or not hasattr(os, "sysconf"):
         return
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -109,21 +109,21 @@ def bound_jobs():
 
 
 def arguments_of_setup():
-    """The extension, and the command that builds it."""
+    """Returns the arguments of setup(): the extension and the command that builds it."""
     toolkit, reason = decide_cuda()
     print(f"fused_dropout: building {'with CUDA' if toolkit else 'for the CPU only'}: {reason}")
     if toolkit:
-        os.environ["CUDA_HOME"] = toolkit  # torch's helper reads it when it is imported
+        os.environ["CUDA_HOME"] = toolkit  # torch's helper reads it on import
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    # What a build with these needs of the plain one are the objects of all but the CPU kernels.
+    # These builds compile only the CPU kernels, and link the other objects of an earlier build.
     sanitize = os.environ.get("FUSED_DROPOUT_SANITIZE")
     kernels_alone = flag("FUSED_DROPOUT_MUTATIONS") or sanitize
     kernels = glob("csrc/cpu/**/*.cpp", recursive=True)
     sources = glob("csrc/*.cpp") + glob("csrc/ops/**/*.cpp", recursive=True) + kernels
-    # Neither -std= (torch's helper picks what torch's headers need) nor -march= (the kernels choose
-    # their instruction set at run time) nor fast-math (it breaks NaN and the exactness of masks).
-    # The two -fno let compilers vectorise comparisons and rounding; values do not change.
+    # No -std= (torch's helper selects the standard that torch's headers need), no -march= (kernels
+    # select their instruction set at run time), and no fast-math (it breaks NaN and exact masks).
+    # The two -fno flags allow to vectorise comparisons and rounding, and do not change values.
     cxx = [
         "-O1" if kernels_alone else "-O3",
         "-g1" if sanitize else "-g0",
@@ -135,7 +135,7 @@ def arguments_of_setup():
     cxx += ["-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     link = []
     if sys.platform.startswith("linux"):
-        cxx.append("-fopenmp")  # without it at::parallel_for is serial
+        cxx.append("-fopenmp")  # at::parallel_for is serial without OpenMP
         link.append("-fopenmp")
     if flag("FUSED_DROPOUT_MUTATIONS"):
         cxx.append("-DFUSED_DROPOUT_MUTATIONS")
@@ -155,7 +155,7 @@ def arguments_of_setup():
         sources += glob("csrc/cuda/*.cpp") + glob("csrc/cuda/**/*.cu", recursive=True)
         names = ",".join(architectures.replace(";", " ").split())
         cxx += ["-DFUSED_DROPOUT_CUDA", f"-DFUSED_DROPOUT_CUDA_ARCHITECTURES={names}"]
-        # No --use_fast_math: the formulas name the approximations that they can bear.
+        # No --use_fast_math: the code calls approximations explicitly where they are accurate.
         arguments["nvcc"] = ["-O3", "-DFUSED_DROPOUT_CUDA"]
         library_dirs += setup_toolkit.linkable(toolkit, HERE / "build" / "cuda_link")
     objects = []

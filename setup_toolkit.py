@@ -1,4 +1,4 @@
-"""Which CUDA toolkit setup.py builds with. Needs neither torch nor setuptools."""
+"""Finds the CUDA toolkit for setup.py. It needs neither torch nor setuptools."""
 
 import os
 import re
@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What the packages of a toolkit bring beside those that torch depends on, by the names that
-# `cuda-toolkit` has for them. Each file is one that the compilation asks for.
+# Parts of a toolkit that torch does not depend on, by the names of the extras of the package
+# `cuda-toolkit`. Each has a file that compilation needs.
 PARTS = {
     "nvcc": "bin/nvcc",
     "nvvm": "nvvm/bin/cicc",
@@ -19,7 +19,7 @@ PARTS = {
 
 
 def version(home):
-    """Of nvcc, as (major, minor); None where it cannot be run."""
+    """Returns the version of nvcc as (major, minor), or None if nvcc cannot be run."""
     try:
         nvcc = Path(home, "bin", "nvcc")
         done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
@@ -30,7 +30,7 @@ def version(home):
 
 
 def headers_version(home):
-    """Of the headers of the runtime, as (major, minor); None where they are missing."""
+    """Returns the version of the runtime's headers as (major, minor), or None without headers."""
     try:
         text = Path(home, "include", "cuda_runtime_api.h").read_text(errors="replace")
     except OSError:
@@ -44,10 +44,10 @@ def shown(numbers):
 
 
 def requirement(cuda):
-    """What pip installs for a toolkit of torch's CUDA version; None where there are no packages.
+    """Returns the requirement that installs a toolkit with pip, or None if there are no packages.
 
-    Those of CUDA 12 have no nvcc. Without a version pip could take the newest nvcc beside torch's
-    headers of an older one.
+    The packages of CUDA 12 have no nvcc. The requirement has a version, because pip could otherwise
+    install a newer nvcc than the headers that torch depends on.
     """
     if int(cuda.split(".")[0]) < 13:
         return None
@@ -55,7 +55,7 @@ def requirement(cuda):
 
 
 def problem(home, cuda, packages=False):
-    """Why the toolkit in `home` cannot build for the CUDA version of torch; None where it can."""
+    """Returns why the toolkit in `home` cannot build for torch's CUDA version, or None."""
     if packages:
         missing = [part for part, file in PARTS.items() if not Path(home, file).exists()]
         if missing:
@@ -77,11 +77,11 @@ def named(environ):
 
 
 def installed(environ, system):
-    """Folders of toolkits that are neither named nor packages, best first."""
+    """Returns folders of toolkits that are neither set by the user nor packages, best first."""
     homes = []
     nvcc = shutil.which("nvcc", path=environ.get("PATH", ""))
     if nvcc is not None:
-        # It may be a link, or a script that calls the real one.
+        # It may be a link, or a script that calls the real nvcc.
         homes += [Path(nvcc).parent.parent, Path(nvcc).resolve().parent.parent]
     homes.append(Path(system))
     homes = [home for home in dict.fromkeys(homes) if Path(home, "bin", "nvcc").exists()]
@@ -89,11 +89,11 @@ def installed(environ, system):
 
 
 def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):
-    """Returns the folder of a toolkit for the CUDA version of torch, and the reason in words.
+    """Returns the folder of a toolkit for the CUDA version of torch, or None, and the reason.
 
-    CUDA_HOME or CUDA_PATH decides where it is set. Otherwise the first that fits is taken of the
-    one that nvcc on the PATH belongs to, the one in `system`, and the packages in the folders of
-    `path`. The folder is None where none fits.
+    If CUDA_HOME or CUDA_PATH is set, only that toolkit is considered. Otherwise it is the first one
+    that fits of the toolkit of the nvcc on the PATH, the toolkit in `system`, and the packages in
+    the folders of `path`.
     """
     explicit = named(environ)
     if explicit:
@@ -116,9 +116,10 @@ def find(cuda, environ=os.environ, path=sys.path, system="/usr/local/cuda"):
 
 
 def linkable(home, folder):
-    """Folders to link with beside the toolkit's own: `folder`, where that has no libcudart.so.
+    """Returns additional library folders: `folder` if the toolkit has no libcudart.so.
 
-    Packages bring libcudart.so.13 alone, and the linker looks for the name without a number.
+    Packages have only libcudart.so.13, but the linker searches for the name without a number.
+    `folder` gets a link with that name.
     """
     libraries = [Path(home, name) for name in ("lib64", "lib")]
     if any((library / "libcudart.so").exists() for library in libraries):

@@ -1,1 +1,1 @@
-"""Speed and memory of fused_dropout against eager PyTorch, torch.compile and a plain copy."""
+"""Speed and memory of fused_dropout compared with eager PyTorch, torch.compile and a copy."""

@@ -1,7 +1,7 @@
-"""Command line: ``python -m benchmarks --help``.
+"""Command line: `python -m benchmarks --help`.
 
-The process that the user starts measures nothing: it starts one child per memory mode, merges
-their rows, and writes the table, the JSON file and the plot.
+The main process measures nothing. It starts one child process for each memory mode, merges their
+rows, and writes the table, the JSON file and the plot.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .timing import QUICK, Effort
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _QUICK_SHAPE = (256, 512)
-_QUICK_COMPILE_S = 25  # after this no compilation is begun; a first one can take as long again
+_QUICK_COMPILE_S = 25  # no compilation starts after this time; a single one can take as long again
 
 
 def main() -> int:
-    """Returns 1 if a provider failed, else 0; not having had the time to compile is no failure."""
+    """Returns 1 if a provider failed, else 0. A compilation skipped for time is not a failure."""
     args = _parse()
     result = _load(Path(args.load)) if args.load else _collect(args)
     print(report.table(result["rows"]))
@@ -44,8 +44,8 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Fused dropout against eager PyTorch, torch.compile and a copy. "
-        "Lists are separated by commas or spaces.",
+        description="Compares fused dropout with eager PyTorch, torch.compile and a copy. "
+        "Separate the items of a list by commas or spaces.",
     )
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
@@ -55,9 +55,9 @@ def _parse() -> argparse.Namespace:
     add("--providers", nargs="+", help=f"default: {','.join(PROVIDERS)}")
     add("--memory", nargs="+", help="default: recycled,default (on cuda: default)")
     add("--quick", action="store_true", help="small, one memory mode, within a minute: for CI")
-    add("--json", metavar="FILE", help="write the result here")
-    add("--rows", metavar="FILE.jsonl", help="append every row here as soon as it is known")
-    add("--plot", metavar="FILE.png", help="draw the result here")
+    add("--json", metavar="FILE", help="write the result to this file")
+    add("--rows", metavar="FILE.jsonl", help="append every row to this file when it is measured")
+    add("--plot", metavar="FILE.png", help="plot the result to this file")
     add("--load", metavar="FILE", help="measure nothing: print and plot an earlier result or rows")
     args = parser.parse_args()
     if args.device == "cuda" and not (args.load or torch.cuda.is_available()):
@@ -94,7 +94,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 def _load(file: Path) -> dict:
-    """An earlier result; of a file of rows those that are of cases."""
+    """Returns an earlier result. Of a file of rows, only the rows of cases are used."""
     if file.suffix != ".jsonl":
         return json.loads(file.read_text())
     rows = map(json.loads, file.read_text().splitlines())
@@ -102,7 +102,7 @@ def _load(file: Path) -> dict:
 
 
 def _collect(args: argparse.Namespace) -> dict:
-    """Runs a child per memory mode and merges what they found."""
+    """Runs a child process for each memory mode and merges their rows."""
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
     result = {"meta": environment.describe(command, args.device), "rows": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -118,11 +118,11 @@ def _collect(args: argparse.Namespace) -> dict:
     return result
 
 
-def _rows_after(file: Path, place: int) -> list[dict]:
-    """What was appended after this many bytes."""
-    if not file.exists():  # the child did not come as far as opening it
+def _rows_after(file: Path, offset: int) -> list[dict]:
+    """Returns the rows after `offset` bytes."""
+    if not file.exists():  # the child failed before it opened the file
         return []
-    return [json.loads(line) for line in file.read_bytes()[place:].splitlines()]
+    return [json.loads(line) for line in file.read_bytes()[offset:].splitlines()]
 
 
 def _plan(args: argparse.Namespace, mode: str) -> dict:
@@ -137,9 +137,10 @@ def _plan(args: argparse.Namespace, mode: str) -> dict:
 
 
 def _units(args: argparse.Namespace, mode: str) -> list[Unit]:
-    """Case by case and dtype by dtype, the shapes asked for or the default ones.
+    """Returns the units to measure: all cases, dtypes and shapes.
 
-    The small shape is measured once: it lies below every threshold of the allocator.
+    The small shape is measured in one memory mode only, as it is below every threshold of the
+    allocator.
     """
     large = _QUICK_SHAPE if args.quick else DEVICES[args.device].default_shape
     units = []

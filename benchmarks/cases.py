@@ -1,4 +1,4 @@
-"""The table of benchmark cases: to add one, add an entry to ``CASES``."""
+"""The table of benchmark cases. To add a case, add an entry to `CASES`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import nn
 
 import fused_dropout as fd
 
-P = 0.1  # the drop probability of every case
-SMALL_SHAPE = (8, 64)  # what is timed here is the overhead of a call
+P = 0.1  # the probability to drop of every case
+SMALL_SHAPE = (8, 64)  # shows the overhead of a call
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation, written fused and as the unfused chain of PyTorch operators.
+    """One operation: a fused call and the equivalent unfused PyTorch operators.
 
-    A case returns one tensor or a tuple of them.
+    Both return one tensor or a tuple of tensors.
 
     Attributes:
-        inputs: ``inputs(new, rows, cols)`` returns the tensors by name, "x" among them;
-            ``new(*shape)`` makes one with normal values, of the dtype and device measured.
-        fused: ``fused(FF, p, **tensors)``, where ``FF`` is ``fused_dropout.functional``.
-        eager: ``eager(p, **tensors)``; ``torch.compile`` gets the same function.
+        inputs: `inputs(new, rows, cols)` returns the tensors by name, one of them "x".
+            `new(*shape)` makes a tensor with normal values, of the measured dtype and device.
+        fused: `fused(FF, p, **tensors)`, where `FF` is `fused_dropout.functional`.
+        eager: `eager(p, **tensors)`. `torch.compile` gets the same function.
         grads: names of the tensors whose gradients backward computes.
-        moved: for "fwd" and "bwd" the least bytes that must be read and written, as a multiple
-            of the bytes of ``x``: 2.0 is one read and one write per element, as in a copy.
-            Whatever is as small as a bias is left out.
-        small: also timed at ``SMALL_SHAPE``, where the overhead of a call is all there is.
+        moved: least bytes that "fwd" and "bwd" must read and write, as a multiple of the bytes of
+            `x`. 2.0 is one read and one write per element, as in a copy. Small tensors such as a
+            bias do not count.
+        small: whether the case is also timed with `SMALL_SHAPE`.
     """
 
     inputs: Callable
@@ -42,7 +42,7 @@ class Case:
     small: bool = False
 
     def passes(self, direction: str) -> float:
-        """Least bytes moved in "fwd", "bwd" or "fwd+bwd", as a multiple of the bytes of x."""
+        """Returns the least bytes of "fwd", "bwd" or "fwd+bwd", as a multiple of the bytes of x."""
         return sum(self.moved[part] for part in direction.split("+"))
 
 
@@ -68,7 +68,7 @@ def _x_residual_weight(new, rows, cols):
 
 
 def _halves_bias(new, rows, cols):
-    """The result has rows x cols elements, x twice as many."""
+    """The result has rows x cols elements, and x has twice as many."""
     return {"x": new(rows, 2 * cols), "bias": new(2 * cols)}
 
 
@@ -108,11 +108,11 @@ def _standout(p, x, z):
 
 
 def _gated(activation):
-    def chain(p, x, bias):
+    def unfused(p, x, bias):
         gate, value = (x + bias).chunk(2, -1)
         return F.dropout(activation(gate) * value, p)
 
-    return chain
+    return unfused
 
 
 def _images(new, rows, cols):
@@ -139,19 +139,19 @@ def _drop_path(p, x):
 
 
 def _words(new, rows, cols):
-    """x is a table with a word in each row; the text has a quarter as many words."""
+    """x is a table of embeddings. The text has a quarter as many words as the table."""
     words = (1000 * new(max(rows // 4, 1)).float().abs()).long() % rows
     return {"x": new(rows, cols), "words": words}
 
 
 def _embedding(p, x, words):
-    """As in the code of AWD-LSTM: a second table of dropped words."""
+    """As in the code of AWD-LSTM, with a second table that has the dropped words."""
     factors = x.new_empty(len(x), 1).bernoulli_(1 - p).div_(1 - p)
     return F.embedding(words, factors * x)
 
 
 def _weight_input(new, rows, cols):
-    """x is the matrix of a linear layer, which few examples go through."""
+    """x is the weight of a linear layer. The batch is small."""
     return {"x": new(rows, cols), "input": new(16, cols)}
 
 
@@ -184,14 +184,14 @@ def _monte_carlo_by_hand(p, x, weight):
 
 
 def _maps(new, rows, cols):
-    """The same as feature maps: 8192x784 is (32, 256, 28, 28)."""
+    """The same elements as feature maps: 8192x784 becomes (32, 256, 28, 28)."""
     channels = _power_of_two_divisor(rows, 256)
     height = max(divisor for divisor in range(1, math.isqrt(cols) + 1) if cols % divisor == 0)
     return {"x": new(rows // channels, channels, height, cols // height)}
 
 
 def _drop_block(p, x, block_size=7):
-    """As image libraries do it: seeds, dilated by pooling, and a scale of the whole tensor."""
+    """As in image libraries: seeds are dilated by pooling, and the result is scaled."""
     batch, channels, *sizes = x.shape
     kernel = [min(block_size, size) for size in sizes]
     grid = [size - k + 1 for size, k in zip(sizes, kernel, strict=True)]
@@ -325,7 +325,7 @@ CASES = {
         grads=("x", "residual", "weight"),
         moved={"fwd": 4, "bwd": 5},
     ),
-    # Half of x's bytes is one number for each element of y: x → y; dy, x → dx.
+    # Half of the bytes of x is one number for each element of y: x → y; dy, x → dx.
     "bias_swiglu_dropout": Case(
         inputs=_halves_bias,
         fused=lambda FF, p, x, bias: FF.bias_glu_dropout(x, bias, p, "silu"),
@@ -367,6 +367,6 @@ CASES = {
         fused=_monte_carlo,
         eager=_monte_carlo_by_hand,
         grads=("x",),
-        moved={"fwd": 4, "bwd": 8},  # four samples: x; x and its gradient so far → their sum
+        moved={"fwd": 4, "bwd": 8},  # four samples: x; x and the accumulated gradient → their sum
     ),
 }

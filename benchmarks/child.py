@@ -1,7 +1,7 @@
-"""The process that measures: ``python -m benchmarks.child PLAN.json ROWS.jsonl``.
+"""The measuring process: `python -m benchmarks.child PLAN.json ROWS.jsonl`.
 
-Started by ``allocator.run_child``. A row is appended to the file as soon as it is known, so that
-what was measured before a crash is not lost.
+`allocator.run_child` starts it. Each row is appended to the file as soon as it is measured, so a
+crash does not lose earlier rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEAP_TENSORS = 12  # of the largest size, at eight bytes per element
 
 
 def main(plan_file: str, rows_file: str) -> None:
-    """Measures the units of the plan. Each row has the entries of its "head", if any, too."""
+    """Measures the units of the plan. The entries of the plan's "head" are added to each row."""
     with open(plan_file) as file:
         plan = json.load(file)
     memory = plan["memory"]
@@ -32,7 +32,7 @@ def main(plan_file: str, rows_file: str) -> None:
         Effort(**plan["effort"]),
         plan["compile_s"],
     )
-    tty = sys.stderr.isatty()  # redraw at every note only where a line can be drawn over
+    tty = sys.stderr.isatty()  # elsewhere a redraw would print another line for each note
     head = plan.get("head", {})
     with open(rows_file, "a") as out, Progress(plan["units"], desc=f"{memory} memory") as bar:
         for unit in (Unit(**fields) for fields in bar):

@@ -1,4 +1,4 @@
-"""All that differs between devices: time stamps and the tracking of allocations."""
+"""What differs between devices: time stamps and the tracking of allocations."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ _SLEEP_CYCLES = 2_000_000  # about a millisecond
 
 
 class Cpu:
-    """Wall clock; allocations from the memory events of torch's profiler."""
+    """Time from the wall clock, allocations from the memory events of torch's profiler."""
 
     name = "cpu"
     default_shape = (8192, 4096)
 
     def synchronize(self):
-        """Operators on the CPU have finished when they return."""
+        """Does nothing: operators on the CPU have finished when they return."""
 
     def settle(self):
-        """Nothing to wait for before a time is taken."""
+        """Does nothing: the CPU needs no preparation before a time is taken."""
 
     def mark(self):
-        """A point in time."""
+        """Returns a time stamp."""
         return time.perf_counter_ns()
 
     def elapsed_ms(self, start, end) -> float:
-        """Milliseconds between two marks."""
+        """Returns the milliseconds between two time stamps."""
         return (end - start) * 1e-6
 
     def track(self, function):
-        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        """Returns `function()`, the highest and the final change of the bytes allocated."""
         with torch.autograd.profiler.profile(profile_memory=True) as profiler:
             result = function()
         now = peak = 0
@@ -42,7 +42,7 @@ class Cpu:
 
 
 class Cuda:
-    """CUDA events on the current stream; allocations from the caching allocator's counters."""
+    """Time from events on the current stream, allocations from the allocator's counters."""
 
     name = "cuda"
     default_shape = (32768, 4096)
@@ -57,29 +57,29 @@ class Cuda:
         torch.cuda.synchronize()
 
     def settle(self):
-        """Empties the cache, and keeps the device busy while the work to be timed is queued.
+        """Empties the cache, and keeps the device busy while the timed work is queued.
 
-        So the time of a kernel does not contain the wait for its own launch. The cache is emptied
-        by reading: lines that were written would still be there when the kernel starts, and while
-        it evicts them it would wait for their way to memory.
+        So the time of a kernel does not include the wait for its launch. The cache is emptied by
+        reading. If it was written to, the kernel would have to write these lines back to memory
+        while it evicts them.
         """
         torch.cuda.synchronize()
         torch.sum(self._flushing, 0, out=self._flushed)
         torch.cuda._sleep(_SLEEP_CYCLES)
 
     def mark(self):
-        """A point in time on the stream."""
+        """Returns a time stamp on the stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def elapsed_ms(self, start, end) -> float:
-        """Milliseconds between two marks; waits for the second."""
+        """Returns the milliseconds between two time stamps; waits for the second one."""
         end.synchronize()
         return start.elapsed_time(end)
 
     def track(self, function):
-        """Returns ``function()``, the highest and the final change of the bytes allocated."""
+        """Returns `function()`, the highest and the final change of the bytes allocated."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -1,9 +1,9 @@
-"""Training steps of whole models with ``fd.fuse``: ``python -m benchmarks.end_to_end --help``.
+"""Training steps of whole models with `fd.fuse`: `python -m benchmarks.end_to_end --help`.
 
-Forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm and torch
-with random weights: as is, compiled, fused, and both, without and with dropout, in one
-process, taking turns. The goal is that a fused model with dropout takes no more time than the model
-as is without.
+It times forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm
+and torch with random weights. The models are unchanged, compiled, fused, and fused and compiled,
+without and with dropout. Their steps are sampled in turn in one process. The goal is that a fused
+model with dropout takes no more time than the unchanged model without.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ BASE, GOAL = _name("as is", 0), _name("fused", P)
 
 
 def make_step(kind: str, way: str, p: float, device, sizes: Sizes, precision: str):
-    """A step, and the report of what was fused."""
-    torch.manual_seed(0)  # equal weights and data for all
+    """Returns a step and the report of `fuse`."""
+    torch.manual_seed(0)  # the same weights and data for all providers
     fused, compiled = WAYS[way]
     with torch.device(device.name):
         model, loss = KINDS[kind].make(p, getattr(sizes, KINDS[kind].size))
     model.train()
     report = fd.fuse(model) if fused else None
-    # Not dynamic: else another p, seen by the same compiler, becomes a variable.
+    # If it was dynamic, the compiler would make p a variable when it sees a second value.
     call = torch.compile(model, dynamic=False) if compiled else model
 
     def forward_and_backward():
@@ -58,7 +58,7 @@ def make_step(kind: str, way: str, p: float, device, sizes: Sizes, precision: st
 
 
 def measure(kind: str, ways: list[str], device, sizes: Sizes, precision: str, samples, progress):
-    """Rows of one model, and the report of what was fused with dropout."""
+    """Returns the rows of one model, and the report of `fuse` with dropout."""
     torch.compiler.reset()
     providers, report = {}, None
     for p in (0.0, P):
@@ -71,7 +71,7 @@ def measure(kind: str, ways: list[str], device, sizes: Sizes, precision: str, sa
 
 
 def verdict(rows: list[dict]) -> str:
-    """How the goal stands, in words."""
+    """Returns a sentence that says whether the goal is met."""
     row = next(row for row in rows if row["provider"] == GOAL)
     ratio, low, high = (row[key] for key in ("ratio", "ratio_p20", "ratio_p80"))
     if high <= 1:
@@ -79,10 +79,10 @@ def verdict(rows: list[dict]) -> str:
     elif low > 1:
         outcome = "missed"
     else:
-        outcome = "undecided, as rounds differ too much"
+        outcome = "undecided, because the rounds differ too much"
     return (
-        f"goal, {GOAL} over {BASE} at most 1: {outcome}; {ratio:.3f}, "
-        f"and {low:.3f} to {high:.3f} in the middle three of five rounds"
+        f"goal, ratio of {GOAL} to {BASE} at most 1: {outcome}; the median is {ratio:.3f}, "
+        f"and the 20th to 80th percentile is {low:.3f} to {high:.3f}"
     )
 
 
@@ -93,9 +93,9 @@ def _parse():
         "--models",
         type=lambda text: text.split(","),
         metavar="A,B",
-        help=f"of {','.join(KINDS)}; default: all whose packages are there",
+        help=f"of {','.join(KINDS)}; default: all whose packages are installed",
     )
-    add("--eager", action="store_true", help="nothing compiled")
+    add("--eager", action="store_true", help="compile nothing")
     args = steps.parse(parser, MODULE)
     if args.models is None:
         args.models = [name for name, kind in KINDS.items() if kind.is_there()]
@@ -128,7 +128,7 @@ def main() -> None:
             blocks.append(f"{text}\n{_QUICK if args.quick else verdict(rows)}\n{report}")
     for name in KINDS:
         if name not in args.models and not KINDS[name].is_there():
-            blocks.append(f"{name} is left out: there is no package {KINDS[name].package}")
+            blocks.append(f"{name} is skipped: package {KINDS[name].package} is not installed")
     print("\n\n".join(blocks))
     steps.write(args, MODULE, results)
 

@@ -1,4 +1,4 @@
-"""Versions and hardware, for the head of a result."""
+"""Versions and hardware, for the "meta" entry of a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def describe(command: str, device: str) -> dict:
-    """The "meta" entry of a result file."""
+    """Returns the "meta" entry of a result file."""
     hardware = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -43,7 +43,7 @@ def _versions() -> dict:
 
         versions["fused_dropout"] = fused_dropout.__version__
         versions["compiler"] = fused_dropout.build_info().get("compiler")
-    except Exception:  # why it does not work is reported with the provider "fused"
+    except Exception:  # the provider "fused" reports the error
         versions["fused_dropout"] = None
     return versions
 

@@ -1,4 +1,4 @@
-"""What a call keeps for its backward, and how much memory it takes at most."""
+"""Memory that a call saves for backward, and its peak memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .providers import Provider, outputs_of
 
 
 def measure(provider: Provider, dy, device) -> tuple[dict[str, int], dict[str, int]]:
-    """One forward and backward under observation: bytes kept in between, peak per direction.
+    """Measures one forward and backward: bytes saved between them, and the peak of each direction.
 
-    Kept: "saved_bytes_total", the storages that autograd saves and that are neither input nor
-    output of the call; "retained_bytes", the growth of memory from before to after forward less
-    the output, a second measure that also sees what is hidden from autograd's hooks.
+    "saved_bytes_total" is the size of the storages that autograd saves and that are neither inputs
+    nor outputs of the call. "retained_bytes" is the growth of memory during forward without the
+    output. It includes what autograd's hooks do not see.
 
-    The peaks count from just before forward: output, gradients and temporaries are in them, the
-    inputs and the upstream gradient are not.
+    The peaks are relative to the memory just before forward. They include output, gradients and
+    temporaries, but not the inputs and the upstream gradient.
     """
     saved = {}
 

@@ -1,4 +1,4 @@
-"""The models of :mod:`benchmarks.end_to_end`, with random weights and data."""
+"""The models of `benchmarks.end_to_end`, with random weights and data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import nn
 
 from .sizes import Images, Sizes, Text
 
-VOCABULARY = 8192  # so that the embedding does not dominate
+VOCABULARY = 8192  # small, so that the embedding does not dominate the time
 CLASSES = 16
 
 
 class Task(NamedTuple):
-    """A model and what it is trained on.
+    """A model and its training data.
 
-    model: in training mode.
-    loss: a function of the model (or of what was made of it) that has the data in it.
+    model: the model.
+    loss: a function that calls the model (or the compiled model) with the data and returns the
+        loss.
     """
 
     model: nn.Module
@@ -30,10 +31,10 @@ class Task(NamedTuple):
 class Kind(NamedTuple):
     """A kind of model.
 
-    make: a function of p and its size that returns a :class:`Task`.
-    package: without which there is no such model; None for torch alone.
-    name: what it is.
-    size: which of :class:`Sizes` is its.
+    make: a function of p and the size that returns a `Task`.
+    package: the package that it needs, or None if it needs only torch.
+    name: its description.
+    size: the field of `Sizes` with its size.
     """
 
     make: Callable
@@ -67,7 +68,7 @@ class _Classifier(nn.Module):
 
 
 def _text(size: Text) -> tuple[torch.Tensor, torch.Tensor]:
-    """Words and a label for each text."""
+    """Returns random words, and a label for each text."""
     words = torch.randint(VOCABULARY, (size.texts, size.words))
     return words, torch.randint(CLASSES, (size.texts,))
 

@@ -1,4 +1,4 @@
-"""The result as a picture: time as a multiple of a copy, per case and provider."""
+"""Plots the result: time as a multiple of the time of a copy, for each case and provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DIRECTIONS = ("fwd", "fwd+bwd")
 
 
 def save(rows: list[dict], path: str) -> None:
-    """Draws the largest shape: one panel per memory mode, direction and dtype."""
+    """Plots the largest shape, with a panel for each memory mode, direction and dtype."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,8 +47,8 @@ def _draw(axis, panel: list[dict]) -> None:
     height = 0.8 / len(_PROVIDERS)
     for i, provider in enumerate(_PROVIDERS):
         lengths = {r["case"]: r["vs_copy"] for r in panel if r["provider"] == provider}
-        places = [cases.index(c) + (i - 1) * height for c in lengths]
-        bars = axis.barh(places, lengths.values(), height, label=provider)
+        positions = [cases.index(c) + (i - 1) * height for c in lengths]
+        bars = axis.barh(positions, lengths.values(), height, label=provider)
         axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
     axis.axvline(1, color="black", linewidth=0.8, linestyle="--", label="copy")
     axis.set_yticks(range(len(cases)), cases, fontsize=8)

@@ -1,4 +1,4 @@
-"""A progress bar where tqdm is installed, and lines of text where it is not."""
+"""A progress bar if tqdm is installed, lines of text otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError:
 
     class Progress:
-        """What the benchmarks use of tqdm: a line at most every few seconds, on stderr."""
+        """The part of tqdm's interface that the benchmarks use. Prints lines on stderr."""
 
         _EVERY_S = 5
 

@@ -1,6 +1,6 @@
-"""The ways to compute a case: fused, eager, compiled, and the copy they are all compared with.
+"""The ways to compute a case: fused, eager, compiled, and a copy as the baseline.
 
-On a GPU plain dropout is computed by Triton kernels too.
+On a GPU, Triton kernels compute plain dropout too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PROVIDERS = ("fused", "eager", "compile", "copy", *_TRITON)
 
 
 def providers_of(case: str, device: str) -> tuple[str, ...]:
-    """Those that compute this case on this kind of device."""
+    """Returns the providers that can compute a case on a device."""
     has_triton = case == "dropout" and device == "cuda"
     return PROVIDERS if has_triton else PROVIDERS[: -len(_TRITON)]
 
 
 @dataclass
 class Provider:
-    """A call without arguments, and the tensors it differentiates (none: forward only)."""
+    """A call without arguments, and the tensors that get gradients (none: forward only)."""
 
     name: str
     forward: Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]
@@ -33,17 +33,17 @@ class Provider:
     wrt: list[torch.Tensor] = field(default_factory=list)
 
     def backward(self, y, dy):
-        """Gradients of ``y``, returned and not accumulated; frees the graph."""
+        """Returns the gradients without accumulating them, and frees the graph."""
         return torch.autograd.grad(y, self.wrt, dy)
 
 
 def outputs_of(y) -> tuple[torch.Tensor, ...]:
-    """The tensors that a case has returned."""
+    """Returns the result of a case as a tuple."""
     return y if isinstance(y, tuple) else (y,)
 
 
 def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, tuple[torch.Tensor, ...]]:
-    """The inputs by name, those in ``case.grads`` requiring grad, and upstream gradients."""
+    """Returns the inputs by name, and upstream gradients. Those in `case.grads` require grad."""
     generator = torch.Generator(device).manual_seed(0)
 
     def new(*size):
@@ -61,7 +61,7 @@ def make_inputs(case: Case, shape, dtype, device: str) -> tuple[dict, tuple[torc
 
 
 def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Provider:
-    """The provider ``name`` of a case on these inputs; raises where it cannot be had."""
+    """Returns the provider `name` of a case. Raises an error if it is not available."""
     if name == "copy":
         x = tensors["x"].detach()
         return Provider(name, partial(torch.empty_like(x).copy_, x), tensors)
@@ -74,6 +74,6 @@ def make_provider(name: str, case: Case, tensors: dict[str, torch.Tensor]) -> Pr
 
         call = partial(FUNCTIONS[name], P, **tensors)
     else:
-        chain = torch.compile(case.eager) if name == "compile" else case.eager
-        call = partial(chain, P, **tensors)
+        function = torch.compile(case.eager) if name == "compile" else case.eager
+        call = partial(function, P, **tensors)
     return Provider(name, call, tensors, [tensors[g] for g in case.grads])

@@ -1,4 +1,4 @@
-"""The result as a table for the terminal."""
+"""Formats the result as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _COLUMNS = (
     *("saved B/el", "peak B/el", "preempted"),
 )
 _PROVIDERS = ("fused", "eager", "compile")
-_SLICE_MS = 50  # longer samples are preempted now and then on a quiet machine too
+_SLICE_MS = 50  # longer samples are sometimes preempted on an idle machine too
 _BUSY = """\
-WARNING: other processes were using the CPU where "preempted" is not 0. Times then come in multiples
-of the scheduler's time slice: ratios look alike whatever they are. Measure again."""
+WARNING: where "preempted" is not 0, other processes used the CPU. Such times are multiples of the
+scheduler's time slice, so their ratios mean nothing. Measure again."""
 
 
 def table(rows: list[dict]) -> str:
-    """One block per memory mode and shape, one line per case, dtype and direction.
+    """Returns a table for each memory mode and shape, with a line per case, dtype and direction.
 
-    The bytes are those of fused/eager/compile, the preemptions per sample those of fused/copy.
+    Bytes are given for fused/eager/compile, preemptions per sample for fused/copy.
     """
     blocks = []
     measured = [row for row in rows if "error" not in row]
@@ -82,7 +82,7 @@ def _line(key, by: dict[str, dict], scale: float) -> tuple[str, ...]:
 
 
 def elements_of(shape: str) -> int:
-    """Number of elements of a shape such as "8x64"."""
+    """Returns the number of elements of a shape such as "8x64"."""
     return math.prod(map(int, shape.split("x")))
 
 
@@ -98,6 +98,6 @@ def _number(value: float | None, scale: float = 1) -> str:
 
 
 def _filled(lines: list) -> list:
-    """Without the columns that have nothing but a name, such as a provider's that did not run."""
+    """Removes columns without values, such as those of a provider that did not run."""
     columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {"-"}]
     return list(zip(*columns, strict=True))

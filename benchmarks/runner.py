@@ -20,7 +20,7 @@ SKIPPED = "skipped: no time left to compile"
 
 @dataclass(frozen=True)
 class Unit:
-    """A case at one shape and dtype."""
+    """A case with a shape and a dtype."""
 
     case: str
     rows: int
@@ -29,14 +29,14 @@ class Unit:
 
     @property
     def shape(self) -> str:
-        """The shape as on the command line."""
+        """The shape in the notation of the command line."""
         return f"{self.rows}x{self.cols}"
 
 
 class Runner:
     """Measures units with the given providers on one device, in one memory mode.
 
-    After ``compile_s`` seconds nothing is compiled any more; the provider is reported as skipped.
+    After `compile_s` seconds no compilation is started, and the provider is reported as skipped.
     """
 
     def __init__(self, device, providers: list[str], memory: str, effort: Effort, compile_s: float):
@@ -45,11 +45,11 @@ class Runner:
         self.no_compile_after = time.monotonic() + compile_s
 
     def run(self, unit: Unit, note) -> Iterator[dict]:
-        """Yields one row per provider and direction, or per provider with its error.
+        """Yields a row for each provider and direction, or one with the error of a provider.
 
-        ``note(text)`` is told what is being done.
+        `note(text)` is called with the current activity.
         """
-        if "compile" in self.providers:  # else the compiler need not even be loaded
+        if "compile" in self.providers:  # otherwise the compiler does not have to be loaded
             torch.compiler.reset()
         case, dtype = CASES[unit.case], getattr(torch, unit.dtype)
         tensors, dy = make_inputs(case, (unit.rows, unit.cols), dtype, self.device.name)
@@ -66,7 +66,7 @@ class Runner:
                 sampler = Sampler(make_provider(name, case, tensors), dy, self.device)
                 counts[name] = sampler.prepare(self.effort)
                 samplers[name] = sampler
-            except Exception as error:  # any failure of a provider is a result to report
+            except Exception as error:  # the failure of a provider is a result
                 yield {**head, "provider": name, "error": _one_line(error)}
 
         self._sample(samplers, counts, note)

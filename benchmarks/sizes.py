@@ -1,7 +1,7 @@
-"""Sizes of the models whose training steps are timed, and what they are computed in.
+"""Sizes and precisions of the models whose training steps are timed.
 
-On a GPU they are such that it is the kernels that take time rather than their launches, in the
-precision that such models are trained in there.
+On a GPU the sizes are large enough that kernels take the time and not their launches. The precision
+is the usual one for training on the device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """Of :mod:`benchmarks.training_step`; ``batches`` are (examples, length)."""
+    """Size of a layer of `benchmarks.training_step`. `batches` are (examples, length)."""
 
     width: int
     heads: int
@@ -18,7 +18,7 @@ class Layer(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Of the encoders of :mod:`benchmarks.end_to_end`."""
+    """Size of an encoder of `benchmarks.end_to_end`."""
 
     layers: int
     width: int
@@ -31,7 +31,7 @@ class Text(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Of its vision transformer; images are square, of ``size`` pixels a side."""
+    """Size of the vision transformer of `benchmarks.end_to_end`. Images are `size` x `size`."""
 
     layers: int
     width: int
@@ -72,5 +72,5 @@ QUICK = Sizes(
     Text(layers=6, width=256, heads=4, texts=2, words=32),
     Images(layers=6, width=384, heads=6, images=2, size=64),
 )
-PRECISIONS = ("float32", "autocast")  # the latter: to bfloat16, of float32 parameters
+PRECISIONS = ("float32", "autocast")  # autocast to bfloat16, with float32 parameters
 PRECISION = {"cpu": "float32", "cuda": "autocast"}

@@ -1,4 +1,4 @@
-"""Whole training steps, timed in turns: what the benchmarks that have such steps share."""
+"""Code shared by the benchmarks of training steps, which time the steps of providers in turn."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .timing import summary, take_turns
 class Step:
     """One provider: a model with its optimiser.
 
-    ``forward_and_backward`` is a function of nothing; ``inputs`` are leaves whose gradients it
-    makes beside those of the model's parameters.
+    `forward_and_backward` is a function without arguments. `inputs` are leaf tensors that get
+    gradients besides the model's parameters.
     """
 
     def __init__(
@@ -55,10 +55,7 @@ class Step:
         self.times.append(self.device.elapsed_ms(start, end))
 
     def activation_bytes(self) -> int:
-        """The most memory that forward and backward have at a time beyond what was there before.
-
-        The gradients of the parameters are there already.
-        """
+        """Returns the peak memory of forward and backward, without parameters and gradients."""
         self()
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -67,15 +64,15 @@ class Step:
 
 
 def autocast(device, precision: str):
-    """A context for the forward pass, in one of ``PRECISIONS``."""
+    """Returns a context for the forward pass, for one of `PRECISIONS`."""
     return torch.autocast(device.name, torch.bfloat16, enabled=precision == "autocast")
 
 
 def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[dict]:
-    """A row per provider; ``progress()`` is called ``samples + 1`` times.
+    """Returns a row for each provider. `progress()` is called `samples + 1` times.
 
-    The ratio to the first provider is taken in each round of turns, so that it does not suffer
-    from a machine that gets slower or faster meanwhile.
+    The ratio to the first provider is computed in each round of turns. So it does not depend on
+    whether the machine becomes slower or faster during the measurement.
     """
     for step in steps.values():
         step()
@@ -108,7 +105,7 @@ def measure(steps: dict[str, Step], samples: int, progress: Callable) -> list[di
 
 
 def table(head: str, rows: list[dict]) -> str:
-    """The ratios and differences are to the first provider."""
+    """Formats the rows. Ratios and differences are relative to the first provider."""
     base = rows[0]["median_ms"]
     digits = 1 if base >= 100 else 2
     lines = [("provider", "ms", "p20", "p80", "x first", "difference", "activations, MB")]
@@ -123,25 +120,25 @@ def table(head: str, rows: list[dict]) -> str:
 
 
 def parser_of(module: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options that these benchmarks have in common."""
+    """Returns a parser with the options of all benchmarks of training steps."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
     add(
         "--precision",
         choices=PRECISIONS,
-        help=f"autocast: to bfloat16, of float32 parameters; default: {PRECISION}",
+        help=f"autocast: to bfloat16, with float32 parameters; default: {PRECISION}",
     )
     add("--samples", type=int, default=15, help="steps of each provider, at least 2")
-    add("--quick", action="store_true", help="small, few samples, nothing compiled: does it run")
-    add("--json", metavar="FILE", help="write the result here")
-    add("--rows", metavar="FILE.jsonl", help="append every row here as soon as it is known")
+    add("--quick", action="store_true", help="small, few samples, no compilation: for CI")
+    add("--json", metavar="FILE", help="write the result to this file")
+    add("--rows", metavar="FILE.jsonl", help="append every row to this file when it is measured")
     add("--child", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, module: str) -> argparse.Namespace:
-    """Parses; the process that the user starts measures nothing, its child has recycled memory."""
+    """Parses the command line. On the CPU, a child process with recycled memory measures."""
     args = parser.parse_args()
     if args.samples < 2:
         parser.error(f"--samples: expected at least 2, got {args.samples}")
@@ -157,14 +154,14 @@ def parse(parser: argparse.ArgumentParser, module: str) -> argparse.Namespace:
 
 
 def append(args: argparse.Namespace, rows: list[dict]) -> None:
-    """Appends rows where the user wants them, so that they outlive what comes after."""
+    """Appends rows to the file of `--rows`, so that a later crash does not lose them."""
     if args.rows:
         with open(args.rows, "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write(args: argparse.Namespace, module: str, rows: list[dict]) -> None:
-    """Writes the result where the user wants it."""
+    """Writes the result to the file of `--json`."""
     if args.json:
         command = " ".join(["python -m", module, *sys.argv[1:]]).replace(" --child", "")
         result = {"meta": environment.describe(command, args.device), "rows": rows}

@@ -1,10 +1,10 @@
-"""Text in columns."""
+"""Tables of text."""
 
 from __future__ import annotations
 
 
 def align(lines, words: int) -> str:
-    """Columns of equal width; the first ``words`` are flush left, the numbers flush right."""
+    """Aligns columns: the first `words` columns to the left, the others to the right."""
     lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Samples of the time of forward and backward, providers taking turns."""
+"""Samples the time of forward and backward of several providers in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALL = 1 << 14  # elements up to which a sample is the mean of many calls
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time to spend: samples fill ``budget_s`` per provider, within the two bounds."""
+    """The time to spend: samples fill `budget_s` for each provider, within the two bounds."""
 
     budget_s: float = 1.0
     min_samples: int = 7
@@ -30,14 +30,14 @@ QUICK = Effort(budget_s=0.05, min_samples=3, max_samples=7, sample_ms=0.5)
 
 
 class Sampler:
-    """Times one provider; ``prepare`` warms it up and settles the calls and samples to take."""
+    """Times one provider. `prepare` warms it up and determines the number of calls and samples."""
 
     def __init__(self, provider: Provider, dy: tuple[torch.Tensor, ...], device):
         self.provider, self.dy, self.device = provider, dy, device
         self.calls = 1
         self.times: dict[str, list[float]] = {}
-        self.page_faults: list[int] = []  # per sample, as the next
-        self.preemptions: list[int] = []
+        self.page_faults: list[int] = []  # one number per sample
+        self.preemptions: list[int] = []  # one number per sample
 
     def prepare(self, effort: Effort) -> int:
         """Warms up (compilation included) and returns the number of samples to take."""
@@ -47,7 +47,7 @@ class Sampler:
             self.calls = 20
             forward_ms = min(self._many()["fwd"] for _ in range(3))
             self.calls = max(2, min(1000, math.ceil(effort.sample_ms / forward_ms)))
-            total_ms = 5 * effort.sample_ms  # forward counts three times over, backward twice
+            total_ms = 5 * effort.sample_ms  # `_many` runs forward three times and backward twice
         wanted = int(effort.budget_s * 1e3 / total_ms)
         return min(max(wanted, effort.min_samples), effort.max_samples)
 
@@ -62,7 +62,7 @@ class Sampler:
             self.times.setdefault(direction, []).append(ms)
 
     def _once(self) -> dict[str, float]:
-        """One call: forward, then backward; what they return is freed after the last mark."""
+        """Times one forward and one backward. Results are freed after the last time stamp."""
         device, provider = self.device, self.provider
         device.settle()
         start = device.mark()
@@ -80,7 +80,7 @@ class Sampler:
         }
 
     def _many(self) -> dict[str, float]:
-        """The mean of many short calls, each direction in its own loop."""
+        """Returns the mean time of many short calls, each direction in its own loop."""
         provider, dy, calls = self.provider, self.dy, range(self.calls)
 
         def forwards():
@@ -110,7 +110,7 @@ class Sampler:
 
 
 def take_turns(counts: dict[str, int]) -> Iterator[str]:
-    """Names in turn, A B C A B C …; those with a lower count are spread evenly over the rounds."""
+    """Yields names in turn, A B C A B C …, with lower counts spread evenly over the rounds."""
     rounds = max(counts.values(), default=0)
     for i in range(rounds):
         for name, count in counts.items():
@@ -119,6 +119,6 @@ def take_turns(counts: dict[str, int]) -> Iterator[str]:
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Median and the 20th and 80th percentile."""
+    """Returns the median and the 20th and 80th percentile."""
     p20, _, _, p80 = statistics.quantiles(times, n=5, method="inclusive")
     return {"median_ms": statistics.median(times), "p20_ms": p20, "p80_ms": p80}

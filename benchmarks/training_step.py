@@ -1,8 +1,8 @@
-"""A whole training step of a transformer block: ``python -m benchmarks.training_step --help``.
+"""Training steps of a transformer layer: `python -m benchmarks.training_step --help`.
 
-Forward, backward and the optimiser's step of an encoder layer (post-norm) and of a GPT-style block
-(pre-norm), unfused and fused, with and without dropout, in one process, taking turns; and what
-each of the three places of dropout costs by itself.
+It times forward, backward and the optimiser's step of an encoder layer (post-norm) and of a
+GPT-style block (pre-norm), unfused and fused, with and without dropout. The steps are sampled in
+turn in one process. Further providers have dropout at one of the three sites only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .progress import Progress
 from .sizes import QUICK, SIZES
 
 MODULE = "benchmarks.training_step"
-PLACES = ("attention", "hidden", "residual")
+SITES = ("attention", "hidden", "residual")
 
 
 def encoder_layer(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
-    """``p`` by place."""
+    """`p` is {site: probability}."""
     layer = nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True
     )
@@ -36,29 +36,29 @@ def encoder_layer(width: int, heads: int, p: dict[str, float], fused: bool) -> n
 
 
 def gpt_block(width: int, heads: int, p: dict[str, float], fused: bool) -> nn.Module:
-    """``p`` by place."""
+    """`p` is {site: probability}."""
     block = (FusedBlock if fused else Block)(width, heads, 0.0)
-    block.attention_p, block.hidden_p, block.residual_p = (p[place] for place in PLACES)
+    block.attention_p, block.hidden_p, block.residual_p = (p[site] for site in SITES)
     return block
 
 
 MODELS = {"encoder_layer": encoder_layer, "gpt_block": gpt_block}
 
-_NONE = dict.fromkeys(PLACES, 0.0)
-_ALL = dict.fromkeys(PLACES, P)
+_NONE = dict.fromkeys(SITES, 0.0)
+_ALL = dict.fromkeys(SITES, P)
 PROVIDERS = {
     "unfused, p = 0": (_NONE, False, False),
     f"unfused, p = {P}": (_ALL, False, False),
     f"compiled, p = {P}": (_ALL, False, True),
     f"fused, p = {P}": (_ALL, True, False),
     "fused, p = 0": (_NONE, True, False),
-    **{f"unfused, {place} only": ({**_NONE, place: P}, False, False) for place in PLACES},
-    **{f"fused, {place} only": ({**_NONE, place: P}, True, False) for place in PLACES},
+    **{f"unfused, {site} only": ({**_NONE, site: P}, False, False) for site in SITES},
+    **{f"fused, {site} only": ({**_NONE, site: P}, True, False) for site in SITES},
 }
 
 
 def make_step(plan: dict, model: str, provider: str, x: torch.Tensor, device) -> steps.Step:
-    """With gradients of x too, as within a network."""
+    """Returns a step that computes the gradient of x too, as inside a network."""
     torch.manual_seed(0)
     p, fused, compiled = PROVIDERS[provider]
     layer = MODELS[model](plan["width"], plan["heads"], p, fused).to(x.device).train()
@@ -74,13 +74,13 @@ def make_step(plan: dict, model: str, provider: str, x: torch.Tensor, device) ->
 
 
 def measure(plan: dict):
-    """Yields a row per model, batch and provider."""
+    """Yields a row for each model, batch and provider."""
     device = DEVICES[plan["device"]]()
     bar = Progress(total=len(plan["models"]) * len(plan["batches"]) * (plan["samples"] + 1))
     for model in plan["models"]:
         for batch, length in plan["batches"]:
             bar.set_postfix_str(f"{model} {batch}x{length}", refresh=False)
-            if any(PROVIDERS[name][2] for name in plan["providers"]):  # else nothing is compiled
+            if any(PROVIDERS[name][2] for name in plan["providers"]):  # something is compiled
                 torch.compiler.reset()
             generator = torch.Generator(device.name).manual_seed(0)
             size = (batch, length, plan["width"])
@@ -100,7 +100,7 @@ def measure(plan: dict):
 
 
 def table(plan: dict, rows: list[dict]) -> str:
-    """A block per model and batch; the ratios are to the unfused step without dropout."""
+    """Formats a table for each model and batch, with ratios to the first provider."""
     blocks = []
     for model, batch in dict.fromkeys((row["model"], row["batch"]) for row in rows):
         block = [row for row in rows if (row["model"], row["batch"]) == (model, batch)]

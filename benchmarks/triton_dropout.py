@@ -1,9 +1,9 @@
-"""Seeded dropout in Triton: the mask drawn again in backward, and never stored.
+"""Seeded dropout in Triton: backward draws the mask again, and it is never stored.
 
-After the idea of Triton's tutorial "Low-Memory Dropout": what one writes oneself today. A call of
-Philox makes four numbers. The tutorial's kernel draws one for each element, and throws three away;
-the other gives them to four neighbouring elements: threads read and write 16 bytes at a time, and
-nothing passes from one to another.
+These are kernels that a user would write today, after Triton's tutorial "Low-Memory Dropout". One
+Philox call makes four numbers. The kernel of the tutorial makes one call for each element and
+discards three numbers. The other kernel uses all four for adjacent elements. Its threads access 16
+bytes at a time and exchange no data.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _BLOCK = 4096  # 32 elements for each thread of 4 warps
 
 @triton.jit
 def _apply(x, y, numel, keep, seed, block: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = places < numel
-    values = tl.load(x + places, mask=inside)
-    kept = tl.rand(seed, places) < keep
-    tl.store(y + places, tl.where(kept, values / keep, 0.0), mask=inside)
+    offsets = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    in_bounds = offsets < numel
+    values = tl.load(x + offsets, mask=in_bounds)
+    kept = tl.rand(seed, offsets) < keep
+    tl.store(y + offsets, tl.where(kept, values / keep, 0.0), mask=in_bounds)
 
 
 @triton.jit
 def _apply_to_four(x, y, numel, threshold, scale, seed, block: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
-    places = program * block + tl.arange(0, block)
-    inside = places < numel
-    values = tl.load(x + places, mask=inside)
+    offsets = program * block + tl.arange(0, block)
+    in_bounds = offsets < numel
+    values = tl.load(x + offsets, mask=in_bounds)
     a, b, c, d = tl.randint4x(seed, program * (block // 4) + tl.arange(0, block // 4))
     words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (block,))  # a, b, c, d of each call
     kept = words.to(tl.uint32, bitcast=True) < threshold.to(tl.uint32)
-    tl.store(y + places, tl.where(kept, values.to(tl.float32) * scale, 0.0), mask=inside)
+    tl.store(y + offsets, tl.where(kept, values.to(tl.float32) * scale, 0.0), mask=in_bounds)
 
 
 def _one_by_one(x, p, seed):
@@ -65,7 +65,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _function(run: Callable) -> Callable:
-    """``F.dropout(x, p)`` of a contiguous tensor, with a seed from torch's CPU generator."""
+    """Returns dropout of a contiguous tensor, with a seed from torch's CPU generator."""
     return lambda p, x: _Dropout.apply(x, p, int(torch.randint(2**31, ())), run)
 
 

@@ -1,12 +1,13 @@
-// Bindings whose errors name the argument that is of a wrong type, and say what was expected.
+// Bindings of operators for eager calls from Python, whose error messages name an argument of a
+// wrong type and the type that is expected.
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>
 
-#include <array>
 #include <string>
 
-#include "ops/common/arguments.h"
+#include "ops/common/operator_handle.h"
+#include "ops/random.h"
 
 namespace fused_dropout {
 
@@ -27,33 +28,71 @@ inline constexpr const char* kExpected<std::optional<double>> = "a number or Non
 template <>
 inline constexpr const char* kExpected<int64_t> = "an integer";
 template <>
-inline constexpr const char* kExpected<std::vector<int64_t>> = "a sequence of integers";
+inline constexpr const char* kExpected<c10::SymInt> = "an integer";
 template <>
 inline constexpr const char* kExpected<std::string_view> = "a string";
+template <>
+inline constexpr const char* kExpected<std::vector<int64_t>> = "a sequence of integers";
+template <>
+inline constexpr const char* kExpected<std::optional<std::vector<c10::SymInt>>> =
+    "a sequence of integers or None";
 
-// What Python gave for an argument of type T.
+// The type that holds an argument of type T during a call, and how it is passed on.
 template <class T>
-struct Given {
-  T value{};
-  const char* wrong = nullptr;  // the type of what was given, where it is no T
-
-  void check(const std::string& function, const char* argument) const {
-    static_assert(kExpected<T> != nullptr);
-    TORCH_CHECK_TYPE(!wrong, function, ": ", argument, " is of type ", wrong, ", but expected ",
-                     kExpected<T>);
+struct Held {
+  using Type = T;
+  static const T& pass(const T& value) { return value; }
+};
+template <>
+struct Held<at::IntArrayRef> {
+  using Type = std::vector<int64_t>;
+  static at::IntArrayRef pass(const Type& value) { return value; }
+};
+template <>
+struct Held<at::OptionalSymIntArrayRef> {
+  using Type = std::optional<std::vector<c10::SymInt>>;
+  static at::OptionalSymIntArrayRef pass(const Type& value) {
+    return value ? at::OptionalSymIntArrayRef(*value) : std::nullopt;
   }
 };
 
-// The same function, whose first argument is the name that it has in Python, for arguments of any
-// type. `names` are those of the others.
+// An argument from Python: a value of type T, or the name of another type.
+template <class T>
+struct Given {
+  T value{};
+  const char* wrong_type = nullptr;
+};
+
+// The names of the schema's arguments; Python knows the mode by a shorter one.
+inline std::string argument_name(const char* op, size_t index) {
+  const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(op, "");
+  const std::string& name = handle.schema().arguments()[index].name();
+  return name == "dropout_mode" ? "mode" : name;
+}
+
+// `entry` takes an EagerCall and the arguments of the operator's schema. The binding takes the name
+// of the function that Python has called, the fields of EagerCall, and the same arguments.
 template <class Result, class... Arguments>
-auto with_names(Result (*call)(const std::string&, Arguments...),
-                std::array<const char*, sizeof...(Arguments)> names) {
-  return [=](const std::string& function, const Given<std::decay_t<Arguments>>&... given) {
-    size_t i = 0;
-    (given.check(function, names[i++]), ...);
-    return call(function, given.value...);
-  };
+void bind_eager(py::module_& m, const char* name, const char* op,
+                Result (*entry)(const EagerCall&, Arguments...)) {
+  m.def(
+      name,
+      [=](const std::string& function, const Given<OptionalGenerator>& generator, bool draws,
+          bool check_only,
+          const Given<typename Held<std::decay_t<Arguments>>::Type>&... given) -> Result {
+        const auto check = [&](const auto& argument, const auto& name_of) {
+          using T = std::decay_t<decltype(argument.value)>;
+          static_assert(kExpected<T> != nullptr);
+          TORCH_CHECK_TYPE(!argument.wrong_type, function, ": ", name_of(), " is of type ",
+                           argument.wrong_type, ", but expected ", kExpected<T>);
+        };
+        size_t index = 0;
+        (check(given, [&, at = index++] { return argument_name(op, at); }), ...);
+        check(generator, [] { return "generator"; });
+        return entry({function.c_str(), generator.value, draws, check_only},
+                     Held<std::decay_t<Arguments>>::pass(given.value)...);
+      },
+      py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace fused_dropout
@@ -69,7 +108,7 @@ struct type_caster<fused_dropout::Given<T>> {
     if (caster.load(source, /*convert=*/true)) {
       value.value = cast_op<T>(std::move(caster));
     } else {
-      value.wrong = Py_TYPE(source.ptr())->tp_name;
+      value.wrong_type = Py_TYPE(source.ptr())->tp_name;
     }
     return true;
   }

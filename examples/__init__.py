@@ -1,1 +1,1 @@
-"""Runnable examples: ``python -m examples.digits``."""
+"""Examples that run with one command each, such as `python -m examples.digits`."""

@@ -2,14 +2,14 @@
 
     python -m examples.digits [--seeds N] [--epochs N] [--out DIR] [--quick]
 
-Trains a two-layer network (Linear, ReLU, Dropout, Linear) and a wide, overfitting one on 300
-images, with and without dropout, made of plain ``torch.nn`` modules and of fused ones; the wide
-one once more with a fifth of the training labels wrong. A seed fixes the split, the initial
-weights and the order of the batches, so that cases are compared seed by seed. p is the textbook
-value for hidden layers, 0.5 (Srivastava et al., 2014); the learning rate was chosen on other seeds
-(100 to 104). Scores are those after the last epoch, never those of the best one.
+It trains three tasks on 300 images: a two-layer network (Linear, ReLU, Dropout, Linear), a wide
+network that overfits, and the wide network with a fifth of the training labels wrong. Each task is
+trained with and without dropout, with plain `torch.nn` modules and with fused ones. A seed
+determines the split, the initial weights and the order of the batches, so the cases are compared
+seed by seed. p is the textbook value for hidden layers, 0.5 (Srivastava et al., 2014). The learning
+rate was chosen on other seeds (100 to 104). Scores are from the last epoch, not from the best one.
 
-Prints tables and writes them, all numbers as JSON and the curves as PNG to ``--out``.
+It prints tables, and writes the tables, all numbers as JSON and the curves as PNG to `--out`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from examples import digits_plots as plots
 from examples import digits_report as report
 from examples.digits_timing import SETTINGS, time_setting
 from examples.digits_training import TASKS, cases, train_all
-from fused_dropout.sweep.console import progress
+from examples.sweep.console import progress
 
 
 def parse_arguments():
@@ -40,14 +40,14 @@ def parse_arguments():
     if arguments.quick:
         arguments.seeds, arguments.epochs = 3, arguments.epochs or 5
     if arguments.seeds < 2:
-        parser.error("--seeds must be at least 2: with one there is no spread to report")
+        parser.error("--seeds must be at least 2, because one seed has no standard deviation")
     if arguments.epochs is not None and arguments.epochs < 1:
         parser.error("--epochs must be at least 1")
     return arguments
 
 
 def measure_times(seconds):
-    """{setting: {(p, fused): quantiles of the seconds per training step}}."""
+    """Returns {setting: {(p, fused): quantiles of the seconds per training step}}."""
     timings = {}
     with progress(len(SETTINGS), "timing") as bar:
         for setting in SETTINGS:
@@ -57,14 +57,14 @@ def measure_times(seconds):
 
 
 def measure_scores(seeds, epochs):
-    """{case: one history per seed}."""
+    """Returns {case: one history per seed}."""
     table = [case for task in TASKS for case in cases(task, epochs)]
     with progress(seeds * len(table), "training") as bar:
         return train_all(table, seeds, bar.update)
 
 
 def compare(scores):
-    """Pair up the cases: (dropout against none, fused against unfused at the same p)."""
+    """Compares cases: dropout with no dropout, and fused with unfused at the same p."""
     find = {(case.task.key, case.p, case.fused): score for case, score in scores.items()}
     verdicts, agreement = {}, {}
     for case, score in scores.items():
@@ -78,7 +78,7 @@ def compare(scores):
 
 
 def as_json(histories, scores, verdicts, agreement, timings):
-    """Everything that was measured, in plain lists and dictionaries."""
+    """Returns all measured values in plain lists and dictionaries."""
     return {
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Plots of :mod:`examples.digits`."""
+"""Plots of `examples.digits`."""
 
 import matplotlib
 import numpy as np
@@ -18,10 +18,11 @@ def label(p, fused):
 
 
 def plot_curves(task, histories, path):
-    """Accuracy and loss against the epoch, training left and validation right, as a PNG.
+    """Plots accuracy and loss over the epochs, training left and validation right, as a PNG.
 
-    ``histories`` maps the four cases of ``task`` to one history per seed. Lines are means over
-    the seeds: wide and pale unfused, thin and dashed fused. Bands are one standard deviation.
+    `histories` maps the four cases of `task` to one history per seed. Lines are means over the
+    seeds: wide and pale for unfused, thin and dashed for fused networks. Bands are one standard
+    deviation.
     """
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.8), sharex=True, sharey="row")
     for row, (measure, scale) in zip(axes, (("acc", 100), ("loss", 1)), strict=True):
@@ -61,7 +62,7 @@ def plot_curves(task, histories, path):
 
 
 def draw_case(axis, case, values):
-    """Mean over the rows of ``values`` and a band of one standard deviation."""
+    """Draws the mean over the rows of `values`, and a band of one standard deviation."""
     epochs = np.arange(1, values.shape[1] + 1)
     mean, deviation = values.mean(0), values.std(0, ddof=1)
     colour = COLOURS[case.p > 0]
@@ -71,7 +72,7 @@ def draw_case(axis, case, values):
 
 
 def plot_timing(timings, path):
-    """Time per training step in each setting, relative to the unfused network at p = 0."""
+    """Plots the time per training step of each setting, relative to unfused at p = 0, as a PNG."""
     figure, axis = plt.subplots(figsize=(10, 4))
     for i, (p, fused) in enumerate(timings[SETTINGS[0].key]):
         medians, errors, texts = [], [], []

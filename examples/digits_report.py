@@ -1,20 +1,20 @@
-"""Statistics and tables of :mod:`examples.digits`."""
+"""Statistics and tables of `examples.digits`."""
 
 import numpy as np
 
 from examples.digits_timing import SETTINGS
 from examples.digits_training import BATCH, TRAINING_IMAGES
-from fused_dropout.sweep.console import draw_table, spread
-from fused_dropout.sweep.statistics import paired_difference
+from examples.sweep.console import draw_table, spread
+from examples.sweep.statistics import paired_difference
 
-BUSY = "The times scatter widely: something else used the processor. Run again on an idle machine."
+BUSY = "The times vary a lot, as on a busy machine. Run again on an idle machine."
 
 
 # ---------------------------------------------------------------- statistics
 
 
 def final_scores(histories):
-    """Scores after the last epoch, one entry per seed; accuracies and their gap in percent."""
+    """Returns the scores after the last epoch, one per seed. Accuracies and gaps are in percent."""
     last = {
         key: np.array([history[key][-1] for history in histories])
         for key in ("train_acc", "val_acc", "val_loss")
@@ -24,10 +24,10 @@ def final_scores(histories):
 
 
 def did_dropout_help(without, with_dropout):
-    """Compare two cases that differ in ``p``: paired differences and "yes", "no", "within noise".
+    """Compares two cases that differ in `p`: paired differences, and "yes", "no" or "within noise".
 
-    "yes" needs a validation accuracy that rises and a gap between training and validation that
-    shrinks, each beyond the noise; "no" a validation accuracy that falls beyond the noise.
+    "yes" means that the validation accuracy rises and the gap between training and validation
+    shrinks, both significantly. "no" means that the validation accuracy falls significantly.
     """
     change = {key: paired_difference(without[key], with_dropout[key]) for key in without}
     val, gap = change["val_acc"]["verdict"], change["gap"]["verdict"]
@@ -49,7 +49,7 @@ def signed(difference, digits=2):
 
 
 def accuracy_table(scores, timings):
-    """One row per case: final scores over the seeds and the time of a training step."""
+    """Formats a row for each case: final scores over the seeds and the time of a training step."""
     step_times = {
         (setting.hidden, *variant): quantiles["median"]
         for setting in SETTINGS
@@ -78,7 +78,7 @@ def accuracy_table(scores, timings):
 
 
 def verdict_table(verdicts):
-    """Whether dropout helped, per task and code: change of validation accuracy, gap and loss."""
+    """Formats whether dropout helped, with the changes of validation accuracy, gap and loss."""
     header = ["network", "code", "dropout helped", "val acc, points", "gap, points", "val loss"]
     rows = []
     for case, verdict in verdicts.items():
@@ -97,7 +97,7 @@ def verdict_table(verdicts):
 
 
 def agreement_table(differences):
-    """Fused minus unfused validation accuracy, per task and p."""
+    """Formats fused minus unfused validation accuracy, for each task and p."""
     header = ["network", "p", "val acc, points", "fused minus unfused"]
     rows = [
         [case.task.title, f"{case.p:g}", signed(difference), difference["verdict"]]
@@ -107,7 +107,7 @@ def agreement_table(differences):
 
 
 def timing_table(timings):
-    """Milliseconds per training step, what dropout adds to them and what fusion gains."""
+    """Formats the milliseconds per training step, the cost of dropout and the speed-up."""
     p = SETTINGS[0].p
     variants = [(0.0, False), (p, False), (0.0, True), (p, True)]
     header = ["training step, ms"]
@@ -128,7 +128,7 @@ def timing_table(timings):
 
 
 def is_noisy(timings):
-    """Whether a fifth of some variant's steps took half as long again as its median, or more."""
+    """Whether a fifth of the steps of any variant took more than 1.5 times its median."""
     return any(
         quantiles["p80"] > 1.5 * quantiles["median"]
         for variants in timings.values()
@@ -137,7 +137,7 @@ def is_noisy(timings):
 
 
 def full_report(scores, verdicts, agreement, timings, seeds):
-    """All tables with the words needed to read them."""
+    """Returns all tables with explanations."""
     return "\n".join(
         [
             f"Handwritten digits: {TRAINING_IMAGES} training images, scores after the last epoch,",
@@ -145,20 +145,20 @@ def full_report(scores, verdicts, agreement, timings, seeds):
             "",
             accuracy_table(scores, timings),
             "",
-            "Training accuracy counts against the labels trained on. Of wrong ones a network that",
-            "has learnt the digits and nothing else gets 80 %, one that memorises them 100 %.",
+            "Training accuracy is measured on the labels used for training. With wrong labels, a",
+            "network that has learnt only the digits gets 80 %, one that memorises labels 100 %.",
             "",
-            'What dropout changed: paired differences, mean ± standard error; "yes" if validation',
-            "accuracy rose and the gap shrank, both outside a 95 % t interval.",
+            'Effect of dropout: paired differences, mean ± standard error. "yes" means that the',
+            "validation accuracy rose and the gap shrank, both outside a 95 % t interval.",
             "",
             verdict_table(verdicts),
             "",
-            "Fused against unfused modules: same weights and batches, other masks.",
+            "Fused and unfused modules compared: same weights and batches, different masks.",
             "",
             agreement_table(agreement),
             "",
-            "What dropout costs: medians of forward, loss, backward and optimiser step together.",
-            "Costs are against unfused at p = 0; speed-up: unfused / fused, both at p.",
+            "Cost of dropout: medians of forward, loss, backward and optimiser step together.",
+            "Costs are relative to unfused at p = 0. Speed-up is unfused / fused, both at p.",
             "",
             timing_table(timings),
             *([BUSY] if is_noisy(timings) else []),

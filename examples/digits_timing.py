@@ -1,4 +1,4 @@
-"""Time per training step of :mod:`examples.digits`, fused against unfused."""
+"""Time per training step of `examples.digits`, fused and unfused."""
 
 import random
 import time
@@ -42,16 +42,16 @@ SETTINGS = (
 
 
 def variants(setting):
-    """The four networks compared in a setting, as (p, fused)."""
+    """Returns the four networks that are compared in a setting, as (p, fused)."""
     return [(p, fused) for p in (0.0, setting.p) for fused in (False, True)]
 
 
 def time_setting(setting, seconds):
-    """Seconds per training step: {(p, fused): {"median", "p20", "p80"}}.
+    """Returns the seconds per training step: {(p, fused): {"median", "p20", "p80"}}.
 
-    A step is forward, loss, backward and optimiser step on the same random batch. Every round
-    times one step of each variant, in an order drawn anew, so that whatever slows the machine down
-    for a while hits all of them alike; rounds go on for about ``seconds``.
+    A step is forward, loss, backward and optimiser step on the same random batch. Each round times
+    one step of each variant in a random order, so that a machine that is slower for a while affects
+    all variants equally. The rounds take about `seconds`.
     """
     data = torch.Generator().manual_seed(0)
     x = torch.rand(setting.batch, PIXELS, generator=data)

@@ -1,4 +1,4 @@
-"""Data, networks and training loop of :mod:`examples.digits`."""
+"""Data, networks and training loop of `examples.digits`."""
 
 import math
 import multiprocessing
@@ -15,7 +15,7 @@ from torch import nn
 import fused_dropout as fd
 
 PIXELS, CLASSES = 64, 10
-TRAINING_IMAGES = 300  # of 1,797; all others validate. Few, so that both networks overfit
+TRAINING_IMAGES = 300  # of 1,797, so that both networks overfit. The others are for validation
 BATCH = 50
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 MOST_PROCESSES = 8
@@ -23,7 +23,7 @@ MOST_PROCESSES = 8
 
 @dataclass(frozen=True)
 class Task:
-    """One network and the data that it is trained on."""
+    """A network and its training data."""
 
     key: str
     title: str
@@ -42,7 +42,7 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A task with or without dropout, made of fused or of ``torch.nn`` modules."""
+    """A task with or without dropout, with fused or with `torch.nn` modules."""
 
     task: Task
     p: float
@@ -54,42 +54,43 @@ class Case:
 
 
 def cases(task, epochs=None):
-    """The four cases of a task."""
+    """Returns the four cases of a task."""
     if epochs is not None:
         task = replace(task, epochs=epochs)
     return [Case(task, p, fused) for p in (0.0, task.p) for fused in (False, True)]
 
 
 def build_network(hidden, p, fused, seed):
-    """A multilayer perceptron whose weights depend on ``hidden`` and ``seed`` alone.
+    """Returns a multilayer perceptron whose weights depend only on `hidden` and `seed`.
 
-    The unfused network is Linear, ReLU, Dropout per hidden layer and a Linear on top. The fused
-    one has a single ``fd.LinearActDropout`` in place of each such three, and loads the unfused
-    one's state dict as it is: the keys are the same. (With one hidden layer it is ``fd.MLP``.)
+    The unfused network has Linear, ReLU and Dropout for each hidden layer, and a Linear at the end.
+    The fused network has one `fd.LinearActDropout` for each hidden layer. It can load the state
+    dict of the unfused network, because the keys are the same. (With one hidden layer it is
+    `fd.MLP`.)
     """
     torch.manual_seed(seed)
-    unfused, twin = OrderedDict(), OrderedDict()
+    unfused, fused_twin = OrderedDict(), OrderedDict()
     width = PIXELS
     for i, units in enumerate(hidden, start=1):
         unfused[f"fc{i}"] = nn.Linear(width, units)
         unfused[f"act{i}"] = nn.ReLU()
         unfused[f"drop{i}"] = nn.Dropout(p)
-        twin[f"fc{i}"] = fd.LinearActDropout(width, units, p=p, activation="relu")
+        fused_twin[f"fc{i}"] = fd.LinearActDropout(width, units, p=p, activation="relu")
         width = units
     top = f"fc{len(hidden) + 1}"
     unfused[top] = nn.Linear(width, CLASSES)
-    twin[top] = nn.Linear(width, CLASSES)
+    fused_twin[top] = nn.Linear(width, CLASSES)
 
-    unfused, twin = nn.Sequential(unfused), nn.Sequential(twin)
-    twin.load_state_dict(unfused.state_dict())
-    return twin if fused else unfused
+    unfused, fused_twin = nn.Sequential(unfused), nn.Sequential(fused_twin)
+    fused_twin.load_state_dict(unfused.state_dict())
+    return fused_twin if fused else unfused
 
 
 def load_split(seed, label_noise=0.0):
-    """Training and validation images in [0, 1] and their labels; the split depends on ``seed``.
+    """Returns training and validation images in [0, 1] and their labels, split by `seed`.
 
-    A share ``label_noise`` of the training labels, chosen at random, is changed to another class.
-    Validation labels are never touched.
+    A random share `label_noise` of the training labels is changed to another class. Validation
+    labels do not change.
     """
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(
@@ -111,7 +112,7 @@ def load_split(seed, label_noise=0.0):
 
 @torch.no_grad()
 def evaluate(model, x, y):
-    """Mean loss and accuracy without dropout; leaves the model in training mode."""
+    """Returns mean loss and accuracy without dropout. The model is in training mode afterwards."""
     model.eval()
     scores = model(x)
     model.train()
@@ -119,7 +120,7 @@ def evaluate(model, x, y):
 
 
 def make_step(model, optimizer):
-    """The training step that is trained with and timed."""
+    """Returns the training step, which training and timing share."""
 
     def step(x, y):
         optimizer.zero_grad()
@@ -135,11 +136,11 @@ def make_optimizer(model):
 
 
 def train(case, seed):
-    """Train one network and return its history: lists with one entry per epoch.
+    """Trains one network and returns its history: lists with one entry per epoch.
 
-    Split, wrong labels, initial weights and the order of the batches depend on ``seed`` alone, so
-    that the cases of a task can be compared seed by seed. The masks come from torch's default
-    generator, as in any training script.
+    Split, wrong labels, initial weights and the order of the batches depend only on `seed`, so the
+    cases of a task can be compared seed by seed. The masks are from torch's default generator, as
+    in any training script.
     """
     task = case.task
     x_train, y_train, x_val, y_val = load_split(seed, task.label_noise)
@@ -163,10 +164,10 @@ def train(case, seed):
 
 
 def train_all(table, seeds, on_run):
-    """{case: one history per seed}; calls ``on_run`` after each run.
+    """Returns {case: one history per seed}. Calls `on_run` after each run.
 
-    The runs are small and independent: each gets one thread, and several go at a time, as many as
-    torch would use threads. So the scores do not depend on the number of cores.
+    The runs are small and independent. Each uses one thread, and several run in parallel, as many
+    as torch would use threads. So the scores do not depend on the number of cores.
     """
     jobs = [(case, seed) for case in table for seed in range(seeds)]
     histories = {case: [] for case in table}

@@ -1,16 +1,16 @@
-"""Fine-tunes a fused Hugging Face classifier: which module of Python is a piece of code from?
+"""Fine-tunes a fused Hugging Face classifier: from which module of Python is a piece of code?
 
-``python -m examples.finetune --out demo_output`` shows the life of a model with
-``fused_dropout.fuse``, with the sources of Python's standard library as data and nothing
-downloaded:
+`python -m examples.finetune --out demo_output` shows how to use a model with `fused_dropout.fuse`
+from pretraining to saving. The data are the sources of Python's standard library. Nothing is
+downloaded.
 
-- a small BERT is pretrained to tell thirty other modules apart, and saved;
-- ``BertForSequenceClassification.from_pretrained`` loads it, one line fuses it, and it learns from
-  few snippets with labels, without dropout and with several p, from several seeds;
-- what it learned is measured on the last quarter of every file, of which neither the training nor
-  the tokenizer has seen anything;
-- steps are timed unfused and fused, in turn;
-- the model is unfused, saved, loaded by transformers alone, and gives the same scores.
+- A small BERT is pretrained to classify thirty other modules, and saved.
+- `BertForSequenceClassification.from_pretrained` loads it, and one line fuses it. It is fine-tuned
+  on few labelled snippets, without dropout and with several p, with several seeds.
+- The accuracy is measured on the last quarter of every file, which neither the training nor the
+  tokenizer has seen.
+- Unfused and fused steps are timed in turn.
+- The model is unfused, saved, loaded without this package, and gives the same scores.
 
 It writes a table and a plot.
 """
@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the head is new, as it should be
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no warning about the new head
 
 import matplotlib
 import torch
@@ -37,8 +37,8 @@ from examples.lm import smooth
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLOURS = ("#cf5c36", "#8fb8de", "#5b8fc7", "#17457a", "#0b1f38")  # without dropout, then more
-P = 0.1  # of the steps that are timed
+COLOURS = ("#cf5c36", "#8fb8de", "#5b8fc7", "#17457a", "#0b1f38")  # by increasing p, from p = 0
+P = 0.1  # in the timed steps
 
 
 def parse_arguments():
@@ -46,10 +46,10 @@ def parse_arguments():
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="folder for the table and the plot")
     add("--pretraining-steps", type=int, default=600)
-    add("--steps", type=int, default=200, help="of fine-tuning")
+    add("--steps", type=int, default=200, help="steps of fine-tuning")
     add("--seeds", type=int, default=3, help="runs with each p")
-    add("--p", type=float, nargs="+", default=[0.1, 0.3], help="to compare with no dropout")
-    add("--quick", action="store_true", help="a few steps of each: does it run")
+    add("--p", type=float, nargs="+", default=[0.1, 0.3], help="values to compare with p = 0")
+    add("--quick", action="store_true", help="a few steps of each, to check that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.pretraining_steps, arguments.steps, arguments.seeds = 10, 10, 1
@@ -59,14 +59,14 @@ def parse_arguments():
 
 
 def percent(values):
-    """Mean and standard deviation."""
+    """Formats mean and standard deviation."""
     values = [100 * value for value in values]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{spread} %"
 
 
 def by_rate(runs):
-    """Runs of each p, in the order of their seeds."""
+    """Returns {p: its runs, in the order of their seeds}."""
     rates = dict.fromkeys(run.p for run in runs)
     return {p: [run for run in runs if run.p == p] for p in rates}
 
@@ -76,10 +76,10 @@ def accuracies(runs):
 
 
 def accuracy_table(runs):
-    """A line for each p, and what dropout brought."""
+    """Formats a line for each p, with the effect of dropout."""
     groups = by_rate(runs)
     lines = [
-        f"{'fused, p':>10}{'recognised':>16}{'training loss':>15}   more than without, each seed"
+        f"{'fused, p':>10}{'recognised':>16}{'training loss':>15}   difference to p = 0, each seed"
     ]
     for p, group in groups.items():
         loss = statistics.fmean(statistics.fmean(run.training[-10:]) for run in group)
@@ -89,26 +89,26 @@ def accuracy_table(runs):
 
 
 def gains_of(groups, p):
-    """How much more is recognised than without dropout, seed by seed: all else is equal."""
+    """Returns accuracy minus accuracy without dropout for each seed. All else is equal."""
     pairs = zip(accuracies(groups[p]), accuracies(groups[0.0]), strict=True)
     return [with_dropout - without for with_dropout, without in pairs]
 
 
 def verdict(runs):
-    """What dropout brought, in words, with the p that did best."""
+    """Returns the effect of dropout in words, for the best p."""
     groups = by_rate(runs)
     mean, best = max((statistics.fmean(gains_of(groups, p)), p) for p in groups if p)
     gains = gains_of(groups, best)
     text = f"Of the p tried {best:g} did best: {100 * mean:+.1f} points on average"
     if len(gains) < 2:
-        return f"{text}, from one seed, which says little."
+        return f"{text}, from a single seed, which is not significant."
     error = statistics.stdev(gains) / len(gains) ** 0.5
     text += f", with a standard error of {100 * error:.1f} over {len(gains)} seeds."
     if mean > 2 * error and min(gains) > 0:
         return f"{text} Dropout helped."
     if mean < -2 * error and max(gains) < 0:
-        return f"{text} Dropout did harm."
-    return f"{text} That is within the noise: no effect is shown."
+        return f"{text} Dropout was harmful."
+    return f"{text} This is within the noise: no effect is shown."
 
 
 def time_table(timed):
@@ -122,22 +122,22 @@ def time_table(timed):
 
 
 def save_and_load(run, source):
-    """Unfuses, saves, loads without this package's help and compares: the result in words."""
+    """Unfuses, saves and loads a model without this package. Returns the comparison in words."""
     before = training.predict(run.model, source.held_out)
     with tempfile.TemporaryDirectory() as folder:
         fd.unfuse(run.model).save_pretrained(folder)
         loaded = transformers.BertForSequenceClassification.from_pretrained(folder)
         after = training.predict(loaded, source.held_out)
     if not torch.equal(before, after):
-        raise RuntimeError("the model that was saved and loaded gives other scores")
+        raise RuntimeError("the model that was saved and loaded gives different scores")
     return (
-        f"Unfused, saved and loaded again: the scores of all {len(before):,} held-out snippets are "
-        "the same, bit for bit."
+        f"Unfused, saved and loaded again, the model gives bitwise the same scores for all "
+        f"{len(before):,} held-out snippets."
     )
 
 
 def classes(run, source):
-    """The classes that a run recognises best and worst."""
+    """Returns the classes that a run recognises best and worst, in words."""
     right = training.predict(run.model, source.held_out).argmax(1) == source.held_out_labels
     shares = [
         (right[source.held_out_labels == label].float().mean().item(), name)
@@ -152,7 +152,7 @@ def classes(run, source):
 
 
 def plot(pretraining, runs, timed, path):
-    """Curves and step times side by side, as a PNG."""
+    """Plots curves and step times side by side, as a PNG."""
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(14, 4.2), gridspec_kw={"width_ratios": (1.2, 2, 1)}
     )

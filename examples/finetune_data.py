@@ -1,4 +1,4 @@
-"""Snippets of Python's standard library, and where each is from, for :mod:`examples.finetune`."""
+"""The data of `examples.finetune`: snippets of Python's standard library, labelled by module."""
 
 import sysconfig
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-# Modules and packages with a hundred kilobytes or so of source, in every Python installation.
+# Modules and packages of every Python installation with about a hundred kilobytes of source.
 CLASSES = (
     *("argparse", "asyncio", "difflib", "email", "http", "importlib", "inspect", "logging"),
     *("multiprocessing", "subprocess", "tarfile", "typing", "unittest", "urllib", "xml", "zipfile"),
 )
-# What is pretrained on: none of the above.
+# Classes for pretraining, different from those above.
 PRETRAINING_CLASSES = (
     *("_pydecimal", "ast", "collections", "concurrent", "configparser", "ctypes", "dataclasses"),
     *("doctest", "enum", "ftplib", "imaplib", "ipaddress", "json", "locale", "mailbox", "optparse"),
@@ -20,15 +20,15 @@ PRETRAINING_CLASSES = (
     *("socket", "ssl", "statistics", "tempfile", "threading", "traceback", "wsgiref"),
 )
 VOCABULARY = 1024
-LENGTH = 64  # tokens in a snippet, the two at its ends included
-HELD_OUT = 0.25  # of every file, its end
-HELD_OUT_SNIPPETS = 48  # of a class, at most
+LENGTH = 64  # tokens in a snippet, including the two at its ends
+HELD_OUT = 0.25  # share of every file, at its end
+HELD_OUT_SNIPPETS = 48  # maximum for each class
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 PAD, CLS, SEP = range(3)
 
 
 def read_class(name):
-    """``(beginnings, ends)`` of the files of a module or package, without its tests."""
+    """Returns `(beginnings, ends)` of the files of a module or package, without its tests."""
     root = Path(sysconfig.get_path("stdlib"))
     module = root / f"{name}.py"
     paths = [module] if module.exists() else sorted((root / name).rglob("*.py"))
@@ -46,7 +46,7 @@ def read_class(name):
 
 
 def train_tokenizer(texts):
-    """Pairs of bytes, as frequent in `texts`."""
+    """Trains a byte-pair encoding on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -60,13 +60,13 @@ def train_tokenizer(texts):
 
 
 def framed(tokens):
-    """Rows of tokens to snippets: with the tokens that BERT expects at both ends."""
+    """Makes snippets from rows of tokens: adds the tokens that BERT expects at both ends."""
     size = (len(tokens), 1)
     return torch.cat([torch.full(size, CLS), tokens, torch.full(size, SEP)], 1)
 
 
 def draw(texts, labels, generator):
-    """A snippet of each label, from a random place of the tokens ``texts[label]``."""
+    """Returns a snippet for each label, from a random position in the tokens `texts[label]`."""
     rows = []
     for label in labels.tolist():
         tokens = texts[label]
@@ -79,10 +79,10 @@ def draw(texts, labels, generator):
 class Data:
     """Tokens of the standard library.
 
-    pretraining: a tensor for each of the classes that are pretrained on.
-    beginnings: a tensor for each class, what it is fine-tuned on.
-    held_out: snippets of the ends of all its files, of which no snippet overlaps another.
-    held_out_labels: the classes that they are from.
+    pretraining: a tensor for each class of pretraining.
+    beginnings: a tensor for each class, for fine-tuning.
+    held_out: snippets from the ends of all files, which do not overlap.
+    held_out_labels: their classes.
     """
 
     pretraining: list
@@ -109,7 +109,7 @@ def load():
     for label, (_, ends) in enumerate(parts):
         snippets = encode(ends).unfold(0, LENGTH - 2, LENGTH - 2)
         count = min(len(snippets), HELD_OUT_SNIPPETS)
-        # Spread evenly, so that large packages are represented by all of their files.
+        # Evenly spaced, so that all files of large packages are represented.
         held_out.append(snippets[torch.linspace(0, len(snippets) - 1, count).long()])
         labels.append(torch.full((count,), label))
     return Data(

@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning of :mod:`examples.finetune`."""
+"""Pretraining and fine-tuning of `examples.finetune`."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from examples.lm_training import Training
 
 LAYERS, WIDTH, HEADS = 2, 128, 4
 BATCH = 32
-LABELLED = 128  # snippets of each class to fine-tune on. Few, so that the network can overfit
-INITIAL = 0.08  # spread of the weights; BERT's 0.02 is for greater widths and learns slowly here
-MEASURED = 5  # times that accuracy is measured in a run
+LABELLED = 128  # snippets of each class for fine-tuning, so few that the network can overfit
+INITIAL = 0.08  # standard deviation of the weights; 0.02, for BERT's width, learns slowly here
+MEASURED = 5  # number of measurements of the accuracy in a run
 
 
 def classifier(folder, p):
-    """The pretrained network with a new head."""
+    """Returns the pretrained network with a new head."""
     return BertForSequenceClassification.from_pretrained(
         folder,
         num_labels=len(data.CLASSES),
@@ -30,7 +30,7 @@ def classifier(folder, p):
 
 @dataclass
 class Classification(Training):
-    """A classifier in training on (snippets, labels)."""
+    """Training of a classifier on (snippets, labels)."""
 
     longest_gradient = 1.0
 
@@ -41,7 +41,7 @@ class Classification(Training):
 
 @dataclass
 class Pretraining(Classification):
-    """On modules that are not those of the fine-tuning, without dropout."""
+    """Pretraining on other modules than the fine-tuning, without dropout."""
 
     learning_rate = 1.5e-3
 
@@ -66,7 +66,7 @@ class Pretraining(Classification):
 
 @dataclass
 class FineTuning(Classification):
-    """A classifier on few snippets with labels; ``seed`` chooses them, their order and the head."""
+    """Fine-tuning on few labelled snippets. `seed` selects them, their order and the head."""
 
     learning_rate = 1e-3
 
@@ -80,7 +80,7 @@ class FineTuning(Classification):
         return model
 
     def validate(self, source):
-        """Adds the share of the held-out snippets that are recognised."""
+        """Measures the share of the held-out snippets that are recognised."""
         scores = predict(self.model, source.held_out)
         accuracy = (scores.argmax(1) == source.held_out_labels).float().mean().item()
         self.validation.append((len(self.training), accuracy))
@@ -88,7 +88,7 @@ class FineTuning(Classification):
 
 @torch.no_grad()
 def predict(model, snippets):
-    """Scores in evaluation mode; the model is in training mode afterwards."""
+    """Returns the scores in evaluation mode. The model is in training mode afterwards."""
     model.eval()
     scores = torch.cat([model(input_ids=part).logits for part in snippets.split(256)])
     model.train()
@@ -96,7 +96,7 @@ def predict(model, snippets):
 
 
 def pretrain(source, steps, folder, progress):
-    """Trains on the other modules and saves all but the head; returns its losses, one a step."""
+    """Pretrains and saves all but the head. Returns the losses, one per step."""
     generator = torch.Generator().manual_seed(0)
     run = Pretraining(steps)
     for _ in range(steps):
@@ -108,7 +108,7 @@ def pretrain(source, steps, folder, progress):
 
 
 def labelled(source, seed):
-    """An endless stream of batches of the snippets to fine-tune on."""
+    """Yields batches of the snippets for fine-tuning, without end."""
     generator = torch.Generator().manual_seed(1000 + seed)
     labels = torch.arange(len(data.CLASSES)).repeat(LABELLED)
     snippets = data.draw(source.beginnings, labels, generator)
@@ -118,7 +118,7 @@ def labelled(source, seed):
 
 
 def fine_tune(source, folder, rates, seeds, steps, progress):
-    """A run for each seed and rate, in this order; those of a seed see the same batches."""
+    """Returns a run for each seed and rate, in this order. Runs of a seed see the same batches."""
     runs = []
     measured = {steps} if steps < 50 else {steps * i // MEASURED for i in range(1, MEASURED + 1)}
     for seed in range(seeds):
@@ -135,7 +135,7 @@ def fine_tune(source, folder, rates, seeds, steps, progress):
 
 
 def time_steps(source, folder, p, samples):
-    """Runs whose times are of equal steps, unfused and fused, without and with dropout, in turn."""
+    """Returns timed runs, unfused and fused, without and with dropout, whose steps take turns."""
     runs = [
         FineTuning(samples + 2, folder, rate, fused) for rate in (0.0, p) for fused in (False, True)
     ]

@@ -1,8 +1,8 @@
 """A character-level language model on Python's standard library, unfused and fused.
 
-``python -m examples.lm --out demo_output`` trains four small transformers on the sources of some
-modules that every Python installation has, without and with dropout, of ``torch.nn`` and of this
-package, one step of each in turn, and writes a table and a plot.
+`python -m examples.lm --out demo_output` trains four small transformers on the sources of some
+modules of the standard library: without and with dropout, with `torch.nn` and with this package.
+Their steps take turns. It writes a table and a plot.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes a line per use otherwise
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints a line in each use
 
 import matplotlib
 import torch
@@ -23,26 +23,26 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 COLOURS = {False: "#cf5c36", True: "#2f6db3"}  # without and with dropout
-AVERAGED = 20  # steps in a point of the training curve
+AVERAGED = 20  # steps per point of the training curve
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m examples.lm", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="folder for the table and the plot")
-    add("--steps", type=int, default=350, help="of training")
+    add("--steps", type=int, default=350, help="steps of training")
     add("--p", type=float, default=0.1, help="probability to drop")
     return parser.parse_args()
 
 
 def smooth(values):
-    """Means of successive parts, and the steps that they end at."""
+    """Returns the last steps of successive chunks, and the means of the chunks."""
     ends = range(AVERAGED, len(values) + 1, AVERAGED)
     return list(ends), [statistics.fmean(values[end - AVERAGED : end]) for end in ends]
 
 
 def table(runs, memory, sizes, seconds):
-    """The result as text."""
+    """Formats the result as text."""
     parameters = sum(parameter.numel() for parameter in runs[0].model.parameters())
     threads = torch.get_num_threads()
     lines = [
@@ -62,14 +62,14 @@ def table(runs, memory, sizes, seconds):
         )
     lines += [
         "",
-        "Losses in nats a character, the training loss with dropout. Masks are drawn by other",
-        "numbers unfused and fused, so that losses with dropout agree in distribution only.",
+        "Losses are in nats per character; the training loss is with dropout. Unfused and fused",
+        "runs use different masks, so losses with dropout agree only in distribution.",
     ]
     return "\n".join(lines)
 
 
 def plot(runs, memory, path):
-    """Loss curves, step times and memory side by side, as a PNG."""
+    """Plots loss curves, step times and memory side by side, as a PNG."""
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(13, 4.2), gridspec_kw={"width_ratios": (3, 1.1, 1.1)}
     )
@@ -79,7 +79,7 @@ def plot(runs, memory, path):
         left.plot(*smooth(run.training), style, color=colour, lw=width, alpha=0.35)
         left.plot(*zip(*run.validation, strict=True), style, color=colour, lw=width, label=run.name)
     left.set_xlabel("step")
-    left.set_ylabel("cross-entropy, nats a character")
+    left.set_ylabel("cross-entropy, nats per character")
     left.set_title("validation (pale: training)")
     left.legend()
     names = [run.name.replace(", ", "\n") for run in runs]

@@ -1,4 +1,4 @@
-"""Data, model and training loop of :mod:`examples.lm`."""
+"""Data, model and training loop of `examples.lm`."""
 
 import sysconfig
 import time
@@ -11,23 +11,22 @@ from torch import nn
 
 from examples.transformer import Block, FusedBlock
 
-# The first modules are trained on, the last ones validate.
 TRAINING_MODULES = ("argparse", "inspect", "tarfile", "typing")
 VALIDATION_MODULES = ("dataclasses", "subprocess", "shutil")
 LENGTH, BATCH = 128, 16
 WIDTH, HEADS, LAYERS = 128, 4, 3
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.1
-VOCABULARY = 128  # ASCII; everything else is read as "?"
+VOCABULARY = 128  # ASCII; all other characters are read as "?"
 
 
 def read_sources(names):
-    """The sources of modules of the standard library, one after another."""
+    """Returns the concatenated sources of modules of the standard library."""
     folder = Path(sysconfig.get_path("stdlib"))
     return "".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in names)
 
 
 def read_modules(names):
-    """The same as one int64 tensor of ASCII codes."""
+    """Returns the sources as one int64 tensor of ASCII codes."""
     return torch.tensor(list(read_sources(names).encode("ascii", "replace")))
 
 
@@ -37,40 +36,40 @@ class LanguageModel(nn.Module):
     def __init__(self, p, fused):
         super().__init__()
         self.characters = nn.Embedding(VOCABULARY, WIDTH)
-        self.places = nn.Embedding(LENGTH, WIDTH)
+        self.positions = nn.Embedding(LENGTH, WIDTH)
         block = FusedBlock if fused else Block
         self.blocks = nn.Sequential(*(block(WIDTH, HEADS, p) for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
-        for embedding in (self.characters, self.places):
+        for embedding in (self.characters, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, text):
-        """Codes of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
-        x = self.characters(text) + self.places.weight[: text.shape[1]]
+        """Maps codes of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
+        x = self.characters(text) + self.positions.weight[: text.shape[1]]
         return self.head(self.norm(self.blocks(x)))
 
     def loss(self, text):
-        """Mean cross-entropy of every next character, in nats; ``text`` has one more than read."""
+        """Returns the mean cross-entropy of the next characters, in nats."""
         scores = self(text[:, :-1])
         return F.cross_entropy(scores.flatten(0, 1), text[:, 1:].flatten())
 
 
 def batch_of(text, generator, length=LENGTH, batch=BATCH):
-    """Excerpts that begin at random places."""
+    """Returns excerpts of `length + 1` tokens from random positions."""
     starts = torch.randint(len(text) - length - 1, (batch,), generator=generator)
     return text[starts[:, None] + torch.arange(length + 1)]
 
 
 @dataclass
 class Training:
-    """One model in training: a subclass says which."""
+    """Training of one model, which a subclass makes in `make_model`."""
 
     learning_rate = LEARNING_RATE
     longest_gradient = float("inf")
 
     steps: int
-    seed: int = field(default=0, kw_only=True)  # of the weights, so that runs have equal ones
+    seed: int = field(default=0, kw_only=True)  # of the initial weights, which runs share
     times: list = field(default_factory=list, kw_only=True)
     training: list = field(default_factory=list, kw_only=True)  # a loss per step
     validation: list = field(default_factory=list, kw_only=True)  # (step, loss)
@@ -104,7 +103,7 @@ class Training:
 
     @torch.no_grad()
     def validate(self, batches):
-        """Adds the mean loss without dropout."""
+        """Measures the mean loss without dropout."""
         self.model.eval()
         loss = sum(self.loss(batch).item() for batch in batches) / len(batches)
         self.model.train()
@@ -113,7 +112,7 @@ class Training:
 
 @dataclass
 class Run(Training):
-    """A transformer in training."""
+    """Training of a transformer."""
 
     p: float
     fused: bool
@@ -126,7 +125,7 @@ class Run(Training):
         return f"{'fused' if self.fused else 'unfused'}, p = {self.p:g}"
 
     def activation_bytes(self, text):
-        """The most memory that forward and backward have at a time beyond the parameters'."""
+        """Returns the peak memory of forward and backward, without parameters and gradients."""
         from benchmarks.devices import Cpu
 
         for parameter in self.model.parameters():
@@ -136,9 +135,9 @@ class Run(Training):
 
 
 def train(p, steps, validate_every, progress):
-    """Four runs, unfused and fused, without and with dropout, step by step in turn.
+    """Trains four models, unfused and fused, without and with dropout, whose steps take turns.
 
-    All see the same text. ``progress()`` is called after each step of each.
+    All models see the same text. `progress()` is called after each step of each model.
     """
     runs = [Run(steps, rate, fused) for rate in (0.0, p) for fused in (False, True)]
     training, validation = read_modules(TRAINING_MODULES), read_modules(VALIDATION_MODULES)

@@ -1,9 +1,9 @@
 """A recurrent language model on Python's standard library, with three kinds of dropout.
 
-``python -m examples.rnn --out demo_output`` trains four small LSTM networks to predict the next
-word of the sources of some modules that every Python installation has: without dropout, and with
-locked, embedding and weight dropout added one after another, as in an AWD-LSTM. One step of each is
-done in turn. It writes a table and a plot.
+`python -m examples.rnn --out demo_output` trains four small LSTM networks to predict the next word
+in the sources of some modules of the standard library. The first has no dropout. The others add
+locked, embedding and weight dropout one after another, as in an AWD-LSTM. Their steps take turns.
+It writes a table and a plot.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from examples.lm import AVERAGED, smooth
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLOURS = ("#cf5c36", "#8fb8de", "#5b8fc7", "#17457a")  # without dropout, and more and more of it
+COLOURS = ("#cf5c36", "#8fb8de", "#5b8fc7", "#17457a")  # no dropout, then more and more kinds
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="python -m examples.rnn", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_output"), help="folder for the table and the plot")
-    add("--steps", type=int, default=500, help="of training")
+    add("--steps", type=int, default=500, help="steps of training")
     return parser.parse_args()
 
 
 def table(runs, sizes, seconds):
-    """The result as text."""
+    """Formats the result as text."""
     parameters = sum(parameter.numel() for parameter in runs[0].model.parameters())
     threads = torch.get_num_threads()
     lines = [
@@ -63,14 +63,14 @@ def table(runs, sizes, seconds):
         [
             *lines,
             "",
-            "Losses in nats a word, the training loss with dropout. One seed for each.",
+            "Losses are in nats per word; the training loss is with dropout. One seed per run.",
             verdict,
         ]
     )
 
 
 def plot(runs, path):
-    """Loss curves and the best losses side by side, as a PNG."""
+    """Plots loss curves and the best losses side by side, as a PNG."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 4.4), gridspec_kw={"width_ratios": (2, 1)}
     )
@@ -80,7 +80,7 @@ def plot(runs, path):
             *zip(*run.validation, strict=True), "o-", ms=3, color=colour, label=run.rates.name
         )
     left.set_xlabel("step")
-    left.set_ylabel("cross-entropy, nats a word")
+    left.set_ylabel("cross-entropy, nats per word")
     left.set_title("validation (pale: training)")
     left.legend()
     names = [run.rates.name.replace(", ", "\n") for run in runs]

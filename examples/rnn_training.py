@@ -1,4 +1,4 @@
-"""Data, model and training of :mod:`examples.rnn`."""
+"""Data, model and training of `examples.rnn`."""
 
 import re
 from collections import Counter
@@ -11,22 +11,22 @@ from torch import nn
 import fused_dropout as fd
 from examples import lm_training
 
-# Little text to train on, so that a network without dropout overfits within minutes.
+# So little text that a network without dropout overfits within minutes.
 TRAINING_MODULES = ("inspect",)
 VALIDATION_MODULES = ("dataclasses", "subprocess", "shutil")
 LENGTH, BATCH = 48, 16
 WIDTH = 256
-UNKNOWN = 0  # the word for all that are seen once or never in training
+UNKNOWN = 0  # index of all words that occur fewer than two times in training
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Probabilities to drop, by the kind of dropout."""
+    """The probability to drop of each kind of dropout."""
 
     name: str
-    embedding: float = 0.0  # whole words
-    locked: float = 0.0  # of the embedding's and the LSTM's output, the same at each time
-    weight: float = 0.0  # of the matrices between one time and the next
+    embedding: float = 0.0  # of words
+    locked: float = 0.0  # of the outputs of embedding and LSTM, with one mask for all time steps
+    weight: float = 0.0  # of the recurrent weights
 
 
 RUNS = (
@@ -38,12 +38,12 @@ RUNS = (
 
 
 def words_of(text):
-    """Names, numbers, signs, and line ends with the indentation behind them."""
+    """Splits text into names, numbers, signs, and line ends with the following indentation."""
     return re.findall(r"\n\s*|\w+|[^\w\s]", text)
 
 
 def read_texts():
-    """Indices of words to train on and to validate, and the size of the vocabulary."""
+    """Returns indices of words for training and for validation, and the size of the vocabulary."""
     training, validation = (
         words_of(lm_training.read_sources(names))
         for names in (TRAINING_MODULES, VALIDATION_MODULES)
@@ -58,10 +58,10 @@ def read_texts():
 
 
 class RecurrentModel(nn.Module):
-    """Predicts the next word, by one layer of an AWD-LSTM.
+    """Predicts the next word with one layer of an AWD-LSTM. Embedding and output layer are tied.
 
-    The embedding is the output layer's matrix too. Source: Merity, Keskar and Socher, "Regularizing
-    and optimizing LSTM language models", ICLR 2018.
+    Source: Merity, Keskar and Socher, "Regularizing and optimizing LSTM language models", ICLR
+    2018.
     """
 
     def __init__(self, vocabulary, rates):
@@ -75,19 +75,19 @@ class RecurrentModel(nn.Module):
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, words):
-        """Indices of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
+        """Maps indices of shape (batch, length) to scores of shape (batch, length, vocabulary)."""
         x, _ = self.lstm(self.locked(self.embedding(words)))
         return self.decoder(self.locked(x))
 
     def loss(self, words):
-        """Mean cross-entropy of every next word, in nats; ``words`` has one more than read."""
+        """Returns the mean cross-entropy of the next words, in nats."""
         scores = self(words[:, :-1])
         return F.cross_entropy(scores.flatten(0, 1), words[:, 1:].flatten())
 
 
 @dataclass
 class Run(lm_training.Training):
-    """A recurrent model in training."""
+    """Training of a recurrent model."""
 
     learning_rate = 1e-2
     longest_gradient = 0.5
@@ -100,14 +100,14 @@ class Run(lm_training.Training):
 
     @property
     def best(self):
-        """The least validation loss, which early stopping would keep."""
+        """The lowest validation loss, which early stopping would select."""
         return min(loss for _, loss in self.validation)
 
 
 def train(steps, validate_every, progress):
-    """A run of each kind, step by step in turn; all see the same text.
+    """Trains a model for each entry of `RUNS`. Their steps take turns and see the same text.
 
-    ``progress()`` is called after each step of each.
+    `progress()` is called after each step of each model.
     """
     training, validation, vocabulary = read_texts()
     runs = [Run(steps, rates, vocabulary) for rates in RUNS]

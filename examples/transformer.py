@@ -1,8 +1,8 @@
-"""A transformer block, as one writes it with ``torch.nn`` and with this package.
+"""A transformer block written with `torch.nn`, and the same block written with this package.
 
-The fused block has the parameters of its unfused sibling, under the same names, and its masks come
-from the contract; at ``p = 0`` the two compute the same. (``torch.nn``'s own layers need no such
-sibling: ``fused_dropout.fuse`` knows them.)
+The fused block has the same parameters under the same names. At `p = 0` both compute the same. The
+masks of the fused block follow the random-number contract. (Models of torch.nn's own layers do not
+have to be rewritten: `fused_dropout.fuse` fuses them.)
 """
 
 import torch.nn.functional as F
@@ -12,13 +12,13 @@ import fused_dropout.functional as FF
 
 
 def split_heads(qkv, heads):
-    """(batch, length, 3 * width) to three of (batch, heads, length, width / heads)."""
+    """Splits (batch, length, 3 * width) into three of (batch, heads, length, width / heads)."""
     batch, length, width = qkv.shape
     return qkv.view(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
 
 
 def join_heads(x):
-    """(batch, heads, length, width / heads) to (batch, length, width)."""
+    """Joins (batch, heads, length, width / heads) to (batch, length, width)."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.attention_p = self.hidden_p = self.residual_p = p
 
     def attention(self, x):
-        """The heads' results side by side, in front of the projection."""
+        """Returns the concatenated results of the heads, before the projection."""
         p = self.attention_p if self.training else 0.0
         q, k, v = split_heads(self.qkv(x), self.heads)
         return join_heads(F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True))
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class FusedBlock(Block):
-    """The same: each run of elementwise operators and the normalisation after it is one call."""
+    """The same block, where one call replaces elementwise operators and the following norm."""
 
     def attention(self, x):
         p = self.attention_p if self.training else 0.0

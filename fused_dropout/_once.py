@@ -1,17 +1,17 @@
-"""Results that exist once, whichever thread asks first."""
+"""A cache whose results are created exactly once, even with several threads."""
 
 import functools
 import threading
 
 
 def made_once(function):
-    """As ``functools.cache``, but threads that ask at the same time get one and the same result."""
+    """Like `functools.cache`, but concurrent first calls return the same object."""
     cached = functools.cache(function)
-    making = threading.Lock()
+    lock = threading.Lock()
 
     @functools.wraps(function)
     def call(*args):
-        with making:
+        with lock:
             return cached(*args)
 
     return call

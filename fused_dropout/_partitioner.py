@@ -1,10 +1,11 @@
-"""Keeps the compiler from drawing a state again in backward.
+"""Prevents torch.compile from drawing a random state a second time in backward.
 
-To save memory, the partitioner that splits a joint graph into forward and backward may compute a
-value of forward again in backward. A draw would give another state there, and a gradient of another
-mask, without an error: of the operators that draw, the partitioner knows some of torch's own, and
-under a memory budget not even these (pytorch/pytorch#190758). What it does honor, for any operator,
-is the tag ``recompute`` of a node, so draws get it as they are traced.
+The compiler's partitioner splits a joint graph into forward and backward. To save memory, it may
+recompute values of forward in backward. If it recomputed `draw_rng_state`, backward would get
+another state, and the gradient of another mask, without an error. The partitioner recognises only
+some of torch's own random operators, and not even these under a memory budget
+(pytorch/pytorch#190758). It respects the tag `recompute` of a node for every operator, so this file
+sets that tag on the nodes of draws while they are traced.
 """
 
 import itertools
@@ -17,7 +18,7 @@ import fused_dropout._extension  # noqa: F401  (registers the operators)
 
 _DRAW = torch.ops.fused_dropout.draw_rng_state.default
 _RECOMPUTED = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
-# A budget of a region, which its nodes carry; torch 2.11 has none.
+# The memory budget of a region is stored on its nodes. torch 2.11 has no such budgets.
 _budget_of_region = getattr(torch.fx.traceback, "_get_memory_budget_annotation", lambda node: None)
 
 
@@ -29,28 +30,33 @@ def _policy(node):
     tracer = proxy_tensor._CURRENT_MAKE_FX_TRACER
     nested = tracer is not None and tracer.is_hop_subgraph_tracer()
     if nested and (budget < 1 or config.aggressive_recomputation):
-        # The node that calls the subgraph is out of reach, and would be computed again as a whole.
+        # The outer node that calls the subgraph cannot be tagged here, and the partitioner would
+        # recompute the whole subgraph.
         setting = (
             "aggressive_recomputation"
             if config.aggressive_recomputation
             else f"an activation_memory_budget of {budget}"
         )
         raise RuntimeError(
-            "draw_rng_state: a random state is drawn inside a subgraph (as of torch.cond, scan or "
-            f"nested_compile_region), which {setting} would let draw another one in backward; draw "
+            "draw_rng_state: a random state is drawn inside a subgraph (such as that of "
+            "torch.cond, scan or nested_compile_region), and "
+            f"{setting} would draw another one in backward; draw "
             "it outside with fused_dropout.new_rng_state() and pass it as rng_state="
         )
-    # At a budget of 0 the partitioner saves the inputs of the graph alone, whatever it is told to
-    # save. It does honor the tag of a checkpointed region, whose random operators start from the
+    # At a budget of 0 the partitioner saves only the inputs of the graph and ignores MUST_SAVE. It
+    # respects the tag of a checkpointed region: there, random operators are recomputed from the
     # generator's state of forward.
     return CheckpointPolicy.MUST_SAVE if budget > 0 else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _tag_draws(tracing, call):
-    """Tags the random operators that the mode ``tracing``, if it is one, traces in the call."""
-    if tracing is None:
+def _tag_draws(mode, call):
+    """Runs `call` and tags the random operators that the proxy mode traces in it.
+
+    `mode` is None if nothing is traced.
+    """
+    if mode is None:
         return call()
-    nodes = tracing.tracer.graph.nodes
+    nodes = mode.tracer.graph.nodes
     before = len(nodes)
     result = call()
     for node in itertools.islice(reversed(nodes), len(nodes) - before):
@@ -69,7 +75,7 @@ def _trace(mode, operator, types, args=(), kwargs=None):
 
 @torch.library.register_torch_dispatch(_DRAW.name(), _CachingTorchDispatchMode)
 def _checkpoint(mode, operator, types, args=(), kwargs=None):
-    """Selective checkpointing puts its own policies in place of the tags."""
+    """Under selective checkpointing, whose own policies replace the tags of the other handler."""
     return _tag_draws(
         proxy_tensor.get_proxy_mode(),
         lambda: mode.__torch_dispatch__(operator, types, args, kwargs),
@@ -78,7 +84,7 @@ def _checkpoint(mode, operator, types, args=(), kwargs=None):
 
 @torch.library.impl(_DRAW.name(), "FuncTorchVmapMode")
 def _vmap(token, p_tensor=None, *, generator=None):
-    """Draws with operators of torch, which are traced in place of ours."""
+    """Draws with torch's own operators, which are traced instead of `draw_rng_state`."""
     return _tag_draws(
         proxy_tensor.get_proxy_mode(),
         lambda: _DRAW._op_dk(

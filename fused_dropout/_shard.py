@@ -1,4 +1,4 @@
-"""Where a part of a tensor lies in the whole."""
+"""The position of a shard in the full tensor."""
 
 import dataclasses
 import operator
@@ -8,36 +8,41 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Says which part of a larger tensor a tensor is, so that it gets that part of the mask.
+    """The position of a tensor in a larger, global tensor, whose mask it gets a part of.
 
-    Passed as ``shard=`` to the functions of :mod:`fused_dropout.functional`. With one state
-    (``rng_state=``) on all ranks, or equally seeded generators, the parts that they compute are the
-    whole's result, cut: whatever the dimensions it is split along and the number of parts.
-    Equivalent PyTorch code, for a ``part = whole[a : a + m, b : b + n]``::
+    Pass it as `shard=` to the functions of `fused_dropout.functional`. If all ranks use the same
+    state (`rng_state=`), or generators with the same seed, each rank computes its part of the
+    result for the global tensor. The result does not depend on the dimensions that are split or on
+    the number of ranks.
 
-        FF.dropout(whole, p, rng_state=state)[a : a + m, b : b + n]
-        FF.dropout(part, p, rng_state=state, shard=fd.Shard(whole.shape, (a, b)))
-
-    The whole need not exist anywhere, and nothing is communicated. Ranks that share no state draw
-    each its own, and their parts are parts of different wholes. A state for all of them, where no
-    equally seeded generators are at hand::
+    The global tensor never has to exist, and nothing is communicated. Ranks with different states
+    compute parts of different masks. If the ranks have no generators with the same seed, broadcast
+    one state:
 
         state = fd.new_rng_state(x.device)
         torch.distributed.broadcast(state, src=0)
 
+    Equivalent PyTorch code, for `part = full[a : a + m, b : b + n]`: these two lines give the
+    same result.
+
+        FF.dropout(full, p, rng_state=state)[a : a + m, b : b + n]
+        FF.dropout(part, p, rng_state=state, shard=fd.Shard(full.shape, (a, b)))
+
     Args:
-        shape: sizes of the whole, one for each dimension of the part.
-        offsets: where the part starts, one for each dimension. Its sizes are the tensor's own.
-        order: the dimensions of the whole as they lie in memory, outermost first, which decides
-            about the index of an element (see "The random-number contract" in the README). If None
-            it is that of the tensor: a part in channels-last is part of a whole in channels-last.
-            Where the part has one element along a dimension, that dimension's place is known by its
-            stride alone, and by that not always: then (0, 2, 3, 1) says channels-last.
+        shape: sizes of the global tensor, as many as the shard has dimensions.
+        offsets: index of the shard's first element in the global tensor, along each dimension. The
+            sizes of the shard are those of the tensor.
+        order: the dimensions of the global tensor in memory order, outermost first. The index of
+            an element depends on this order (see "The random-number contract"). None means the
+            memory order of the shard: if the shard is in channels-last format, so is the global
+            tensor. Strides do not always tell the order if the shard has size 1 along a dimension.
+            Pass the order in this case, such as (0, 2, 3, 1) for channels-last.
 
     Raises:
-        TypeError, ValueError: numbers that are not integers, lengths that differ, an offset outside
-            the whole, an ``order`` that does not name each dimension once. A part that does not fit
-            is an error of the function that gets it.
+        TypeError: if a number is not an integer.
+        ValueError: if `shape` and `offsets` differ in length, an offset lies outside of the global
+            tensor, or `order` does not name each dimension once. The function that gets the shard
+            raises an error if the tensor does not fit into the global tensor.
     """
 
     shape: tuple
@@ -61,7 +66,7 @@ class Shard:
             if not 0 <= offsets[dim] <= shape[dim]:
                 raise ValueError(
                     f"Shard: offsets has {offsets[dim]} in dimension {dim}, but expected 0 to "
-                    f"{shape[dim]}, the whole's size"
+                    f"{shape[dim]}, the size of the global tensor"
                 )
         if order is not None:
             order = _integers("order", order)
@@ -76,32 +81,49 @@ class Shard:
 
     @classmethod
     def of(cls, x, dim, index, count):
-        """The ``index``-th of ``count`` equal parts along ``dim``, each as large as ``x``.
+        """Returns shard number `index` of `count` shards along `dim`, all as large as `x`.
+
+        For shards of different sizes use the constructor. `torch.chunk`, for example, makes chunks
+        of `n = -(-size // count)` elements, and chunk number `index` starts at `n * index`.
 
         Args:
-            x: the part, or its sizes.
-            dim: the dimension that is split; negative ones count from the end.
-            index: which part ``x`` is, from 0: the rank, for data, sequence or tensor parallelism.
-            count: how many parts there are: the number of ranks.
+            x: the shard, or its sizes.
+            dim: the dimension that is split. Negative values count from the end.
+            index: number of the shard, from 0. In data, sequence or tensor parallelism, the rank.
+            count: number of shards, usually the number of ranks.
 
-        Parts that differ in size need the constructor: ``torch.chunk`` makes parts of
-        ``n = -(-size // count)`` elements, of which the ``index``-th starts at ``n * index``.
+        Returns:
+            Shard: the position of `x`.
+
+        Raises:
+            IndexError: if `x` has no dimension `dim`.
+            ValueError: unless `0 <= index < count`.
         """
         sizes = x.shape if isinstance(x, torch.Tensor) else x
         sizes = _integers("x", sizes)
         return cls(sizes, (0,) * len(sizes)).along(dim, index, count)
 
     def along(self, dim, index, count):
-        """The same part, where this whole is the ``index``-th of ``count`` equal parts of another.
+        """Splits the global tensor along one more dimension.
 
-        For tensors that are split along several dimensions::
+        The global tensor of the result consists of `count` tensors along `dim`, each as large as
+        the global tensor of this shard. This shard belongs to number `index` of them. Use it for
+        tensors that are split along several dimensions:
 
             fd.Shard.of(x, 0, data_rank, data_ranks).along(1, sequence_rank, sequence_ranks)
+
+        Args:
+            dim: the dimension. Negative values count from the end.
+            index: number of the global tensor that this shard belongs to, from 0.
+            count: number of global tensors along `dim`.
+
+        Returns:
+            Shard: the position in the larger global tensor.
         """
         ndim = len(self.shape)
         dim, index, count = _integers("dim, index, count", (dim, index, count))
         if not -ndim <= dim < ndim:
-            raise IndexError(f"Shard: dim is {dim}, but the part has {ndim} dimensions")
+            raise IndexError(f"Shard: dim is {dim}, but the shard has {ndim} dimensions")
         if not 0 <= index < count:
             raise ValueError(
                 f"Shard: index is {index} and count is {count}, but expected 0 <= index < count"
@@ -114,19 +136,23 @@ class Shard:
 
     @classmethod
     def from_dtensor(cls, tensor):
-        """The place of ``tensor.to_local()`` in the :class:`torch.distributed.tensor.DTensor`.
+        """Returns the position of `tensor.to_local()` in a `torch.distributed.tensor.DTensor`.
 
-        Uneven parts, empty ones, and dimensions split over several dimensions of the mesh are fine.
-        To be called outside of compiled code.
+        Shards may be uneven or empty, and a dimension may be split over several dimensions of the
+        mesh. Call this method outside of compiled code.
 
         Args:
-            tensor: a DTensor whose placements are ``Shard`` and ``Replicate``, on a mesh that this
-                rank belongs to.
+            tensor: a DTensor with the placements `Shard` and `Replicate`. This rank must belong to
+                its mesh.
+
+        Returns:
+            Shard: the position of the local tensor.
 
         Raises:
-            TypeError: ``tensor`` is no DTensor.
-            ValueError: another placement (what a ``Partial`` holds is to be summed up first; a
-                strided part does not lie in one piece), or a rank outside of the mesh.
+            TypeError: if `tensor` is not a DTensor.
+            ValueError: if the tensor has another placement, or this rank is not in the mesh. A
+                `Partial` tensor has to be reduced first. A strided shard is not contiguous in the
+                global tensor.
         """
         from torch.distributed.tensor import DTensor, Replicate
         from torch.distributed.tensor import Shard as Split
@@ -147,7 +173,7 @@ class Shard:
                     "Replicate"
                 )
             dim, count = placement.dim, mesh.size(mesh_dim)
-            # As torch.chunk: full chunks, one that is not, and empty ones.
+            # As in torch.chunk: full chunks, then one smaller chunk, then empty ones.
             chunk = -(-sizes[dim] // count)
             start = min(chunk * coordinate[mesh_dim], sizes[dim])
             offsets[dim] += start

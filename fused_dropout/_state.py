@@ -1,4 +1,4 @@
-"""The 16 bytes of random state that a call consumes."""
+"""The random state of a call: a seed and an offset."""
 
 import torch
 
@@ -6,18 +6,25 @@ import fused_dropout._extension  # noqa: F401  (registers the operators)
 
 
 def new_rng_state(device="cpu", generator=None):
-    """Draws a fresh state, to be passed as ``rng_state=`` to any call that shall use its mask.
+    """Draws a random state. Calls that get the same state as `rng_state=` use the same mask.
 
     Args:
-        device: where the state lies; it has to be the device of the tensors it is used with.
-        generator: a ``torch.Generator`` of that device; the default one if None. Not under
-            ``torch.compile``.
+        device: the device of the state. It must be the device of the tensors that the state is
+            used with.
+        generator: a `torch.Generator` of that device, or None for the default generator. Not
+            supported under `torch.compile`.
 
     Returns:
-        Tensor: int64 ``[seed, offset]``. The mask is a function of these two numbers alone: see
-        "The random-number contract" in the README.
+        Tensor: int64 tensor `[seed, offset]` of shape (2,). A mask is a function of these two
+            numbers and the index of an element: see "The random-number contract".
+
+    Example:
+
+        state = fd.new_rng_state(x.device)
+        y = FF.dropout(x, 0.1, rng_state=state)
+        z = FF.dropout(x, 0.1, rng_state=state)  # equal to y
     """
-    # Under torch.compile, two equal calls are merged unless an argument is fresh for each;
-    # `torch.empty` is one of the operators that are never merged.
+    # torch.compile merges two calls with equal arguments. A fresh `torch.empty` for each call
+    # prevents that, because `torch.empty` itself is never merged.
     token = torch.empty(2, dtype=torch.int64, device=device)
     return torch.ops.fused_dropout.draw_rng_state(token, None, generator=generator)

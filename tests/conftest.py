@@ -1,7 +1,13 @@
 """Options and fixtures of all tests."""
 
+import os
+
 import pytest
-from helpers import CAPABILITIES, forced, thread_count
+
+from tests.helpers import CAPABILITIES, forced, thread_count
+
+# A pool of processes would be started for every process of tests.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def pytest_addoption(parser):
@@ -21,6 +27,14 @@ def one_thread():
     """But where a test says otherwise: on a busy machine, waiting for a second thread is slow."""
     with thread_count(1):
         yield
+
+
+@pytest.fixture(scope="session")
+def emulated_kernels():
+    """Builds the CUDA kernels for the CPU; what fails is not tried again for every test."""
+    from tests.cuda_emulator import shim
+
+    shim.library()
 
 
 @pytest.fixture(params=CAPABILITIES)

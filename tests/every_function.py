@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from helpers import state
 
 import fused_dropout.functional as FF
+from tests.helpers import state
 
 STATE = state()
 P = 0.4

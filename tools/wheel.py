@@ -1,6 +1,6 @@
-"""A wheel for another machine: for its Python, its torch and its GPUs. No GPU is needed.
+"""Builds and tests a wheel for another machine: for its Python, torch and GPUs. Needs no GPU.
 
-`make wheel` and `make wheel-test` call this; only the standard library is used.
+`make wheel` and `make wheel-test` call this program. It uses only the standard library.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Prints what brings a CUDA toolkit for the torch of an environment, where the machine has none.
+# Prints the requirement of a CUDA toolkit for the torch of an environment, if the machine has none.
 MISSING_TOOLKIT = """
 import os, setup_toolkit, torch
 cuda = torch.version.cuda
@@ -21,16 +21,16 @@ print(missing and setup_toolkit.requirement(cuda) or "")
 """
 REQUIREMENTS = ROOT / "requirements-wheel.txt"
 PIP_INSTALL = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-MEBIBYTES = 50  # for each architecture
+MEBIBYTES = 50  # largest size of a wheel for each architecture
 
 
 def numbers(version):
-    """Of a version, those that are compared: (2, 11) for "2.11.0+cu130"."""
+    """Returns the compared numbers of a version: (2, 11) for "2.11.0+cu130"."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
-def promised(name):
-    """The lowest version that pyproject.toml names for "torch" or "python"."""
+def lowest(name):
+    """Returns the lowest version of "torch" or "python" that pyproject.toml supports."""
     pattern = {"torch": r'"torch>=([\d.]+)"', "python": r'requires-python = ">=([\d.]+)"'}[name]
     return re.search(pattern, (ROOT / "pyproject.toml").read_text())[1]
 
@@ -40,7 +40,7 @@ def pinned_torch():
 
 
 def python_version(python):
-    """As "3.12"; ends the program where it is none that can be used."""
+    """Returns the version of an interpreter, such as "3.12". Exits if it is not supported."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
@@ -48,18 +48,18 @@ def python_version(python):
         said = getattr(error, "stderr", "").strip().splitlines() or [str(error)]
         sys.exit(f"PYTHON={python} cannot be run: {said[0]}")
     version = done.stdout.strip()
-    if numbers(version) < numbers(promised("python")):
-        sys.exit(f"PYTHON={python} is {version}: fused_dropout needs {promised('python')} or newer")
+    if numbers(version) < numbers(lowest("python")):
+        sys.exit(f"PYTHON={python} is {version}: fused_dropout needs {lowest('python')} or newer")
     return version
 
 
 class Environment:
-    """A virtual environment with one torch, and what is made in it."""
+    """A virtual environment with one torch, and the wheels that are built in it."""
 
     def __init__(self, python, torch):
         self.torch = torch or pinned_torch()
-        if not numbers(self.torch) or numbers(self.torch) < numbers(promised("torch")):
-            sys.exit(f"TORCH={self.torch}: fused_dropout needs {promised('torch')} or newer")
+        if not numbers(self.torch) or numbers(self.torch) < numbers(lowest("torch")):
+            sys.exit(f"TORCH={self.torch}: fused_dropout needs {lowest('torch')} or newer")
         self.base = python
         self.version = python_version(python)
         self.name = f"python{self.version}-torch{self.torch}"
@@ -68,13 +68,13 @@ class Environment:
         self.wheels = ROOT / "dist" / self.name
 
     def run(self, *command, **options):
-        # The compiler's helpers are found on the PATH: ninja is one of them.
+        # Build tools such as ninja are searched on the PATH.
         path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
         environ = {**os.environ, "PATH": path, **options.pop("environ", {})}
         return subprocess.run([self.python, *command], env=environ, **options)
 
     def prepare(self):
-        """Makes the environment where there is none for these requirements."""
+        """Creates the environment, unless there is one with the same requirements."""
         wanted = f"torch=={self.torch}\n{REQUIREMENTS.read_text()}"
         ready = self.folder / "ready"
         if ready.exists() and ready.read_text() == wanted:
@@ -97,7 +97,7 @@ class Environment:
         ready.write_text(wanted)
 
     def bring_toolkit(self):
-        """Installs the CUDA packages where the machine has no toolkit for this torch."""
+        """Installs the CUDA packages if the machine has no toolkit for this torch."""
         asked = self.run(
             "-c", MISSING_TOOLKIT, cwd=ROOT, check=True, capture_output=True, text=True
         )
@@ -107,7 +107,7 @@ class Environment:
             self.run(*PIP_INSTALL, requirement, check=True)
 
     def wheel(self):
-        """The path of the wheel; ends the program where none was built."""
+        """Returns the path of the wheel. Exits if there is none."""
         found = list(self.wheels.glob("*.whl"))
         if not found:
             sys.exit(f"there is no wheel in {self.wheels.relative_to(ROOT)}: run `make wheel`")
@@ -116,7 +116,7 @@ class Environment:
 
 def build(environment, architectures):
     environment.prepare()
-    # setuptools reads where to put objects from this file: those of another torch are left alone.
+    # setuptools reads the folder for objects from this file. Each torch has its own folder.
     base = environment.folder / "build"
     shutil.rmtree(base / "lib", ignore_errors=True)
     config = environment.folder / "setup.cfg"
@@ -134,7 +134,7 @@ def build(environment, architectures):
     lines = log.read_text().splitlines()
     said = [line for line in lines if line.startswith("fused_dropout:")]
     if done.returncode:
-        # A refusal is said in one line, before anything is compiled.
+        # If setup.py refuses to build, it prints a single line before anything is compiled.
         refused = len(said) == 1 and " building " not in said[0]
         sys.exit(said[0] if refused else "\n".join([*lines, f"The build failed: see {log}"]))
     print(*dict.fromkeys(said), sep="\n")
@@ -142,7 +142,7 @@ def build(environment, architectures):
 
 
 def report(wheel, said):
-    """Prints the size of a wheel and how to install it; ends the program where it is too large."""
+    """Prints the size of a wheel and how to install it. Exits if it is too large."""
     shown = wheel.relative_to(ROOT)
     size = wheel.stat().st_size / 2**20
     found = [line.split(": ")[2] for line in said if "CUDA architectures" in line]
@@ -151,18 +151,18 @@ def report(wheel, said):
     print(f"{shown}: {size:.1f} MiB, {kind}")
     if size > MEBIBYTES * count:
         sys.exit(f"that is more than {MEBIBYTES} MiB for each architecture")
-    print(f"install it beside that torch with:\n    pip install --no-deps {shown}")
+    print(f"install it in an environment with that torch:\n    pip install --no-deps {shown}")
 
 
 def test(environment, arguments):
     wheel = environment.wheel()
     environment.prepare()
     environment.run(*PIP_INSTALL, "--no-deps", "--force-reinstall", wheel, check=True)
-    # From a folder where nothing lies that could be imported in place of what is installed.
+    # In an empty folder, so that Python imports the installed package.
     empty = environment.folder / "empty"
     empty.mkdir(exist_ok=True)
     command = ["-m", "pytest", "-p", "no:cacheprovider"]
-    # They need a build of their own.
+    # The mutation tests need a special build.
     command.append(f"--ignore={ROOT / 'tests' / 'test_mutations.py'}")
     for argument in arguments or ["tests"]:
         path = ROOT / argument.split("::")[0]
@@ -175,8 +175,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=["build", "test"])
     parser.add_argument("--python", default="python3", help="name or path of an interpreter")
-    parser.add_argument("--torch", help="its version; without it the one of requirements-dev.txt")
-    parser.add_argument("--arch", help="as in TORCH_CUDA_ARCH_LIST; asks for CUDA")
+    parser.add_argument("--torch", help="version of torch; default: that of requirements-dev.txt")
+    parser.add_argument("--arch", help="build with CUDA for these, as in TORCH_CUDA_ARCH_LIST")
     arguments, rest = parser.parse_known_args(arguments)
     environment = Environment(arguments.python, arguments.torch)
     if arguments.what == "build":

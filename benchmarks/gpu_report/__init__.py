@@ -1,5 +1,5 @@
-"""Everything that a machine with a GPU can say, the most valuable first: ``make gpu-report``.
+"""Tests, benchmarks and checks on a machine with a GPU, the most valuable first: `make gpu-report`.
 
-The process that the user starts imports neither torch nor fused_dropout: whatever can fail, hang or
-crash is done by children. So the report begins where the extension is not built yet.
+The main process imports neither torch nor fused_dropout. Child processes do everything that can
+fail, hang or crash. So the report can start before the extension is built.
 """

@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.gpu_report --help``."""
+"""Command line: `python -m benchmarks.gpu_report --help`."""
 
 from __future__ import annotations
 
@@ -25,46 +25,53 @@ _SHOWN = 12  # last lines of a step that failed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 if a step failed, 2 if none could begin."""
+    """Returns 1 if a step failed, and 2 if the report could not start."""
     begun = time.monotonic()
     options = parse(arguments)
-    # Ends like an exception, so that the running step is ended and the archive written.
+    # Raises SystemExit, so that the running step is ended and the archive is written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu-report: ended by SIGTERM"))
     environment = workspace.environment(options.installed)
-    if options.rehearse:  # threads that wait for each other on a busy machine take long
+    if options.rehearse:  # several threads are slow on a busy machine
         environment.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.ExitStack() as stack:
-        place = ROOT
+        working_directory = ROOT
         if options.installed:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_report_")))
-            workspace.fill(place)
-        machine = probe(place, environment)
+            working_directory = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_report_"))
+            )
+            workspace.fill(working_directory)
+        machine = probe(working_directory, environment)
         problem = problem_of(machine, options)
         if problem:
             print(f"gpu-report: {problem}", file=sys.stderr)
             return 2
         settings = settings_of(machine, options)
         seconds = 60 * options.minutes - (time.monotonic() - begun)
-        return Report(settings, machine, place, environment).run(options.only, seconds)
+        return Report(settings, machine, working_directory, environment).run(options.only, seconds)
 
 
-def probe(place: Path, environment: dict[str, str]) -> dict:
-    """What the child of that name found; {"error"} if it ended without a word."""
+def probe(working_directory: Path, environment: dict[str, str]) -> dict:
+    """Runs `probe.py` in a child process. Returns {"error": reason} if the child failed."""
     command = [sys.executable, "-m", "benchmarks.gpu_report.probe"]
     try:
         done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, timeout=_PROBE_S
+            command,
+            cwd=working_directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
         )
         return json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"error": f"torch did not start within {_PROBE_S} s"}
     except (IndexError, ValueError):
-        last = (done.stderr.splitlines() or ["without a word"])[-1]
+        last = (done.stderr.splitlines() or ["no output"])[-1]
         return {"error": f"Python cannot start torch: status {done.returncode}, {last}"}
 
 
 def problem_of(machine: dict, options) -> str | None:
-    """Why the report cannot begin, in one line."""
+    """Returns the reason why the report cannot start, in one line, or None."""
     if "error" in machine:
         return machine["error"]
     if machine["torch"] is None:
@@ -75,7 +82,7 @@ def problem_of(machine: dict, options) -> str | None:
 
 
 def settings_of(machine: dict, options) -> Settings:
-    """Where the report goes, and on what it runs. Makes the folder."""
+    """Returns the settings of the steps. Creates the folder of the report."""
     if options.out is not None:
         folder = options.out.resolve()
     elif options.rehearse:
@@ -95,15 +102,21 @@ def settings_of(machine: dict, options) -> Settings:
 
 
 def _weight(status: int) -> int:
-    """The highest speaks for all: that of a failure, of what went well, of what is not there."""
+    """Ranks exit statuses: that of a failure, then success, then a missing tool."""
     return 0 if status == NOT_RUN else 1 if status == 0 else 2
 
 
 class Report:
-    """Runs the steps; after each the files in the folder are those of a report up to there."""
+    """Runs the steps. After each step, the files in the folder are a complete report so far."""
 
-    def __init__(self, settings: Settings, machine: dict, place: Path, environment: dict):
-        self.settings, self.place, self.environment = settings, place, environment
+    def __init__(
+        self, settings: Settings, machine: dict, working_directory: Path, environment: dict
+    ):
+        self.settings, self.working_directory, self.environment = (
+            settings,
+            working_directory,
+            environment,
+        )
         self.rows_file = Path(settings.rows)
         self.report = {"machine": machine, "rehearsal": settings.device == "cpu", "steps": []}
 
@@ -117,14 +130,14 @@ class Report:
         stopped = ""
         try:
             for i, (step, end) in enumerate(zip(chosen, ends, strict=True), 1):
-                left = end - (time.monotonic() - start)
-                if stopped or left <= 0:
+                remaining = end - (time.monotonic() - start)
+                if stopped or remaining <= 0:
                     self.note(step.name, ABSENT, 0.0, stopped or "no time was left")
                     continue
-                print(f"{i}/{len(chosen)} {step.name}, at most {left:.0f} s …", flush=True)
-                outcome = self.step(step, left)
+                print(f"{i}/{len(chosen)} {step.name}, at most {remaining:.0f} s …", flush=True)
+                outcome = self.step(step, remaining)
                 if step.needed and outcome != OK:
-                    stopped = f"without {step.name} it says nothing"
+                    stopped = f"needs {step.name}"
         finally:
             self.save()
             print(f"\n{self.settings.folder / archive.NAME}\n", flush=True)
@@ -132,14 +145,14 @@ class Report:
         return int(any(step["outcome"] in (FAILED, LATE) for step in self.report["steps"]))
 
     def step(self, step: Step, limit_s: float) -> str:
-        """Runs the commands one after the other; a failed one does not keep the next back."""
+        """Runs the commands of a step one after the other, also after a failure."""
         log = self.settings.folder / f"{step.name}.txt"
         before = self.rows_file.stat().st_size if self.rows_file.exists() else 0
         start, statuses = time.monotonic(), []
         with open(log, "w") as out:
             for command in step.commands:
-                left = limit_s - (time.monotonic() - start)
-                statuses.append(self.command(command, left, out, step.environment))
+                remaining = limit_s - (time.monotonic() - start)
+                statuses.append(self.command(command, remaining, out, step.environment))
         results.mend(self.rows_file)
         rows = results.read(self.rows_file, before)
         status = None if None in statuses else max(statuses, key=_weight)
@@ -149,7 +162,7 @@ class Report:
         return outcome
 
     def command(self, command: list[str], limit_s: float, out, more: dict[str, str]) -> int | None:
-        """As ``process.run``."""
+        """Runs a command and returns its exit status, or None if it was out of time."""
         print("$", *command, file=out, flush=True)
         if limit_s <= 0:
             print("no time was left", file=out, flush=True)
@@ -157,14 +170,18 @@ class Report:
         environment = {**self.environment, **more}
         try:
             return process.run(
-                command, limit_s=limit_s, log=out, cwd=self.place, environment=environment
+                command,
+                limit_s=limit_s,
+                log=out,
+                cwd=self.working_directory,
+                environment=environment,
             )
         except OSError as error:
             print(error, file=out, flush=True)
             return 127
 
     def reason(self, log: Path, outcome: str, rows: list[dict]) -> str:
-        """A few words; shows the end of the log of a step that failed."""
+        """Returns a short reason for the outcome. Prints the end of the log if the step failed."""
         if outcome == OK:
             return ""
         with open(log, "rb") as file:
@@ -178,7 +195,7 @@ class Report:
         return (lines or [""])[-1].strip()[:90] if outcome != LATE else ""
 
     def note(self, name: str, outcome: str, seconds: float, note: str) -> None:
-        """Writes everything down anew, with this step."""
+        """Adds a step to the report and writes all files again."""
         entry = {"step": name, "outcome": outcome, "seconds": round(seconds, 1), "note": note}
         self.report["steps"].append(entry)
         print(f"  {name}: {outcome} after {seconds:.1f} s {note}".rstrip(), flush=True)
@@ -188,7 +205,7 @@ class Report:
         return summary.table(self.report, results.read(self.rows_file))
 
     def save(self) -> None:
-        """A full disk or the like does not end the report."""
+        """Writes the files. An error, such as a full disk, does not end the report."""
         folder = self.settings.folder
         try:
             (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")

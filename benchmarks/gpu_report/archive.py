@@ -1,4 +1,4 @@
-"""One file of everything that a report has found so far, small enough to carry away."""
+"""Packs a report into one archive of limited size."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 
 NAME = "report.tar.gz"
 MOST_BYTES = 16 << 20
-# So much of each end of a file is kept; the next where the archive is still too large.
+# Bytes kept at each end of a long file. The next size is tried if the archive is still too large.
 _ENDS = (2 << 20, 256 << 10, 32 << 10, 4 << 10, 512)
 _FIRST = ("summary.txt", "report.json", "results.jsonl", "facts.txt")
 _LINES = (".txt", ".json", ".jsonl", ".csv", ".log")
 
 
 def renew(folder: Path, most_bytes: int = MOST_BYTES) -> Path:
-    """Writes ``folder/report.tar.gz`` from the files in the folder, beside it and then renamed.
+    """Writes `folder/report.tar.gz` from the files in the folder, and returns its path.
 
-    Long files lose their middle, whole lines of it; which ones is said in ``trimmed.txt`` in the
-    archive. Files that cannot be trimmed are left out where they are too large.
+    Of long text files it contains the first and the last lines. Other files that are too large are
+    not in the archive. `trimmed.txt` in the archive lists both. The archive is written to a
+    temporary file that is then renamed.
     """
     target, temporary = folder / NAME, folder / f".{NAME}.new"
     for ends in _ENDS:
@@ -57,7 +58,7 @@ def _write(folder: Path, target: Path, ends: int, only: tuple[str, ...] | None =
 
 
 def _ends_of(path: Path, ends: int) -> bytes:
-    """The first and the last lines of a file, without the parts of lines where it is cut."""
+    """Returns the first and the last lines of a file, without incomplete lines."""
     with open(path, "rb") as file:
         head = file.read(ends)
         file.seek(-ends, io.SEEK_END)

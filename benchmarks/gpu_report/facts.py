@@ -1,7 +1,7 @@
-"""The first step: what the machine is, and whether every kind of kernel computes at all.
+"""The first step: describes the machine and runs every kind of kernel once.
 
-Each kind of call goes forward and backward once, with a given state, and is compared with
-``fused_dropout.reference`` on the CPU.
+Each kind of call runs forward and backward with a fixed state, and its results are compared with
+`fused_dropout.reference` on the CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _same_mask(ours: torch.Tensor, kept: torch.Tensor, what: str) -> None:
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
     difference = float((ours.detach().cpu().float() - theirs.detach().float()).abs().max())
-    # bf16 rounds both, fp32 the formulas' own error.
+    # The bound is for the rounding of both results in bf16, and for the formulas' errors in fp32.
     bound = 2e-2 if ours.dtype == torch.bfloat16 else 1e-4
     bound *= max(float(theirs.detach().float().abs().max()), 1.0)
     assert difference <= bound, f"{what} differs by {difference:.3g}, more than {bound:.3g}"
@@ -49,7 +49,7 @@ class Check:
         self.state = torch.tensor(SEED, device=device)
 
     def compare(self, ours: Callable, theirs: Callable, **shapes: tuple[int, ...]) -> None:
-        """``ours(state, **tensors)`` against ``theirs(SEED, **tensors)``, and all gradients."""
+        """Compares `ours(state, **tensors)` with `theirs(SEED, **tensors)`, and all gradients."""
         generator = torch.Generator().manual_seed(0)
         here = {
             name: torch.randn(shape, generator=generator).to(self.dtype).requires_grad_()
@@ -70,7 +70,7 @@ class Check:
         return torch.ones(shape, dtype=self.dtype, device=self.device, requires_grad=True)
 
     def masks(self, call: Callable, x: torch.Tensor, kept: torch.Tensor) -> None:
-        """The zeros of forward and backward, of ones, are those of ``kept``."""
+        """Checks that `call` of ones, and its gradient, are zero where `kept` is False."""
         y = call(x)
         _same_mask(y, kept, "forward")
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
@@ -78,7 +78,7 @@ class Check:
 
 
 def checks(device: str, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Name and function of each; the function raises if something is wrong."""
+    """Yields the name and the function of each check. The function raises an error if it fails."""
     check = Check(device, dtype)
     shape = (ROWS, WIDTH)
     kept = reference.dropout_mask(shape, P, SEED)
@@ -151,7 +151,7 @@ def checks(device: str, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], 
     def standout():
         x, z = check.ones(*shape), torch.linspace(-3, 3, ROWS * WIDTH).view(shape).to(dtype)
         threshold = reference.standout_threshold(z)
-        # Kernels may round the other way where the number lies in the middle.
+        # Where the threshold is close to half an integer, kernels may round the other way.
         sure = ((threshold - threshold.floor()) - 0.5).abs() > 0.01
         decided = reference.standout(torch.ones(shape), z, 1.0, 0.0, SEED) != 0
         y = FF.standout(x, z.to(device), rng_state=check.state)
@@ -214,7 +214,7 @@ def main() -> int:
             start, why = time.monotonic(), None
             try:
                 check()
-            except Exception as error:  # every kind of failure is a fact
+            except Exception as error:  # every failure is a result
                 lines = str(error).splitlines() or [""]
                 why = f"{type(error).__name__}: {lines[0]}"[:300]
             print(f"{name:24}{why or 'ok':8}{time.monotonic() - start:6.2f} s", flush=True)
@@ -227,5 +227,5 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    # After an illegal address the end of the process may hang in CUDA's own destructors.
+    # After an illegal memory access, CUDA's destructors may hang at the end of the process.
     os._exit(status)

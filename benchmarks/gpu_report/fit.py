@@ -1,4 +1,4 @@
-"""Whether an installed package can serve this Python, this torch and this GPU."""
+"""Checks whether an installed package fits this Python, torch and GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def misfit(found: dict, needs_gpu: bool = True) -> str | None:
-    """Why it cannot, in one line; None if it can. ``found`` is what ``probe`` returns."""
+    """Returns why the package does not fit, in one line, or None. `found` is from `probe`."""
     if found["package"] is None:
         return f"no fused_dropout is installed for Python {found['python']}: pip install a wheel"
     if not found["modules"]:
@@ -24,7 +24,7 @@ def misfit(found: dict, needs_gpu: bool = True) -> str | None:
 
 def _import_problem(found: dict) -> str:
     error = " ".join(found["import_error"].split())
-    # What fused_dropout/_extension.py says where the two do not go together.
+    # The error text of fused_dropout/_extension.py when the two do not match.
     built_for = re.search(r"was built against torch (\S+?),", error)
     if built_for:
         return (
@@ -32,7 +32,7 @@ def _import_problem(found: dict) -> str:
             f"{found['torch']} is running"
         )
     if "compiled extension does not load" in error:
-        reason = re.search(r"does not load beside torch \S+: (.*?)\.? It was built", error)
+        reason = re.search(r"does not load with torch \S+: (.*?)\.? It was built", error)
         return (
             f"the wheel is for another torch than {found['torch']}: "
             f"{(reason[1] if reason else error)[:300]}"
@@ -54,10 +54,11 @@ def _gpu_problem(found: dict) -> str | None:
 
 
 def serves(architecture: str, capability: tuple[int, int]) -> bool:
-    """Whether code for an entry of TORCH_CUDA_ARCH_LIST, such as "8.0" or "9.0+PTX", runs there.
+    """Whether code for an entry of TORCH_CUDA_ARCH_LIST, such as "8.0" or "9.0+PTX", runs on a GPU.
 
-    Machine code runs on the GPUs of its generation from its own number on, PTX on all later ones.
-    Of "9.0a" neither runs anywhere else, and "10.0f" is for one generation, its PTX too.
+    Machine code runs on GPUs of the same generation with the same or a higher number. PTX runs on
+    all later GPUs. Code for "9.0a" runs only on 9.0, also as PTX. Code for "10.0f" runs only on its
+    generation, also as PTX.
     """
     parts = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture.strip())
     if parts is None:

@@ -1,4 +1,4 @@
-"""How the time of a report is divided among its steps."""
+"""Divides the time of a report among its steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from itertools import accumulate
 
 
 def deadlines(limits: list[float], seconds: float) -> list[float]:
-    """When each step has to have ended, in seconds since the beginning.
+    """Returns the time by which each step must end, in seconds since the start of the report.
 
-    Each gets its limit, or proportionally more where there is more time than all limits together.
-    Where there is less the last steps get less, as the first are worth the most. What a step does
-    not use is at the disposal of the next.
+    Each step gets its limit, or proportionally more if there is more time than the sum of the
+    limits. If there is less time, the last steps get less, as the first ones are more valuable.
+    Time that a step does not use goes to the next one.
     """
     scale = max(1.0, seconds / sum(limits)) if limits else 1.0
     return [min(end, seconds) for end in accumulate(limit * scale for limit in limits)]

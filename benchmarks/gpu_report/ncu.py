@@ -1,4 +1,4 @@
-"""What the hardware counts while a few kernels run, by Nsight Compute."""
+"""Hardware counters of a few kernels, from Nsight Compute."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ METRICS = {
     "lts__t_requests_srcunit_tex_op_write.sum": "L2 stores",
     "smsp__inst_executed.sum": "instructions",
 }
-LABEL = "gpu_report="  # begins the names of the ranges that are meant
+LABEL = "gpu_report="  # prefix of the names of the NVTX ranges
 _KERNEL = "regex:.*fused_dropout::cuda.*"
 
 
 def find() -> str | None:
-    """The path of ncu."""
-    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [f"{place}/bin" for place in places if place]
+    """Returns the path of ncu, or None."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [f"{home}/bin" for home in homes if home]
     folders += map(str, sorted(Path("/opt/nvidia/nsight-compute").glob("*"), reverse=True))
     return shutil.which("ncu") or shutil.which("ncu", path=os.pathsep.join(folders))
 
 
 def rows_of(text: str) -> list[dict]:
-    """Rows of label, kernel, metric, value and unit, of ``ncu --csv --page raw``.
+    """Parses the output of `ncu --csv --page raw`: rows of label, kernel, metric, value and unit.
 
-    The second line has the units. Lines of ncu's own come before the first one.
+    Messages of ncu precede the table. The second line of the table has the units.
     """
     lines = text.splitlines()
     first = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
@@ -68,7 +68,7 @@ def rows_of(text: str) -> list[dict]:
 
 
 def _label(line: dict[str, str]) -> str:
-    """The range that a kernel was launched in; which column has it depends on the kind."""
+    """Returns the range in which a kernel was launched. Its column depends on the kind of range."""
     for cell in line.values():
         found = re.search(rf"{LABEL}([\w. ]+)", cell or "")
         if found:
@@ -77,7 +77,7 @@ def _label(line: dict[str, str]) -> str:
 
 
 def _short(kernel: str) -> str:
-    """The name of the function, without arguments and namespace."""
+    """Returns the name of the kernel without namespace and arguments."""
     found = re.search(r"(\w+_kernel)\b", kernel)
     return found[1] if found else kernel[:80]
 
@@ -90,7 +90,7 @@ def _number(text: str | None) -> float | None:
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each kernel."""
+    """Formats a line for each kernel."""
     kernels: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         kernels.setdefault((row["label"], row["kernel"]), {})[row["metric"]] = row["value"]
@@ -105,9 +105,9 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> int:
-    """Returns 0, or a status that says that nothing could be seen."""
+    """Returns 0, `NOT_RUN` if ncu cannot be used, or another status after a failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.ncu")
-    parser.add_argument("--csv", required=True, metavar="FILE", help="what ncu writes goes here")
+    parser.add_argument("--csv", required=True, metavar="FILE", help="for the output of ncu")
     parser.add_argument("--rows", metavar="FILE.jsonl")
     options = parser.parse_args()
     ncu = find()

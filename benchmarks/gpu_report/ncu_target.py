@@ -1,4 +1,4 @@
-"""The calls that ncu looks at: forward and backward once, in a range that names the call."""
+"""The calls that ncu measures: forward and backward once, in a range with the name of the call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGE, _TINY = 1 << 27, 1 << 12  # elements
 
 
 def calls(device: str, numel: int) -> Iterator[tuple[str, list[torch.Tensor], object]]:
-    """A label, the tensors that get gradients, and the call."""
+    """Yields a label, the tensors that get gradients, and the call."""
 
     def new(*shape, dtype=torch.bfloat16):
         return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
@@ -41,13 +41,13 @@ def calls(device: str, numel: int) -> Iterator[tuple[str, list[torch.Tensor], ob
 
 
 def main() -> None:
-    """Forward and backward of each call."""
+    """Runs forward and backward of each call."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.ncu_target")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     cuda = options.device == "cuda"
     for label, inputs, call in calls(options.device, _LARGE if cuda else _TINY):
-        # A range from start to end is seen in the thread that autograd runs in, too.
+        # A start/end range, unlike a push/pop range, includes the thread that runs backward.
         mark = torch.cuda.nvtx.range_start(f"{LABEL}{label}") if cuda else None
         y = call()
         y = y if isinstance(y, tuple) else (y,)

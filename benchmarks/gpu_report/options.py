@@ -9,16 +9,16 @@ from .steps import NAMES
 from .workspace import ROOT
 
 PROGRAM = ROOT / "build" / "gpu_sanitize" / "sanitize"
-MINUTES_INSTALLED, MINUTES = 8.0, 18.0  # a build takes the difference
+MINUTES_INSTALLED, MINUTES = 8.0, 18.0  # the difference is for the build
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Ends the program with status 2 and one line where an option is wrong."""
+    """Parses the options. A wrong one ends the program with status 2 and a single line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu_report",
         description="Tests, benchmarks and sanitizers on a GPU, the most valuable first.",
     )
-    # A usage text of several lines would hide what is wrong.
+    # The default prints the usage too, which would hide the error.
     parser.error = lambda message: parser.exit(2, f"gpu-report: {message}\n")
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", help="default: benchmarks/results/<gpu>")
@@ -32,14 +32,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--rehearse",
         action="store_true",
-        help="the same steps without a GPU: tiny, on the CPU and under the emulation",
+        help="the same steps without a GPU: tiny sizes, on the CPU and in the emulator",
     )
     add(
         "--sanitize-program",
         type=Path,
         metavar="PATH",
         default=PROGRAM,
-        help="made by `make gpu-sanitize-program`; default: where that leaves it",
+        help="the output of `make gpu-sanitize-program`; default: its usual path",
     )
     options = parser.parse_args(arguments)
     if options.minutes is None:

@@ -1,15 +1,15 @@
-"""How a step has ended."""
+"""The outcome of a step."""
 
 from __future__ import annotations
 
 OK, FAILED, LATE, ABSENT = "ok", "failed", "out of time", "not run"
 
-# The exit status of a step whose tool is not there: its last line says which.
+# Exit status of a step whose tool is missing. Its last line of output names the tool.
 NOT_RUN = 77
 
 
 def outcome_of(status: int | None, failures: int) -> str:
-    """In words, of an exit status (None: out of time) and the number of failures in its rows."""
+    """Returns the outcome for an exit status (None: out of time) and a number of failed rows."""
     if status is None:
         return LATE
     if status == NOT_RUN:

@@ -1,6 +1,7 @@
-"""Runs files of tests, each in a process of its own, a few at a time.
+"""Runs each file of tests in its own process, a few at a time.
 
-An illegal address makes every later call of its process fail, and so it should have few of them.
+After an illegal memory access, every later CUDA call of the process fails. Separate processes limit
+the number of tests that fail for this reason.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 from . import results
 
 _OPTIONS = ("-p", "no:cacheprovider", "--maxfail=30", "--tb=line")
-_FINE = (0, 5)  # pytest: all passed, nothing was collected
+_SUCCESS = (0, 5)  # exit statuses of pytest: all tests passed; no tests were collected
 
 
 def run_file(file: str, options: list[str]) -> tuple[str, list[dict]]:
-    """What pytest printed, and a row for each failure."""
+    """Returns the output of pytest and a row for each failure."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
@@ -33,14 +34,14 @@ def run_file(file: str, options: list[str]) -> tuple[str, list[dict]]:
             stderr=subprocess.STDOUT,
         )
         rows = failures_in(report)
-    if not rows and done.returncode not in _FINE:
+    if not rows and done.returncode not in _SUCCESS:
         rows = [{"failed": Path(file).name, "why": f"pytest ended with status {done.returncode}"}]
     text = done.stdout.decode(errors="replace")
     return f"== {file}, {time.monotonic() - start:.1f} s\n{text}", rows
 
 
 def failures_in(report: Path) -> list[dict]:
-    """Of a file in the format of JUnit; none if it does not exist or was not finished."""
+    """Returns a row for each failure in a JUnit file, none if the file is missing or incomplete."""
     try:
         cases = ElementTree.parse(report).iter("testcase")
     except (OSError, ElementTree.ParseError):
@@ -58,18 +59,18 @@ def failures_in(report: Path) -> list[dict]:
 
 
 def main() -> int:
-    """Returns 1 if a test failed. What follows ``--`` is for pytest."""
+    """Returns 1 if a test failed. Arguments after `--` are passed to pytest."""
     arguments = sys.argv[1:]
-    place = arguments.index("--") if "--" in arguments else len(arguments)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.pool")
     parser.add_argument("files", nargs="+")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rows", metavar="FILE.jsonl")
-    options = parser.parse_args(arguments[:place])
+    options = parser.parse_args(arguments[:split])
     failed = 0
 
     with ThreadPoolExecutor(options.processes) as pool:
-        runs = [pool.submit(run_file, file, arguments[place + 1 :]) for file in options.files]
+        runs = [pool.submit(run_file, file, arguments[split + 1 :]) for file in options.files]
         for run in runs:
             text, rows = run.result()
             print(text, flush=True)

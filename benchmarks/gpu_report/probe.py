@@ -1,6 +1,6 @@
-"""What this Python, its torch, the installed package and the GPU are: run as a child.
+"""Prints facts about Python, torch, the package and the GPU as one line of JSON.
 
-Prints one line of JSON, see :func:`probe`.
+It runs in a child process, because the import of torch may fail.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 
 def probe() -> dict:
-    """The facts that decide whether a report can begin.
+    """Returns the facts that determine whether a report can start.
 
-    "gpu" is None without one. "package" is the folder of the package that would be imported,
-    "modules" the compiled modules in it; "import_error" is None if it could be imported, and then
-    there is its "build_info".
+    "gpu" is None if there is no GPU. "package" is the folder of the package that Python would
+    import, and "modules" are the compiled modules in it. "import_error" is None if the import
+    succeeds. In this case there is also "build_info".
     """
     found = {
         "python": platform.python_version(),
@@ -50,7 +50,7 @@ def _torch() -> dict:
             found["gpu"] = torch.cuda.get_device_name()
             found["capability"] = list(torch.cuda.get_device_capability())
             found["memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
-    except Exception as error:  # said by the process that has asked
+    except Exception as error:  # the parent process reports it
         found["torch_error"] = f"{type(error).__name__}: {error}"
     return found
 

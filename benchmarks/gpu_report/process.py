@@ -1,4 +1,4 @@
-"""Runs a command in a process group of its own, of which nothing survives."""
+"""Runs a command in its own process group, and ends all processes of the group afterwards."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import time
 from pathlib import Path
 from typing import IO
 
-_GRACE_S = 3.0  # between the request to end and the end
+_GRACE_S = 3.0  # between SIGTERM and SIGKILL
 
 
 def run(
     command: list[str], *, limit_s: float, log: IO, cwd: Path, environment: dict[str, str]
 ) -> int | None:
-    """The exit status, or None if the command took longer than ``limit_s`` seconds.
+    """Returns the exit status, or None if the command took longer than `limit_s` seconds.
 
-    Its output goes to ``log``. When this function returns, or is left by an exception, nothing of
-    the process group is left, whether the command ended by itself or not; and if it did not, none
-    of its descendants.
+    The output goes to `log`. When this function returns or raises, all processes of the group have
+    ended. If the command did not end by itself, all of its descendants have ended too.
     """
     process = subprocess.Popen(
         command,
@@ -41,7 +40,7 @@ def run(
 def _end(process: subprocess.Popen) -> None:
     groups = {process.pid}
     if process.poll() is None:
-        # What has started a session of its own is a descendant, as long as there is a chain to it.
+        # A descendant with its own session can be found while its ancestors are running.
         groups |= _groups_below(process.pid) - {os.getpgrp()}
     _signal(groups, signal.SIGTERM)
     end = time.monotonic() + _GRACE_S
@@ -57,11 +56,11 @@ def _signal(groups: set[int], number: int) -> None:
         try:
             os.killpg(group, number)
         except (ProcessLookupError, PermissionError):
-            continue  # they have ended meanwhile
+            continue  # the processes have already ended
 
 
 def _processes() -> list[tuple[int, int, int, str]]:
-    """Of all processes: number, that of the parent, process group and state."""
+    """Returns (pid, pid of the parent, process group, state) of all processes."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -78,7 +77,7 @@ def _has_living(group: int) -> bool:
 
 
 def _groups_below(pid: int) -> set[int]:
-    """The process groups of all descendants."""
+    """Returns the process groups of all descendants."""
     processes, below = _processes(), {pid}
     while True:
         more = {number for number, parent, *_ in processes if parent in below} - below

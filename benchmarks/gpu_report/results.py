@@ -1,8 +1,8 @@
-"""The rows of a report: ``DIR/results.jsonl``, which the children append to.
+"""The rows of a report in `DIR/results.jsonl`. Child processes append to this file.
 
-A row of a benchmark has "case", one of a training step "model", one of ncu "kernel" and "metric".
-A row with "failed" names what has failed, and one with "error" a provider that could not be
-measured.
+A row of a benchmark has "case", a row of a training step has "model", and a row of ncu has "kernel"
+and "metric". A row with "failed" names a failed test or check. A row with "error" is of a provider
+that could not be measured.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 
 
 def append(file: str | Path | None, rows: list[dict]) -> None:
-    """Appends the rows; to nothing where ``file`` is None."""
+    """Appends the rows to a file. Does nothing if `file` is None."""
     if file is None:
         return
     with open(file, "a") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def read(file: Path, place: int = 0) -> list[dict]:
-    """The rows after this many bytes. A child that was killed may have left part of a line."""
+def read(file: Path, offset: int = 0) -> list[dict]:
+    """Returns the rows after `offset` bytes, without incomplete lines of killed processes."""
     if not file.exists():
         return []
     rows = []
-    for line in file.read_bytes()[place:].splitlines():
+    for line in file.read_bytes()[offset:].splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -35,14 +35,14 @@ def read(file: Path, place: int = 0) -> list[dict]:
 
 
 def mend(file: Path) -> None:
-    """Ends the last line where a child was killed while it wrote, so that no row is added to it."""
+    """Ends an incomplete last line, so that the next row is not appended to it."""
     if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
         with open(file, "a") as out:
             out.write("\n")
 
 
 def failures(rows: list[dict]) -> list[str]:
-    """What has failed, by name."""
+    """Returns the names and reasons of all failures."""
     names = []
     for row in rows:
         if "failed" in row:

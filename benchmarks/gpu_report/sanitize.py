@@ -1,8 +1,8 @@
 """Runs the program of tests/cuda_emulator/sanitize.cpp under the tools of compute-sanitizer.
 
-The program is taken as it is, or compiled here where there is nvcc. ``--script`` runs a Python
-script under memcheck instead, in a process whose allocator keeps nothing, so that every overrun is
-seen. With ``--emulated`` both run on the CPU, without a tool, the program with the emulation of
+If the program does not exist, it is compiled with nvcc. `--script` runs a Python script under
+memcheck instead, without torch's caching allocator, so that every out-of-bounds access is detected.
+With `--emulated` both run on the CPU without a tool, and the program uses the emulator of
 tests/cuda_emulator.
 """
 
@@ -18,23 +18,20 @@ from pathlib import Path
 from . import results
 from .outcome import NOT_RUN
 
-HERE = Path("tests", "cuda_emulator")
 TOOLS = ("memcheck", "racecheck", "initcheck")
-_START_S = 8  # what a tool needs beyond the calls: its own start, and one call
+_START_S = 8  # additional time of a tool, for its start and one call
 
 
 def find() -> str | None:
-    """The path of compute-sanitizer."""
-    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    folders = [
-        f"{place}/{sub}" for place in places if place for sub in ("bin", "compute-sanitizer")
-    ]
+    """Returns the path of compute-sanitizer, or None."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [f"{home}/{sub}" for home in homes if home for sub in ("bin", "compute-sanitizer")]
     tool = "compute-sanitizer"
     return shutil.which(tool) or shutil.which(tool, path=os.pathsep.join(folders))
 
 
 def compiled(program: Path, architecture: str) -> Path | None:
-    """The program, compiled if it is not there; None where that cannot be done."""
+    """Returns the program, compiled if it does not exist, or None if that fails."""
     if program.exists():
         return program
     print(f"there is no {program}: compiling it", flush=True)
@@ -44,19 +41,19 @@ def compiled(program: Path, architecture: str) -> Path | None:
 
 
 def under(sanitizer: str, tool: str) -> list[str]:
-    """What comes before a command that is to be watched."""
+    """Returns the prefix of a command that runs under a tool."""
     return [sanitizer, "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no"]
 
 
-def run_script(watched: list[str], script: Path) -> int:
-    """The exit status of a script that imports the package; ``watched`` is what it runs under."""
+def run_script(prefix: list[str], script: Path) -> int:
+    """Runs a script that imports the package. Returns the exit status."""
     path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
-    return subprocess.run([*watched, sys.executable, str(script)], env=environment).returncode
+    return subprocess.run([*prefix, sys.executable, str(script)], env=environment).returncode
 
 
 def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, list[dict]]:
-    """What was printed, and a row for a failure."""
+    """Runs the program under a tool. Returns the output and a row for a failure."""
     command = [*under(sanitizer, tool), str(program), "--seconds", str(seconds)]
     print(" ".join(command), flush=True)
     try:
@@ -78,23 +75,24 @@ def run(tool: str, sanitizer: str, program: Path, seconds: float) -> tuple[str, 
 
 
 def emulated() -> int:
-    """Runs a part of the calls on the CPU."""
-    sys.path.insert(0, str(HERE.resolve()))
-    import shim
+    """Runs some of the calls on the CPU."""
+    from tests.cuda_emulator import shim
 
-    # The object files are those of the tests' library.
+    # The program shares object files with the library of the tests.
     program = shim.build("kernels.sanitize", "sanitize.cpp")
     return subprocess.run([program, "--every", "20"]).returncode
 
 
 def main() -> int:
-    """Returns 1 if a tool found something."""
+    """Returns 1 if a tool found an error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report.sanitize")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--program", type=Path)
     what.add_argument("--script", type=Path)
-    parser.add_argument("--arch", default="9.0", help="what to compile it for, if it has to be")
-    parser.add_argument("--seconds", type=float, default=12, help="of calls, for each tool")
+    parser.add_argument("--arch", default="9.0", help="architecture to compile for")
+    parser.add_argument(
+        "--seconds", type=float, default=12, help="time of the calls under each tool"
+    )
     parser.add_argument("--rows", metavar="FILE.jsonl")
     parser.add_argument("--emulated", action="store_true")
     options = parser.parse_args()

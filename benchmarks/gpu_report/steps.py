@@ -1,4 +1,4 @@
-"""The steps of a report, in the order of their worth, should time run out."""
+"""The steps of a report, the most valuable first, because time may run out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .workspace import ROOT
 
-# Cases of the benchmarks. Those that a model spends its time in, and the rest of them.
+# Cases of the benchmarks: those that take most of a model's time, and the others.
 CORE = (
     *("dropout", "bias_relu_dropout", "bias_gelu_dropout", "bias_dropout_add"),
     *("dropout_add_layer_norm", "dropout_add_layer_norm_prenorm", "dropout_add_rms_norm_prenorm"),
@@ -26,10 +26,10 @@ COMPILED = (
 LARGE = (32768, 4096)
 NORM_SHAPES = ((32768, 1024), (8192, 8192))
 TINY = (64, 256)
-# A provider that a case does not have on the device is left out.
+# Skipped for cases that have no Triton kernel.
 TRITON = ("triton", "triton4")
 
-# Tests that take long, or need what not every machine has.
+# Tests that take long, and tests that need a library that not every machine has.
 LONG_TESTS = ("graphs", "fusion", "large")
 LAST_TESTS = ("curand",)
 
@@ -41,12 +41,14 @@ QUICK_EFFORT = {"budget_s": 0.05, "min_samples": 3, "max_samples": 7, "sample_ms
 
 @dataclass(frozen=True)
 class Settings:
-    """What the commands depend on.
+    """Settings of all steps.
 
-    folder: where the report goes, an absolute path.
+    folder: absolute path of the folder of the report.
     device: "cuda", or "cpu" for a rehearsal.
-    program: that of `make gpu-sanitize-program`.
-    architecture: of the GPU, such as "9.0".
+    installed: whether an installed package is used.
+    program: path of the program of `make gpu-sanitize-program`.
+    architecture: that of the GPU, such as "9.0".
+    cores: number of CPU cores.
     """
 
     folder: Path
@@ -63,13 +65,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """Commands that run one after the other, within one limit."""
+    """Commands that run one after the other, with one time limit."""
 
     name: str
     limit_s: float
     commands: list[list[str]]
     environment: dict[str, str] = field(default_factory=dict)
-    needed: bool = False  # without it the others say nothing
+    needed: bool = False  # if it fails, the report ends
 
 
 NAMES = (
@@ -79,7 +81,7 @@ NAMES = (
 
 
 def steps(settings: Settings) -> list[Step]:
-    """All of them; the package is built where it is neither installed nor only rehearsed with."""
+    """Returns all steps. The first one builds the package, unless it is installed or rehearsed."""
     rehearsal = settings.device == "cpu"
     found = [
         _facts(settings),
@@ -112,9 +114,9 @@ def _facts(settings: Settings) -> Step:
 
 
 def _gpu_tests() -> dict[str, str]:
-    """The files by the part of their names that tells them apart."""
-    files = sorted((ROOT / "tests" / "gpu").glob("test_gpu_*.py"))
-    return {file.stem.removeprefix("test_gpu_"): f"tests/gpu/{file.name}" for file in files}
+    """Returns {name: path} of the test files, where test_<name>.py is the file."""
+    files = sorted((ROOT / "tests" / "gpu").glob("test_*.py"))
+    return {file.stem.removeprefix("test_"): f"tests/gpu/{file.name}" for file in files}
 
 
 def _pool(settings: Settings, names: list[str], *options: str) -> list[str]:
@@ -129,7 +131,7 @@ def _test_step(settings: Settings, name: str, limit_s: float, *commands: list[st
 
 
 def _few(settings: Settings, every: int) -> tuple[str, ...]:
-    """pytest's options for a part of the tests, in a rehearsal."""
+    """Returns options for pytest that select every Nth test in a rehearsal."""
     if settings.device != "cpu":
         return ()
     return ("-p", "benchmarks.gpu_report.every", "--every", str(every))
@@ -140,7 +142,7 @@ def _tests(settings: Settings) -> Step:
     options = ("-k", "not inductor", *_few(settings, 100))
     if settings.device != "cpu":
         return _test_step(settings, "tests", 75, _pool(settings, names, *options))
-    # Most of the time of a file is that of starting: one process for all but the first.
+    # A process needs most of its time to start, so one process runs all files but the first.
     others = [_gpu_tests()[name] for name in names[1:]]
     commands = [_pool(settings, names[:1], *options), [*_PYTEST, *others, *options]]
     return _test_step(settings, "tests", 75, *commands)
@@ -170,7 +172,7 @@ def _units(cases, dtypes, shapes) -> list[dict]:
 
 
 def _measure(settings: Settings, name: str, providers, units: list[dict]) -> list[str]:
-    """Writes the plan, and returns the command that follows it."""
+    """Writes a plan and returns the command that measures it."""
     plan = {
         "device": settings.device,
         "providers": list(providers),
@@ -235,7 +237,7 @@ def _rest(settings: Settings) -> Step:
     python, folder = sys.executable, settings.folder
     picture = ["--load", settings.rows, "--plot", str(folder / "results.png")]
     commands = [[python, "-m", "benchmarks", *picture]]
-    cpu_tests = [*_PYTEST, "tests/test_mask.py"]
+    cpu_tests = [*_PYTEST, "tests/pointwise/test_masks.py"]
     sanitized = _own("sanitize", "--script", "tests/gpu/sanitized.py")
     if settings.device == "cpu":
         kinds = _units(KINDS[:1], ("float32",), (TINY,))

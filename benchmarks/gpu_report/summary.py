@@ -1,4 +1,4 @@
-"""The last output of a report: a table of few lines."""
+"""The summary of a report: a short table that is printed at the end."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _STEPS_OF_TIMES = ("benchmarks", "compile", "kinds")
 
 
 def table(report: dict, rows: list[dict], most: int = MOST_LINES) -> str:
-    """Card and versions, how each step went, times, and failures by name.
+    """Formats the card and versions, the outcome of each step, times, and the names of failures.
 
-    Times are those of the fused call over those of the other ways, forward and backward: below 1 it
-    is the faster one.
+    Times are ratios of the fused call to the other providers, forward and backward. A ratio below 1
+    means that the fused call is faster.
     """
     head = _head(report, rows)
     steps = _steps(report["steps"])
     times = _times(rows)
     names = [f"  {name}" for name in failures(rows)]
     space = most - len(head) - len(steps) - 2  # two titles
-    # Failures get a third of the space, and what the times leave.
+    # Failures get a third of the space, and what the times do not need.
     for_failures = min(len(names), max(space // 3, space - len(times)))
     lines = [
         *head,
         *steps,
-        "time of fused over that of … (forward, backward)",
+        "time of fused divided by that of … (forward, backward)",
         *_shortened(times or ["  nothing was measured"], space - for_failures - (not names)),
         f"failures: {len(names) or 'none'}",
         *_shortened(names, for_failures),
@@ -66,7 +66,7 @@ def _steps(steps: list[dict]) -> list[str]:
 
 
 def _times(rows: list[dict]) -> list[str]:
-    """A line for each case, dtype and shape."""
+    """Formats a line for each case, dtype and shape."""
     medians: dict[tuple, dict] = {}
     for row in rows:
         if row.get("step") in _STEPS_OF_TIMES and "median_ms" in row:
@@ -101,7 +101,10 @@ def _of(times: dict, provider: str, direction: str) -> float | None:
 
 
 def _ratio(times: dict, provider: str, direction: str) -> float | None:
-    """Within one step, whose providers took turns in one process. A copy has no backward."""
+    """Returns the ratio within one step, whose providers were sampled in turn in one process.
+
+    The copy has no backward. Its forward time is used instead.
+    """
     for step in _STEPS_OF_TIMES:
         fused = times.get((step, "fused", direction))
         other = times.get((step, provider, "fwd" if provider == "copy" else direction))

@@ -1,4 +1,4 @@
-"""A folder to run in where an installed package is used, and not the sources beside this file."""
+"""A folder without the package's sources, in which the steps use an installed package."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Everything but the package: in the folder with it, its sources would be imported, which have no
-# compiled extension.
+# All folders but the package. Python would import its sources, which have no compiled extension.
 _COPIED = ("benchmarks", "csrc", "docs", "examples", "tests", "tools")
 _FILES = ("CHANGELOG.md", "Makefile", "README.md", "pyproject.toml", "setup.py")
 
 
 def fill(folder: Path) -> None:
-    """Copies what the steps run and what they read; pytest finds its options there too."""
+    """Copies the files that the steps need, pytest's options included."""
     for name in _COPIED:
         if (ROOT / name).is_dir():
             skipped = shutil.ignore_patterns("__pycache__", "*.so", "*.png", "results")
@@ -25,9 +24,12 @@ def fill(folder: Path) -> None:
 
 
 def environment(installed: bool) -> dict[str, str]:
-    """That of the children. For an installed package no entry of PYTHONPATH leads to sources."""
+    """Returns the environment of child processes.
+
+    For an installed package, PYTHONPATH has no entry with the sources of the package.
+    """
     variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    # The profiler writes a line for each use otherwise.
+    # Otherwise the profiler prints a line in each use.
     variables.setdefault("KINETO_LOG_LEVEL", "99")
     if installed:
         entries = variables.pop("PYTHONPATH", "").split(os.pathsep)

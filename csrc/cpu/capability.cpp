@@ -1,3 +1,4 @@
+// Finds the instruction sets that this machine can run, and chooses one.
 #include "cpu/capability.h"
 
 #include <ATen/Version.h>
@@ -10,7 +11,7 @@
 namespace fused_dropout::cpu {
 namespace {
 
-// Best first.
+// The tables that this machine can run, best first.
 std::vector<const KernelTable*> available() {
   std::vector<const KernelTable*> tables;
 #if defined(__x86_64__)
@@ -40,7 +41,7 @@ const KernelTable* find(std::string_view name) {
 
 const KernelTable* choose() {
   if (const char* forced = std::getenv("FUSED_DROPOUT_CPU_CAPABILITY")) return find(forced);
-  // Torch's own words: DEFAULT, AVX2, AVX512 and others after it.
+  // Torch's names are DEFAULT, AVX2, and AVX512 or names that begin with it.
   const std::string torch = at::get_cpu_capability();
   for (const KernelTable* table : available()) {
     const std::string_view name = table->name;

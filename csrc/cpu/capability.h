@@ -1,4 +1,5 @@
-// The run-time choice of instruction set.
+// The choice of the CPU instruction set at run time. The operators get their kernels here;
+// bindings.cpp shows the choice to Python.
 #pragma once
 
 #include <string>
@@ -8,18 +9,18 @@
 
 namespace fused_dropout::cpu {
 
-// The kernels in use: the best set that the machine has and torch's own choice
-// (ATEN_CPU_CAPABILITY) allows, or the one named by FUSED_DROPOUT_CPU_CAPABILITY.
+// The kernels in use: those of the instruction set that FUSED_DROPOUT_CPU_CAPABILITY names, or else
+// of the best one that the machine has and that torch uses as well (ATEN_CPU_CAPABILITY).
 const KernelTable& kernels();
 
-// Those of the operators that work row by row, and of noise. fp64 has no registers to gain from:
-// these kernels are compiled for the baseline alone.
+// The kernels to use for the gated, norm and noise operators. Their fp64 versions are scalar code
+// that no instruction set speeds up, so they are compiled for the baseline only.
 const KernelTable& row_kernels(Storage storage);
 
-// Names of the sets that this build has and this machine runs, best first.
+// Names of the instruction sets that this build has and this machine runs, best first.
 std::vector<std::string> available_capabilities();
 
-// Takes the named set for all further calls; an error if it is not available.
+// Uses the named instruction set in all further calls. Raises an error if it is not available.
 void force_capability(const std::string& name);
 
 }  // namespace fused_dropout::cpu

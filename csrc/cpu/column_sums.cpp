@@ -1,3 +1,5 @@
+// How row kernels are divided among threads: the rows are divided into parts. If rows are long and
+// few, they are divided into panels of columns as well. One task works on one panel of one part.
 #include "cpu/column_sums.h"
 
 #include <ATen/Parallel.h>
@@ -7,31 +9,33 @@
 #include <vector>
 
 #include "cpu/kernel_args.h"
+#include "cpu/norm.h"
 
 namespace fused_dropout::cpu {
 namespace {
 
-// Enough tasks for many cores; beyond that partial sums only cost memory.
+// Enough parts for many cores; more would only cost memory for partial sums.
 constexpr int64_t kMaxParts = 64;
 constexpr int64_t kPartElements = 1 << 16;
-// A part's partial sums are read and written once: keep them a small share of the part itself.
+// The partial sums of a part are read and written once. With this many rows to a part they are few
+// compared with the elements of the part.
 constexpr int64_t kRowsPerPart = 64;
-// So many rows are summed up apart: a long row of additions into one fp32 number loses more than
-// torch's summation does.
+// The kernel sums up a step of this many rows at a time. Many additions to one fp32 number would
+// lose more accuracy than torch's summation does.
 constexpr int64_t kRowsPerStep = 32;
 constexpr int64_t kPanel = 8 * kChunk;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-struct Cut {
+struct Partition {
   int64_t parts, rows_per_part;
   int64_t panels, columns_per_panel;
 
-  Cut(int64_t rows, int64_t width, int64_t most_parts, bool cuts_columns) {
-    parts = std::clamp<int64_t>(most_parts, 1, rows);
+  Partition(int64_t rows, int64_t width, int64_t max_parts, bool splits_columns) {
+    parts = std::clamp<int64_t>(max_parts, 1, rows);
     rows_per_part = divide_up(rows, parts);
     parts = divide_up(rows, rows_per_part);
-    const int64_t wanted = cuts_columns && parts < 16 ? width / kPanel : 1;
+    const int64_t wanted = splits_columns && parts < 16 ? width / kPanel : 1;
     columns_per_panel = divide_up(divide_up(width, std::max<int64_t>(wanted, 1)), kChunk) * kChunk;
     panels = divide_up(width, columns_per_panel);
   }
@@ -43,41 +47,41 @@ struct Cut {
   }
 };
 
-at::Tensor scratch_for(int64_t width, bool cuts_columns) {
-  // A task that works on parts of rows keeps nothing of a whole one.
-  return empty_vector(cuts_columns ? 0 : scratch_bytes(width), at::kByte);
+at::Tensor scratch_for(int64_t width, bool splits_columns) {
+  // A task that works on parts of the columns needs no memory for a full row.
+  return empty_vector(splits_columns ? 0 : scratch_bytes(width), at::kByte);
 }
 
 template <class C>
 std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, int count,
-                            bool cuts_columns) {
+                            bool splits_columns) {
   constexpr at::ScalarType kDtype = c10::CppTypeToScalarType<C>::value;
   const int64_t affordable = std::max<int64_t>(rows / kRowsPerPart, 1);
   const int64_t wanted = std::clamp<int64_t>(rows * width / kPartElements, 1, kMaxParts);
-  const Cut cut(rows, width, std::min(wanted, affordable), cuts_columns);
+  const Partition work(rows, width, std::min(wanted, affordable), splits_columns);
   const int64_t length = width + kPadding;
-  // In fp64: a part may be all of a tall tensor.
-  const at::Tensor partials = empty_vector(cut.parts * count * length, at::kDouble);
+  // In fp64, because a part can have very many rows.
+  const at::Tensor partials = empty_vector(work.parts * count * length, at::kDouble);
   double* const partial_sums = partials.mutable_data_ptr<double>();
 
-  at::parallel_for(0, cut.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
-    const at::Tensor few_rows = empty_vector(count * length, kDtype);
-    C* const few = few_rows.mutable_data_ptr<C>();
-    const at::Tensor scratch = scratch_for(width, cuts_columns);
+  at::parallel_for(0, work.tasks(), 1, [&](int64_t first_task, int64_t last_task) {
+    const at::Tensor step_buffer = empty_vector(count * length, kDtype);
+    C* const step_sums = step_buffer.mutable_data_ptr<C>();
+    const at::Tensor scratch = scratch_for(width, splits_columns);
     std::vector<void*> sums(count);
-    for (int vector = 0; vector < count; ++vector) sums[vector] = few + vector * length;
+    for (int vector = 0; vector < count; ++vector) sums[vector] = step_sums + vector * length;
     for (int64_t i = first_task; i < last_task; ++i) {
-      const RowRange range = cut.range(i, rows, width);
-      double* const partial = partial_sums + i / cut.panels * count * length;
+      const RowRange range = work.range(i, rows, width);
+      double* const partial = partial_sums + i / work.panels * count * length;
       for (int64_t row = range.first_row; row < range.last_row; row += kRowsPerStep) {
-        std::fill_n(few, count * length, C(0));
+        std::fill_n(step_sums, count * length, C(0));
         task(sums.data(),
              {row, std::min(row + kRowsPerStep, range.last_row), range.first_column,
               range.last_column},
              scratch.mutable_data_ptr());
         for (int vector = 0; vector < count; ++vector) {
           double* const to = partial + vector * length;
-          const C* const from = few + vector * length;
+          const C* const from = step_sums + vector * length;
           const bool first = row == range.first_row;
           for (int64_t column = range.first_column; column < range.last_column; ++column) {
             to[column] = first ? from[column] : to[column] + from[column];
@@ -93,7 +97,7 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
     C* const result = results.back().mutable_data_ptr<C>();
     at::parallel_for(0, width, 4096, [&](int64_t first, int64_t last) {
       std::vector<double> totals(last - first, 0.0);
-      for (int64_t part = 0; part < cut.parts; ++part) {
+      for (int64_t part = 0; part < work.parts; ++part) {
         const double* partial = partial_sums + (part * count + vector) * length + first;
         for (int64_t i = 0; i < last - first; ++i) totals[i] += partial[i];
       }
@@ -106,18 +110,18 @@ std::vector<at::Tensor> sum(const RowTask& task, int64_t rows, int64_t width, in
 }  // namespace
 
 std::vector<at::Tensor> sum_columns(const RowTask& task, int64_t rows, int64_t width, int count,
-                                    at::ScalarType arithmetic, bool cuts_columns) {
-  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, cuts_columns)
-                                   : sum<float>(task, rows, width, count, cuts_columns);
+                                    at::ScalarType arithmetic, bool splits_columns) {
+  return arithmetic == at::kDouble ? sum<double>(task, rows, width, count, splits_columns)
+                                   : sum<float>(task, rows, width, count, splits_columns);
 }
 
-void for_each_row(const RowTask& task, int64_t rows, int64_t width, bool cuts_columns) {
+void for_each_row(const RowTask& task, int64_t rows, int64_t width, bool splits_columns) {
   const int64_t wanted = divide_up(rows * width, kGrain);
-  const Cut cut(rows, width, wanted, cuts_columns);
-  at::parallel_for(0, cut.tasks(), 1, [&](int64_t first, int64_t last) {
-    const at::Tensor scratch = scratch_for(width, cuts_columns);
+  const Partition work(rows, width, wanted, splits_columns);
+  at::parallel_for(0, work.tasks(), 1, [&](int64_t first, int64_t last) {
+    const at::Tensor scratch = scratch_for(width, splits_columns);
     for (int64_t i = first; i < last; ++i) {
-      task(nullptr, cut.range(i, rows, width), scratch.mutable_data_ptr());
+      task(nullptr, work.range(i, rows, width), scratch.mutable_data_ptr());
     }
   });
 }

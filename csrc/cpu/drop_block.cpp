@@ -1,4 +1,5 @@
-// DropBlock on the CPU: memory, layouts and threads around the kernels.
+// The operators drop_block_kept and drop_block on the CPU: memory, layouts and threads around the
+// kernels. Tensors whose layout the kernels do not know use the composition of torch operators.
 #include "ops/drop_block.h"
 
 #include <ATen/Parallel.h>
@@ -20,7 +21,7 @@ namespace {
 
 using drop_block::Geometry;
 
-// Decisions in a window, and in the volumes that share one.
+// The most decisions in a window, and in a window of several small volumes.
 constexpr int64_t kWindow = 32768, kSmallWindow = 2048;
 
 DropBlockArgs arguments(const Geometry& geometry, const Tensor& rng_state) {
@@ -33,26 +34,26 @@ DropBlockArgs arguments(const Geometry& geometry, const Tensor& rng_state) {
   args.copy_stride = geometry.copy_stride;
   args.inner = geometry.inner;
   args.run = geometry.run;
-  const bool one_after_the_other =
-      geometry.volumes > 1 && geometry.volume_stride == geometry.places() * geometry.run;
-  if (one_after_the_other && geometry.places() <= kSmallWindow) {
+  const bool are_contiguous =
+      geometry.volumes > 1 && geometry.volume_stride == geometry.decisions() * geometry.run;
+  if (are_contiguous && geometry.decisions() <= kSmallWindow) {
     args.slow = {geometry.volumes, 1};
     args.volumes = 1;
     args.volume_stride = 0;
     std::copy_backward(geometry.axes, geometry.axes + geometry.ndim, args.fast + 3);
-    args.window = kSmallWindow / geometry.places();
+    args.window = kSmallWindow / geometry.decisions();
   } else {
     args.slow = geometry.axes[0];
     if (geometry.ndim > 0)
       std::copy_backward(geometry.axes + 1, geometry.axes + geometry.ndim, args.fast + 3);
-    // Not fewer slices than are carried from one window to the next.
+    // At least as many slices as a window hands on to the next one.
     args.window = std::max(kWindow / args.slice(), args.slow.block);
   }
   args.window = std::min(args.window, args.slow.size);
   return args;
 }
 
-// The seeds are a mask in memory order of themselves. The geometry points into these numbers.
+// The mask of the seeds: their mask indices are consecutive. `seeds` points into this object.
 struct SeedOrder {
   int64_t sizes[1];
   int64_t strides[1] = {1};
@@ -65,7 +66,8 @@ struct SeedOrder {
   }
 };
 
-// Whole volumes where there are enough of them for all threads, else parts.
+// Calls task(range, window) for all slices, in several threads. A range is a full volume if there
+// are enough volumes for all threads, else a part of one.
 void for_each_range(const DropBlockArgs& args,
                     const std::function<void(const DropBlockRange&, uint16_t* window)>& task) {
   const int64_t wanted = 4 * at::get_num_threads();
@@ -95,9 +97,9 @@ Tensor kept_cpu(const Tensor& x, const Tensor& rng_state, const drop_block::Opti
       DropBlockArgs args = arguments(*geometry, rng_state);
       const SeedOrder order(*geometry, args.seeds);
       for_each_range(args, [&](const DropBlockRange& range, uint16_t* window) {
-        kept += kernels().drop_block_count(args, range, window);
+        kept += kernels().drop_block.count(args, range, window);
       });
-      kept = kept * geometry->elements_each();
+      kept = kept * geometry->elements_per_decision();
     }
   }
   const Tensor result = at::empty({}, at::TensorOptions().dtype(at::kLong));
@@ -133,7 +135,7 @@ Tensor apply_cpu(const Tensor& x_any, const OptionalTensor& rng_state, const Opt
   args.y = y.mutable_data_ptr();
   args.scale = scale;
   args.non_temporal = exceeds_cache(y.nbytes());
-  const DropBlockApplyKernel kernel = kernels().drop_block_apply(storage_of(dtype));
+  const DropBlockApplyKernel kernel = kernels().drop_block.apply(storage_of(dtype));
   for_each_range(
       args, [&](const DropBlockRange& range, uint16_t* window) { kernel(args, range, window); });
   return y;

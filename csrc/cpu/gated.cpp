@@ -1,4 +1,5 @@
-// The gated operator on the CPU: memory, layouts and threads around the kernels.
+// The operator bias_glu_dropout and its backward on the CPU: memory, layouts and threads around the
+// kernels.
 #include "ops/gated.h"
 
 #include <ATen/ops/cat.h>
@@ -45,9 +46,9 @@ Tensor forward_cpu(const Tensor& x_any, const OptionalTensor& bias_any,
   GatedForwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first), y.data()};
   args.non_temporal = exceeds_cache(y.nbytes());
   const Storage storage = storage_of(x.scalar_type());
-  const auto kernel = row_kernels(storage).gated_forward(storage, call.activation);
+  const auto kernel = row_kernels(storage).gated.forward(storage, call.activation);
   for_each_row([&](void* const*, const RowRange& range, void*) { kernel(args, range); },
-               layout.rows, layout.width, /*cuts_columns=*/true);
+               layout.rows, layout.width, /*splits_columns=*/true);
   return y.finish();
 }
 
@@ -77,7 +78,7 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
   const GatedBackwardArgs args{arguments(call, constants, state, layout, x, bias, gate_first),
                                dy.const_data_ptr(), dx.data()};
   const Storage storage = storage_of(x.scalar_type());
-  const auto kernel = row_kernels(storage).gated_backward(storage, call.activation);
+  const auto kernel = row_kernels(storage).gated.backward(storage, call.activation);
   const RowTask task = [&](void* const* sums, const RowRange& range, void*) {
     ColumnSums columns;
     if (sums) {
@@ -90,7 +91,7 @@ Gradients backward_cpu(const Tensor& dy_any, const Tensor& x_any, const Optional
     const auto halves = sum_columns(task, layout.rows, layout.width, 2, arithmetic, true);
     dbias = at::cat({halves[0], halves[1]}).to(gradient.bias_dtype);
   } else {
-    for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/true);
+    for_each_row(task, layout.rows, layout.width, /*splits_columns=*/true);
   }
   return {dx.finish(), dbias};
 }

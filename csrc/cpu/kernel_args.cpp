@@ -1,3 +1,4 @@
+// Describes masks, biases and vectors to the kernels; see kernel_args.h.
 #include "cpu/kernel_args.h"
 
 #include <ATen/EmptyTensor.h>
@@ -50,11 +51,11 @@ Tensor BiasLayout::expand(const Tensor& bias, at::ScalarType arithmetic) const {
   const Tensor values = empty_vector(length(), arithmetic);
   const Tensor one =
       (inner == 1 ? bias : bias.repeat_interleave(inner)).to(arithmetic).contiguous();
-  // One period after another; the last one may be cut.
+  // Copies of `one` until the memory is full; the last copy may be shorter.
   const int64_t step = one.numel() * one.element_size();
   auto* target = static_cast<char*>(values.data_ptr());
-  for (int64_t left = values.nbytes(); left > 0; left -= step, target += step) {
-    std::memcpy(target, one.const_data_ptr(), std::min(left, step));
+  for (int64_t remaining = values.nbytes(); remaining > 0; remaining -= step, target += step) {
+    std::memcpy(target, one.const_data_ptr(), std::min(remaining, step));
   }
   return values;
 }

@@ -1,3 +1,4 @@
+// Large outputs in huge pages (on Linux), and past the cache; see large_memory.h.
 #include "cpu/large_memory.h"
 
 #include <ATen/ops/empty_like.h>
@@ -15,11 +16,11 @@ at::Tensor advise(at::Tensor tensor) {
   constexpr uintptr_t kHugePage = 2 << 20;
   constexpr size_t kWorthwhile = 4 << 20;
   if (tensor.nbytes() >= kWorthwhile) {
-    // Only whole huge pages: the neighbours on the first and last one are not ours.
+    // Only pages that the tensor fills: other data may lie on its first and last page.
     const auto address = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
     const uintptr_t first = (address + kHugePage - 1) / kHugePage * kHugePage;
     const uintptr_t last = (address + tensor.nbytes()) / kHugePage * kHugePage;
-    // Advice only: where it is refused, pages stay small and nothing else changes.
+    // The result does not matter: if the advice is refused, pages stay small.
     if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
   }
 #endif
@@ -37,7 +38,8 @@ at::Tensor empty_large(const at::Tensor& like, at::ScalarType dtype) {
 }
 
 bool exceeds_cache(size_t bytes) {
-  // A constant: what machines report, virtual ones above all, may be many times what is there.
+  // A constant, because the cache size that a machine reports can be many times too large,
+  // especially on virtual machines.
   constexpr size_t kCache = 32 << 20;
   return bytes >= kCache;
 }

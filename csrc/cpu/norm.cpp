@@ -1,4 +1,5 @@
-// The normalised operator on the CPU: memory, layouts and threads around the kernels.
+// The operator dropout_add_norm and its backward on the CPU: memory, layouts and threads around the
+// kernels.
 #include "ops/norm.h"
 
 #include <ATen/ops/empty.h>
@@ -23,7 +24,8 @@ using norm::Saved;
 using norm::Settings;
 using norm::Types;
 
-// The vectors along rows, and the branch that they and x make.
+// The vectors along rows as the kernels expect them (see cpu/norm.h), and the arguments of the
+// branch kernels made from them.
 struct Vectors {
   Tensor bias, layer_scale, weight, norm_bias, row_scale;
 
@@ -50,7 +52,8 @@ struct Vectors {
                     constants.shift,
                     constants.fill,
                     call.parameter};
-    // Nothing is kept, whatever it is; there is no draw that says so.
+    // If everything is dropped, x and the bias are zeros (see the callers), and there is nothing to
+    // draw.
     if (constants.keep_count == 0) args.mask.keep_count = 65536;
     return args;
   }
@@ -78,11 +81,12 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
             statistics.to(arithmetic_of(x_any.scalar_type()))};
   }
 
-  // Where nothing is kept, a branch of zeros takes its place.
-  const bool is_empty = constants.keep_count == 0;
-  const Tensor x = in_rows(is_empty ? at::zeros_like(x_any) : x_any, layout, types.x);
+  // If everything is dropped, the branch is computed from zeros: NaN and infinities of x must not
+  // reach the result.
+  const bool drops_all = constants.keep_count == 0;
+  const Tensor x = in_rows(drops_all ? at::zeros_like(x_any) : x_any, layout, types.x);
   const Tensor residual = in_rows(operands.residual, layout, types.h);
-  const Vectors vectors(layout, types.arithmetic(), is_empty ? std::nullopt : operands.bias,
+  const Vectors vectors(layout, types.arithmetic(), drops_all ? std::nullopt : operands.bias,
                         operands.layer_scale, operands.weight, operands.norm_bias,
                         operands.row_scale);
   NormForwardArgs args;
@@ -101,13 +105,13 @@ norm::Results forward_cpu(const Tensor& x_any, const Operands& operands,
 
   const Storage storage = storage_of(types.x);
   const KernelTable& table = row_kernels(storage);
-  const auto kernel = table.norm_forward(storage, types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage, call.activation);
+  const auto kernel = table.norm.forward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.norm.branch(storage, call.activation);
   for_each_row(
       [&](void* const*, const RowRange& range, void* scratch) {
         kernel(args, branch, range.first_row, range.last_row, scratch);
       },
-      layout.rows, layout.width, /*cuts_columns=*/false);
+      layout.rows, layout.width, /*splits_columns=*/false);
   return {y.finish().to(call.y_dtype), h.finish(),
           statistics.to(arithmetic_of(x_any.scalar_type()))};
 }
@@ -123,28 +127,29 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const RowLayout layout(call, dy_any.sizes(), strides);
   const Types types = gradient.types(dy_any.scalar_type());
-  const at::ScalarType given = arithmetic_of(gradient.dtype);
+  const at::ScalarType vector_dtype = arithmetic_of(gradient.dtype);
   const auto& wanted = gradient.output_mask;
 
   const RowOutput dx(wanted[norm::kDx], layout, 1, strides, dy_any.options().dtype(types.x),
                      empty_large);
   const RowOutput dresidual(wanted[norm::kDresidual], layout, 1, strides,
                             dy_any.options().dtype(types.h), empty_large);
-  // The vectors in the order of the results, and where a kernel finds each of them.
+  // The gradients of vectors in the order of the results, and the sums that each of them takes.
   constexpr norm::Output kVectors[] = {norm::kDbias, norm::kDlayerScale, norm::kDweight,
                                        norm::kDnormBias};
-  constexpr void* ColumnSums::* kPlaces[] = {&ColumnSums::bias, &ColumnSums::layer_scale,
-                                             &ColumnSums::weight, &ColumnSums::norm_bias};
-  const bool is_empty = constants.keep_count == 0;
+  constexpr void* ColumnSums::* kSums[] = {&ColumnSums::bias, &ColumnSums::layer_scale,
+                                           &ColumnSums::weight, &ColumnSums::norm_bias};
+  const bool drops_all = constants.keep_count == 0;
   Tensor sums[4];
   std::vector<int> summed;
   for (int i = 0; i < 4; ++i) {
-    sums[i] = at::zeros({wanted[kVectors[i]] ? layout.width : 0}, dy_any.options().dtype(given));
-    const bool is_zero = dy_any.numel() == 0 || (is_empty && i < 2);
+    sums[i] =
+        at::zeros({wanted[kVectors[i]] ? layout.width : 0}, dy_any.options().dtype(vector_dtype));
+    const bool is_zero = dy_any.numel() == 0 || (drops_all && i < 2);
     if (wanted[kVectors[i]] && !is_zero) summed.push_back(i);
   }
   const auto results = [&]() -> norm::Gradients {
-    return {(is_empty ? dx.zeros() : dx.finish()).to(gradient.dtype),
+    return {(drops_all ? dx.zeros() : dx.finish()).to(gradient.dtype),
             dresidual.finish().to(gradient.h_dtype),
             sums[0],
             sums[1],
@@ -159,9 +164,9 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   const Tensor h = in_rows(saved.h, layout, types.h);
   const Tensor residual = saved.h ? Tensor() : in_rows(saved.residual, layout, types.h);
   OptionalTensor x_any = saved.x;
-  if (is_empty && x_any) x_any = at::zeros_like(*x_any);
+  if (drops_all && x_any) x_any = at::zeros_like(*x_any);
   const Tensor x = in_rows(x_any, layout, types.x);
-  const Vectors vectors(layout, types.arithmetic(), is_empty ? std::nullopt : saved.bias,
+  const Vectors vectors(layout, types.arithmetic(), drops_all ? std::nullopt : saved.bias,
                         saved.layer_scale, saved.weight, {}, saved.row_scale);
   const Tensor statistics = saved.statistics.to(types.arithmetic()).contiguous();
   NormBackwardArgs args;
@@ -170,7 +175,8 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.weight = vectors.weight.const_data_ptr();
   args.centered = centered;
   args.eps = settings.eps;
-  // Measured: it saves a sixth in fp32, and nothing in 16 bits, which are bound by arithmetic.
+  // Measured: stores past the cache save a sixth of the time in fp32, and nothing with 16 bits,
+  // where arithmetic sets the speed.
   args.non_temporal = types.x == at::kFloat && exceeds_cache(dresidual.nbytes());
   args.branch.non_temporal = types.x == at::kFloat && exceeds_cache(dx.nbytes());
   args.dy = dy.const_data_ptr();
@@ -179,26 +185,27 @@ norm::Gradients backward_cpu(const Tensor& dy_any, const OptionalTensor& dh_any,
   args.residual = data_of(residual);
   args.mean = norm::statistic(statistics, 0);
   args.rstd = norm::statistic(statistics, centered);
-  args.dx = is_empty ? nullptr : dx.data();
+  args.dx = drops_all ? nullptr : dx.data();
   args.dresidual = dresidual.data();
 
   const Storage storage = storage_of(types.x);
   const KernelTable& table = row_kernels(storage);
-  const auto kernel = table.norm_backward(storage, types.wide_h(), types.wide_y());
-  const auto branch = table.branch(storage, call.activation);
-  const auto branch_backward = table.branch_backward(storage, call.activation);
+  const auto kernel = table.norm.backward(storage, types.wide_h(), types.wide_y());
+  const auto branch = table.norm.branch(storage, call.activation);
+  const auto branch_backward = table.norm.branch_backward(storage, call.activation);
   const RowTask task = [&](void* const* columns, const RowRange& range, void* scratch) {
-    ColumnSums places;
-    for (size_t i = 0; columns && i < summed.size(); ++i) places.*kPlaces[summed[i]] = columns[i];
-    kernel(args, branch, branch_backward, places, range.first_row, range.last_row, scratch);
+    ColumnSums column_sums;
+    for (size_t i = 0; columns && i < summed.size(); ++i)
+      column_sums.*kSums[summed[i]] = columns[i];
+    kernel(args, branch, branch_backward, column_sums, range.first_row, range.last_row, scratch);
   };
   if (summed.empty()) {
-    for_each_row(task, layout.rows, layout.width, /*cuts_columns=*/false);
+    for_each_row(task, layout.rows, layout.width, /*splits_columns=*/false);
   } else {
     const auto totals = sum_columns(task, layout.rows, layout.width,
                                     static_cast<int>(summed.size()), types.arithmetic(),
-                                    /*cuts_columns=*/false);
-    for (size_t i = 0; i < summed.size(); ++i) sums[summed[i]] = totals[i].to(given);
+                                    /*splits_columns=*/false);
+    for (size_t i = 0; i < summed.size(); ++i) sums[summed[i]] = totals[i].to(vector_dtype);
   }
   return results();
 }

@@ -8,7 +8,7 @@
 #include <torch/library.h>
 
 #include "cuda/gated.h"
-#include "cuda/random.h"
+#include "cuda/kernel_args.h"
 #include "ops/common/row_layout.h"
 
 namespace fused_dropout::cuda {
@@ -87,20 +87,6 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
   return forward(call, place, x, bias, random, gate_first);
 }
 
-Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalGenerator& generator, bool gate_first,
-                        const Options& options) {
-  const CallParams call = gated::check("bias_glu_dropout", x, bias, {}, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const Place place(call, x, dense_strides(x));
-  if (!draws_in_kernel(call, x) || !can_index(place.layout.mask)) {
-    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
-    return {forward_cuda(x, bias, rng_state, gate_first, options), rng_state};
-  }
-  const Draw draw(x, generator);
-  return {forward(call, place, x, bias, draw.random, gate_first), draw.rng_state};
-}
-
 Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const gated::Gradient& gradient) {
@@ -162,7 +148,6 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("bias_glu_dropout", gated::forward_entry<forward_cuda>);
-  m.impl("draw_bias_glu_dropout", gated::draw_forward_entry<draw_forward_cuda>);
   m.impl("bias_glu_dropout_backward", gated::backward_entry<backward_cuda>);
 }
 

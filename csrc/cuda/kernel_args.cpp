@@ -9,7 +9,11 @@ Stream stream_of(const Tensor& tensor) {
 }
 
 RandomState state_at(const Tensor& rng_state) {
-  return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
+  if (!rng_state.is_cpu()) {
+    return RandomState::at(rng_state.const_data_ptr<int64_t>(), rng_state.stride(0));
+  }
+  const PhiloxState state = read_rng_state(rng_state);
+  return RandomState::of(state.seed, state.offset);
 }
 
 RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,

@@ -3,6 +3,7 @@
 
 #include "cuda/launch_types.h"
 #include "ops/common/layout.h"
+#include "ops/random.h"
 
 namespace fused_dropout::cuda {
 
@@ -13,7 +14,8 @@ inline bool draws(const DropConstants& constants) {
   return constants.keep_count > 0 && constants.keep_count < 65536;
 }
 
-// The state is read on the device, when the kernel runs: a captured graph may have changed it.
+// The numbers of a state on the CPU, or the addresses of one on the device: that is read when the
+// kernel runs, since a captured graph may have changed it.
 RandomState state_at(const Tensor& rng_state);
 RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);

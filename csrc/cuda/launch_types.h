@@ -27,9 +27,14 @@ struct RandomState {
     uint64_t offset = 0;
     const int64_t* offset_address;
   };
-  uint64_t added_offset = 0;      // added to the number at offset_address
-  int64_t* written_to = nullptr;  // the kernel writes seed and offset here, for backward
+  uint64_t added_offset = 0;  // added to the number at offset_address
 
+  static RandomState of(uint64_t seed, uint64_t offset) {
+    RandomState state;
+    state.seed = seed;
+    state.offset = offset;
+    return state;
+  }
   static RandomState at(const int64_t* rng_state, int64_t stride) {
     RandomState state;
     state.indirect = true;
@@ -134,7 +139,7 @@ void launch_column_sums(const ColumnSums& sums, bool fp64_partials, Storage stor
 // Writes which elements a mask keeps.
 void launch_mask(const MaskIndexing& mask, const RandomState& random, int64_t numel, bool* kept,
                  Stream stream);
-// Writes the state to its `written_to`.
-void launch_state(const RandomState& random, Stream stream);
+// Writes seed and offset to `rng_state`.
+void launch_state(const RandomState& random, int64_t* rng_state, Stream stream);
 
 }  // namespace fused_dropout::cuda

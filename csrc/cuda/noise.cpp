@@ -7,21 +7,65 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include <functional>
+
 #include "cuda/kernel_args.h"
-#include "ops/noise.h"
+#include "ops/concrete.h"
+#include "ops/gaussian.h"
+#include "ops/standout.h"
 
 namespace fused_dropout::cuda {
 namespace {
 
-// Any count that is neither none nor all: kernels look at the draws only.
+// ---- one launch of a kernel -------------------------------------------------------------------
+
+// A count that is neither none nor all: every element draws, and kernels read the draws only.
 constexpr uint32_t kDrawsAlways = 1;
 
+// An output that is not wanted is a tensor without elements: its data pointer is null.
 Tensor output_like(const Tensor& x, at::IntArrayRef strides, bool wanted = true) {
   return wanted ? at::empty_strided(x.sizes(), strides, x.options()) : at::empty({0}, x.options());
 }
-void* data_where(bool wanted, const Tensor& tensor) {
-  return wanted ? tensor.mutable_data_ptr() : nullptr;
+
+using TensorRef = std::reference_wrapper<const Tensor>;
+
+// Launches the kernel of a functor. All tensors have the dtype and the memory layout of the first
+// input, which is not empty. `scalar` is the argument of with_scalar, in arithmetic precision. The
+// sum over all elements is written to `sum`, unless that has no elements.
+template <class Functor, size_t kInputs, size_t kOutputs>
+void launch(const MaskLayout& mask, const RandomState& random, const TensorRef (&inputs)[kInputs],
+            const TensorRef (&outputs)[kOutputs],
+            const typename Functor::template Constants<double>& constants,
+            const Tensor& scalar = {}, const Tensor& sum = {}) {
+  static_assert(kInputs == Functor::kInputs && kOutputs == Functor::kOutputs);
+  const Tensor& x = inputs[0];
+  const Stream stream = stream_of(x);
+  NoiseArgs args;
+  for (size_t i = 0; i < kInputs; ++i) args.inputs[i] = inputs[i].get().const_data_ptr();
+  for (size_t i = 0; i < kOutputs; ++i) args.outputs[i] = outputs[i].get().mutable_data_ptr();
+  args.scalar = data_of(scalar);
+  args.layout = flat_layout(x.numel());
+  args.random = random;
+  args.mask = mask_indexing(mask, kDrawsAlways);
+  store_constants<Functor>(constants, args.constants);
+  Tensor partials;
+  const bool need_sum = sum.defined() && sum.numel() > 0;
+  const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
+  if (need_sum) {
+    partials =
+        at::empty({partial_rows(args.layout), args.layout.period}, x.options().dtype(arithmetic));
+    args.partials = partials.mutable_data_ptr();
+  }
+  launch_noise(kNoiseIndex<Functor>, args, storage_of(x.scalar_type()), stream);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (need_sum) {
+    launch_column_sums(flat_sums(args.partials, args.layout, sum.mutable_data_ptr()),
+                       arithmetic == at::kDouble, storage_of(sum.scalar_type()), stream);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  }
 }
+
+// ---- Gaussian dropout -------------------------------------------------------------------------
 
 Tensor gaussian_cuda(const Tensor& x_any, const Tensor& rng_state, const Options& options,
                      at::OptionalSymIntArrayRef given_strides) {
@@ -35,132 +79,87 @@ Tensor gaussian_cuda(const Tensor& x_any, const Tensor& rng_state, const Options
   const double sigma = gaussian::scale_of(call);
   const Tensor x = in_layout(x_any, strides, x_any.scalar_type());
   const Tensor y = output_like(x, strides);
-  if (x.numel() == 0) return y;
-  GaussianArgs args;
-  args.x = x.const_data_ptr();
-  args.y = y.mutable_data_ptr();
-  args.layout = flat_layout(x.numel());
-  args.random = state_at(rng_state);
-  args.mask = mask_indexing(mask, kDrawsAlways);
-  args.sigma = sigma;
-  launch_gaussian(args, storage_of(x.scalar_type()), stream_of(x));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (x.numel() > 0) launch<noise::Gaussian>(mask, state_at(rng_state), {x}, {y}, {sigma});
   return y;
 }
 
-// What forward and backward take alike. `x` and `logit` have to outlive the call.
-template <class Args>
-void set_concrete(Args& args, const Tensor& x, const Tensor& logit, const Tensor& rng_state,
-                  double temperature, const MaskLayout& mask) {
-  args.x = x.const_data_ptr();
-  args.logit = logit.const_data_ptr();
-  args.layout = flat_layout(x.numel());
-  args.random = state_at(rng_state);
-  args.mask = mask_indexing(mask, kDrawsAlways);
-  args.inverse_temperature = 1 / temperature;
+// ---- Concrete dropout -------------------------------------------------------------------------
+
+// The kernel computes the other constants from the logit, which is in device memory.
+noise::ConcreteConstants<double> concrete_constants_of(double temperature) {
+  return {/*logit=*/0, 1 / temperature, /*scale=*/0, /*p=*/0};
 }
 
-Tensor concrete_forward_cuda(const Tensor& x_any, const Tensor& logit_any, const Tensor& rng_state,
+Tensor concrete_forward_cuda(const Tensor& x_any, const Tensor& logit, const Tensor& rng_state,
                              double temperature, const Options& options) {
   const CallParams call =
-      concrete::check("concrete_dropout", x_any, logit_any, rng_state, temperature, options);
+      concrete::check("concrete_dropout", x_any, logit, rng_state, temperature, options);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const Tensor x = dense(x_any);
   const MaskLayout mask(call, x.sizes(), x.strides());
   if (!can_index(mask)) {
-    return concrete::compose_forward(x_any, logit_any, rng_state, temperature, options);
+    return concrete::compose_forward(x_any, logit, rng_state, temperature, options);
   }
   const Tensor y = output_like(x, x.strides());
   if (x.numel() == 0) return y;
-  const Tensor logit = logit_any.to(arithmetic_of(x.scalar_type()));
-  ConcreteForwardArgs args;
-  set_concrete(args, x, logit, rng_state, temperature, mask);
-  args.y = y.mutable_data_ptr();
-  launch_concrete_forward(args, storage_of(x.scalar_type()), stream_of(x));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch<noise::ConcreteForward>(mask, state_at(rng_state), {x}, {y},
+                                 concrete_constants_of(temperature),
+                                 logit.to(arithmetic_of(x.scalar_type())));
   return y;
 }
 
-Gradients concrete_backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Tensor& logit_any,
+Gradients concrete_backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Tensor& logit,
                                  const Tensor& rng_state, double temperature,
                                  const Options& options, const concrete::Gradient& gradient) {
   const CallParams call =
-      concrete::check_backward(dy_any, x_any, logit_any, rng_state, temperature, options, gradient);
+      concrete::check_backward(dy_any, x_any, logit, rng_state, temperature, options, gradient);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const MaskLayout mask(call, x_any.sizes(), strides);
   if (!can_index(mask)) {
-    return concrete::compose_backward(dy_any, x_any, logit_any, rng_state, temperature, options,
+    return concrete::compose_backward(dy_any, x_any, logit, rng_state, temperature, options,
                                       gradient);
   }
   const auto [need_dx, need_dlogit] = gradient.output_mask;
-  const at::ScalarType arithmetic = arithmetic_of(x_any.scalar_type());
   const Tensor x = in_layout(x_any, strides, x_any.scalar_type());
   const Tensor dy = in_layout(dy_any, strides, x.scalar_type());
-  const Tensor logit = logit_any.to(arithmetic);
   const Tensor dx = output_like(x, strides, need_dx);
-  const Tensor dlogit = need_dlogit ? at::empty(logit_any.sizes(), logit_any.options())
-                                    : at::empty({0}, logit_any.options());
+  const Tensor dlogit =
+      need_dlogit ? at::empty(logit.sizes(), logit.options()) : at::empty({0}, logit.options());
   if (x.numel() == 0) return {dx, dlogit.zero_()};
-
-  ConcreteBackwardArgs args;
-  set_concrete(args, x, logit, rng_state, temperature, mask);
-  args.dy = dy.const_data_ptr();
-  args.dx = data_where(need_dx, dx);
-  args.partials = nullptr;
-  Tensor partials;
-  if (need_dlogit) {
-    partials =
-        at::empty({partial_rows(args.layout), args.layout.period}, x.options().dtype(arithmetic));
-    args.partials = partials.mutable_data_ptr();
-  }
-  launch_concrete_backward(args, storage_of(x.scalar_type()), stream_of(x));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  if (need_dlogit) {
-    launch_column_sums(flat_sums(args.partials, args.layout, dlogit.mutable_data_ptr()),
-                       arithmetic == at::kDouble, storage_of(dlogit.scalar_type()), stream_of(x));
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  }
+  launch<noise::ConcreteBackward>(mask, state_at(rng_state), {dy, x}, {dx},
+                                  concrete_constants_of(temperature),
+                                  logit.to(arithmetic_of(x.scalar_type())), dlogit);
   return {dx, dlogit};
 }
 
-RandomState state_of(const CallParams& call, const OptionalTensor& rng_state,
-                     const standout::Settings& settings) {
-  if (!settings.training) return {};
+// ---- Standout ---------------------------------------------------------------------------------
+
+RandomState training_state(const CallParams& call, const OptionalTensor& rng_state) {
   TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
   return state_at(*rng_state);
 }
 
-// What a mask decides about is x, or dy.
-Tensor standout_kernel(const Tensor& x, const Tensor& z_any, const RandomState& random,
-                       const MaskLayout& mask, const standout::Settings& settings) {
-  const Tensor z = in_layout(z_any, x.strides(), x.scalar_type());
-  const Tensor y = output_like(x, x.strides());
-  StandoutArgs args;
-  args.x = x.const_data_ptr();
-  args.z = z.const_data_ptr();
-  args.y = y.mutable_data_ptr();
-  args.layout = flat_layout(x.numel());
-  args.random = random;
-  args.mask = mask_indexing(mask, kDrawsAlways);
-  args.alpha = settings.alpha;
-  args.beta = settings.beta;
-  launch_standout(args, storage_of(x.scalar_type()), settings.training, stream_of(x));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return y;
-}
-
-Tensor standout_forward_cuda(const Tensor& x_any, const Tensor& z, const OptionalTensor& rng_state,
-                             const standout::Settings& settings, const Options& options) {
-  const CallParams call = standout::check("standout", x_any, z, rng_state, settings, options);
+Tensor standout_forward_cuda(const Tensor& x_any, const Tensor& z_any,
+                             const OptionalTensor& rng_state, const standout::Settings& settings,
+                             const Options& options) {
+  const CallParams call = standout::check("standout", x_any, z_any, rng_state, settings, options);
   const c10::cuda::CUDAGuard guard(x_any.device());
   const Tensor x = dense(x_any);
   if (x.numel() == 0) return output_like(x, x.strides());
   const MaskLayout mask(call, x.sizes(), x.strides());
   if (!can_index(mask)) {
-    return standout::compose_forward(x_any, z, rng_state, settings, options);
+    return standout::compose_forward(x_any, z_any, rng_state, settings, options);
   }
-  return standout_kernel(x, z, state_of(call, rng_state, settings), mask, settings);
+  const Tensor z = in_layout(z_any, x.strides(), x.scalar_type());
+  const Tensor y = output_like(x, x.strides());
+  if (settings.training) {
+    launch<noise::Standout>(mask, training_state(call, rng_state), {x, z}, {y},
+                            {settings.alpha, settings.beta});
+  } else {
+    launch<noise::StandoutMean>(mask, {}, {x, z}, {y}, {settings.alpha, settings.beta});
+  }
+  return y;
 }
 
 Gradients standout_backward_cuda(const Tensor& dy_any, const OptionalTensor& x_any,
@@ -177,30 +176,18 @@ Gradients standout_backward_cuda(const Tensor& dy_any, const OptionalTensor& x_a
   if (!can_index(mask)) {
     return standout::compose_backward(dy_any, x_any, z_any, rng_state, settings, options, gradient);
   }
-  const Tensor dy = in_layout(dy_any, strides, dtype);
-  const Tensor dz = output_like(dy, strides, need_dz);
-  if (dy.numel() == 0) {
-    return {output_like(dy, strides, need_dx), dz.to(gradient.z_dtype)};
+  const Tensor dy = in_layout(dy_any, strides, dtype), z = in_layout(z_any, strides, dtype);
+  const Tensor dx = output_like(dy, strides, need_dx), dz = output_like(dy, strides, need_dz);
+  if (dy.numel() == 0) return {dx, dz.to(gradient.z_dtype)};
+  const noise::StandoutConstants<double> constants{settings.alpha, settings.beta};
+  if (!settings.training) {
+    const Tensor x = in_layout(*x_any, strides, dtype);
+    launch<noise::StandoutMeanBackward>(mask, {}, {dy, x, z}, {dx, dz}, constants);
+  } else {
+    const RandomState random = training_state(call, rng_state);
+    if (need_dx) launch<noise::Standout>(mask, random, {dy, z}, {dx}, constants);
+    dz.zero_();
   }
-  if (settings.training) {
-    const RandomState random = state_of(call, rng_state, settings);
-    return {
-        need_dx ? standout_kernel(dy, z_any, random, mask, settings) : output_like(dy, {}, false),
-        dz.zero_().to(gradient.z_dtype)};
-  }
-  const Tensor z = in_layout(z_any, strides, dtype), x = in_layout(*x_any, strides, dtype);
-  const Tensor dx = output_like(dy, strides, need_dx);
-  StandoutBackwardArgs args;
-  args.dy = dy.const_data_ptr();
-  args.x = x.const_data_ptr();
-  args.z = z.const_data_ptr();
-  args.dx = data_where(need_dx, dx);
-  args.dz = data_where(need_dz, dz);
-  args.layout = flat_layout(dy.numel());
-  args.alpha = settings.alpha;
-  args.beta = settings.beta;
-  launch_standout_backward(args, storage_of(dtype), stream_of(dy));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {dx, dz.to(gradient.z_dtype)};
 }
 

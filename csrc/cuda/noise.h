@@ -1,86 +1,34 @@
-// What the torch side knows of the noise kernels: Gaussian and Concrete dropout, and Standout.
+// The arguments and the launch function of the noise kernels.
 #pragma once
 
 #include "cuda/launch_types.h"
+#include "math/noise.h"
 
 namespace fused_dropout::cuda {
 
-// All walk over memory without columns.
+// The arguments of a functor of math/noise.h. All tensors have the same dtype and memory layout.
+struct NoiseArgs {
+  const void* inputs[kMaxNoiseInputs] = {};
+  void* outputs[kMaxNoiseOutputs] = {};  // null if not wanted
+  const void* scalar = nullptr;          // a number of arithmetic type: see NoiseFunctor
+  void* partials = nullptr;              // partial sums: see partial_rows; null if not wanted
+  Layout layout;
+  RandomState random;
+  MaskIndexing mask;
+  Number constants[kMaxNoiseConstants];
+};
+
+// A layout without a bias.
 inline Layout flat_layout(int64_t numel) { return layout_for(numel, 1, 1); }
 
-// y = x (1 + sigma z). Its own gradient.
-struct GaussianArgs {
-  const void* x;
-  void* y;
-  Layout layout;
-  RandomState random;
-  MaskIndexing mask;
-  Number sigma;
-};
-
-struct ConcreteForwardArgs {
-  const void* x;
-  const void* logit;  // one number of arithmetic type
-  void* y;
-  Layout layout;
-  RandomState random;
-  MaskIndexing mask;
-  Number inverse_temperature;
-};
-
-struct ConcreteBackwardArgs {
-  const void* dy;
-  const void* x;
-  const void* logit;
-  void* dx;        // null where not wanted
-  void* partials;  // null where no gradient by the logit is wanted; see partial_rows
-  Layout layout;
-  RandomState random;
-  MaskIndexing mask;
-  Number inverse_temperature;
-};
-
-// In training x where a unit is kept, which takes dy to dx as well; in evaluation the mean of that.
-struct StandoutArgs {
-  const void* x;
-  const void* z;
-  void* y;
-  Layout layout;
-  RandomState random;
-  MaskIndexing mask;
-  Number alpha, beta;
-};
-
-// Of evaluation.
-struct StandoutBackwardArgs {
-  const void* dy;
-  const void* x;
-  const void* z;
-  void* dx;  // null where not wanted, as the next
-  void* dz;
-  Layout layout;
-  Number alpha, beta;
-};
-
-// The sums behind the partial ones of a flat layout.
+// Adds the partial sums of a kernel over a flat layout up into one number, `target`.
 ColumnSums flat_sums(const void* partials, const Layout& layout, void* target);
 
-void launch_gaussian(const GaussianArgs& args, Storage storage, Stream stream);
-void launch_concrete_forward(const ConcreteForwardArgs& args, Storage storage, Stream stream);
-void launch_concrete_backward(const ConcreteBackwardArgs& args, Storage storage, Stream stream);
-void launch_standout(const StandoutArgs& args, Storage storage, bool training, Stream stream);
-void launch_standout_backward(const StandoutBackwardArgs& args, Storage storage, Stream stream);
+// `functor` is a kNoiseIndex.
+void launch_noise(int functor, const NoiseArgs& args, Storage storage, Stream stream);
 
-// The same for one type.
+// The same for one storage type.
 template <class T>
-void gaussian_of(const GaussianArgs& args, Stream stream);
-template <class T>
-void concrete_forward_of(const ConcreteForwardArgs& args, Stream stream);
-template <class T>
-void concrete_backward_of(const ConcreteBackwardArgs& args, Stream stream);
-template <class T>
-void standout_of(const StandoutArgs& args, bool training, Stream stream);
-template <class T>
-void standout_backward_of(const StandoutBackwardArgs& args, Stream stream);
+void launch_noise_of(int functor, const NoiseArgs& args, Stream stream);
 
 }  // namespace fused_dropout::cuda

@@ -7,8 +7,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include "cuda/kernel_args.h"
 #include "cuda/norm.h"
-#include "cuda/random.h"
 #include "ops/common/row_layout.h"
 
 namespace fused_dropout::cuda {
@@ -107,22 +107,6 @@ norm::Results forward_cuda(const Tensor& x, const norm::Operands& given,
   return forward(call, layout, x, given, random, settings);
 }
 
-norm::DrawnResults draw_forward_cuda(const Tensor& x, const norm::Operands& given,
-                                     const OptionalGenerator& generator,
-                                     const norm::Settings& settings, const Options& options) {
-  const NormCallParams call = norm::check("dropout_add_norm", x, given, {}, settings, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const RowLayout layout(call, x.sizes(), dense_strides(x));
-  if (!draws_in_kernel(call, x) || !fits(layout)) {
-    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
-    return std::tuple_cat(forward_cuda(x, given, rng_state, settings, options),
-                          std::make_tuple(rng_state));
-  }
-  const Draw draw(x, generator);
-  return std::tuple_cat(forward(call, layout, x, given, draw.random, settings),
-                        std::make_tuple(draw.rng_state));
-}
-
 norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any,
                               const norm::Saved& saved, const OptionalTensor& rng_state,
                               const norm::Settings& settings, const Options& options,
@@ -212,7 +196,6 @@ norm::Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& dh_any
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("dropout_add_norm", norm::forward_entry<forward_cuda>);
-  m.impl("draw_dropout_add_norm", norm::draw_forward_entry<draw_forward_cuda>);
   m.impl("dropout_add_norm_backward", norm::backward_entry<backward_cuda>);
 }
 

@@ -1,5 +1,5 @@
 // The pointwise operator on CUDA: memory and streams around the kernels.
-#include "cuda/pointwise.h"
+#include "ops/pointwise.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -8,7 +8,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "cuda/random.h"
+#include "cuda/kernel_args.h"
+#include "cuda/pointwise.h"
 
 namespace fused_dropout::cuda {
 namespace {
@@ -65,14 +66,21 @@ bool fits(const CallParams& call, const Tensor& x) {
 Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                     const OptionalTensor& rng_state, const Options& options) {
   const CallParams call =
-      check_arguments("bias_act_dropout", x, bias, residual, rng_state, options);
+      pointwise::check("bias_act_dropout", x, bias, residual, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
-  if (!fits(call, x)) return compose_forward(x, bias, residual, rng_state, options);
+  if (!fits(call, x)) return pointwise::compose_forward(x, bias, residual, rng_state, options);
   const RandomState random = state_for(call, rng_state, call.constants(), x);
   return forward(call, x, bias, residual, random, std::nullopt);
 }
 
-void forward_into(const Tensor& x, const CallParams& call, const RandomState& random) {
+void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& options) {
+  const CallParams call = pointwise::check("dropout_", x, {}, {}, rng_state, options);
+  const c10::cuda::CUDAGuard guard(x.device());
+  if (!fits(call, x)) {
+    x.copy_(pointwise::compose_forward(x, {}, {}, rng_state, options));
+    return;
+  }
+  const RandomState random = state_for(call, rng_state, call.constants(), x);
   if (x.is_non_overlapping_and_dense()) {
     forward(call, x, {}, {}, random, x);
   } else {
@@ -80,27 +88,17 @@ void forward_into(const Tensor& x, const CallParams& call, const RandomState& ra
   }
 }
 
-void inplace_cuda(Tensor x, const OptionalTensor& rng_state, const Options& options) {
-  const CallParams call = check_arguments("dropout_", x, {}, {}, rng_state, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  if (!fits(call, x)) {
-    x.copy_(compose_forward(x, {}, {}, rng_state, options));
-  } else {
-    forward_into(x, call, state_for(call, rng_state, call.constants(), x));
-  }
-}
-
 Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
                         const OptionalTensor& bias_any, const OptionalTensor& rng_state,
-                        const Options& options, const Gradient& gradient) {
+                        const Options& options, const pointwise::Gradient& gradient) {
   const CallParams call =
-      check_backward_arguments(dy_any, input_any, bias_any, rng_state, options, gradient);
+      pointwise::check_backward(dy_any, input_any, bias_any, rng_state, options, gradient);
   const c10::cuda::CUDAGuard guard(dy_any.device());
   const auto strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
   const auto sizes = dy_any.sizes();
   const MaskLayout mask(call, sizes, strides);
   if (!can_index(mask)) {
-    return compose_backward(dy_any, input_any, bias_any, rng_state, options, gradient);
+    return pointwise::compose_backward(dy_any, input_any, bias_any, rng_state, options, gradient);
   }
 
   DropConstants constants = call.constants();
@@ -156,39 +154,12 @@ Gradients backward_cuda(const Tensor& dy_any, const OptionalTensor& input_any,
   return {dx, dbias};
 }
 
-Drawn draw_forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
-                        const OptionalGenerator& generator, const Options& options) {
-  const CallParams call = check_arguments("bias_act_dropout", x, bias, residual, {}, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  if (!draws_in_kernel(call, x) || !fits(call, x)) {
-    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
-    return {forward_cuda(x, bias, residual, rng_state, options), rng_state};
-  }
-  const Draw draw(x, generator);
-  return {forward(call, x, bias, residual, draw.random, std::nullopt), draw.rng_state};
-}
-
-Tensor draw_inplace_cuda(Tensor x, const OptionalGenerator& generator, const Options& options) {
-  const CallParams call = check_arguments("dropout_", x, {}, {}, {}, options);
-  const c10::cuda::CUDAGuard guard(x.device());
-  if (!draws_in_kernel(call, x) || !fits(call, x)) {
-    const Tensor rng_state = draw_cuda(x, options.p_tensor, generator);
-    inplace_cuda(x, rng_state, options);
-    return rng_state;
-  }
-  const Draw draw(x, generator);
-  forward_into(x, call, draw.random);
-  return draw.rng_state;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
-  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_forward_cuda>);
-  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_cuda>);
-  m.impl("bias_act_dropout", forward_entry<forward_cuda>);
-  m.impl("bias_act_dropout_backward", backward_entry<backward_cuda>);
-  m.impl("dropout_", inplace_entry<inplace_cuda>);
+  m.impl("bias_act_dropout", pointwise::forward_entry<forward_cuda>);
+  m.impl("bias_act_dropout_backward", pointwise::backward_entry<backward_cuda>);
+  m.impl("dropout_", pointwise::inplace_entry<inplace_cuda>);
 }
 
 }  // namespace fused_dropout::cuda

@@ -1,4 +1,5 @@
-#include "cuda/random.h"
+// The operators draw_rng_state and dropout_mask on CUDA.
+#include "ops/random.h"
 
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/ops/empty.h>
@@ -7,29 +8,55 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include "cuda/kernel_args.h"
+
 namespace fused_dropout::cuda {
 namespace {
 
-// One reservation in the generator: values, or in a graph capture the places where they will be.
-RandomState reserve(at::CUDAGeneratorImpl* generator) {
-  const std::lock_guard<std::mutex> lock(generator->mutex_);
-  const at::PhiloxCudaState reserved = generator->philox_cuda_state(kOffsetUnit);
-  RandomState random;
-  random.indirect = reserved.captured_;
-  if (reserved.captured_) {
-    random.seed_address = reinterpret_cast<const int64_t*>(reserved.seed_.ptr);
-    random.offset_address = reserved.offset_.ptr;
-    random.added_offset = reserved.offset_intragraph_;
-  } else {
-    random.seed = reserved.seed_.val;
-    random.offset = reserved.offset_.val;
+// Reserves numbers of the generator: values, or during a graph capture the addresses where they
+// will be.
+RandomState reserve(const Tensor& token, const OptionalGenerator& generator) {
+  if (generator) {
+    TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
+                generator->device(), ", but x is on ", token.device());
   }
+  auto* const source = at::get_generator_or_default<at::CUDAGeneratorImpl>(
+      generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index()));
+  const std::lock_guard<std::mutex> lock(source->mutex_);
+  const at::PhiloxCudaState reserved = source->philox_cuda_state(kOffsetUnit);
+  if (!reserved.captured_) return RandomState::of(reserved.seed_.val, reserved.offset_.val);
+  RandomState random;
+  random.indirect = true;
+  random.seed_address = reinterpret_cast<const int64_t*>(reserved.seed_.ptr);
+  random.offset_address = reserved.offset_.ptr;
+  random.added_offset = reserved.offset_intragraph_;
   return random;
 }
 
+Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
+                 const OptionalGenerator& generator, bool on_host) {
+  const c10::cuda::CUDAGuard guard(token.device());
+  const auto options = token.options().dtype(at::kLong).requires_grad(false);
+  if (p_tensor) {
+    const double p = check_probability("dropout", p_tensor->item<double>());
+    if (p == 0 || p == 1) return at::zeros({2}, options);  // nothing will be drawn with it
+  }
+  const RandomState random = reserve(token, generator);
+  if (on_host && !random.indirect) {
+    const Tensor rng_state = at::empty({2}, options.device(at::kCPU));
+    int64_t* const values = rng_state.mutable_data_ptr<int64_t>();
+    values[0] = static_cast<int64_t>(random.seed);
+    values[1] = static_cast<int64_t>(random.offset);
+    return rng_state;
+  }
+  const Tensor rng_state = at::empty({2}, options);
+  launch_state(random, rng_state.mutable_data_ptr<int64_t>(), stream_of(rng_state));
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return rng_state;
+}
+
 Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
-                 double p, at::IntArrayRef shared_dims, at::OptionalSymIntArrayRef mask_strides,
-                 c10::SymInt mask_offset) {
+                 double p, FD_MASK_PARAMETERS) {
   const c10::cuda::CUDAGuard guard(rng_state.device());
   const MaskParams call(rng_state, size, strides, p, shared_dims, mask_strides,
                         std::move(mask_offset));
@@ -43,31 +70,6 @@ Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
 }
 
 }  // namespace
-
-Draw::Draw(const Tensor& token, const OptionalGenerator& generator)
-    : rng_state(at::empty({2}, token.options().dtype(at::kLong).requires_grad(false))) {
-  if (generator) {
-    TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
-                generator->device(), ", but x is on ", token.device());
-  }
-  random = reserve(at::get_generator_or_default<at::CUDAGeneratorImpl>(
-      generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index())));
-  random.written_to = rng_state.mutable_data_ptr<int64_t>();
-}
-
-Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
-                 const OptionalGenerator& generator) {
-  const c10::cuda::CUDAGuard guard(token.device());
-  if (p_tensor) {
-    const double p = check_probability("dropout", p_tensor->item<double>());
-    // Nothing will be drawn with it.
-    if (p == 0 || p == 1) return at::zeros({2}, token.options().dtype(at::kLong));
-  }
-  const Draw draw(token, generator);
-  launch_state(draw.random, stream_of(draw.rng_state));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return draw.rng_state;
-}
 
 TORCH_LIBRARY_IMPL(fused_dropout, CUDA, m) {
   m.impl("draw_rng_state", draw_cuda);

@@ -1,4 +1,5 @@
-// Runtime choices turned into template arguments.
+// From the run-time index of an activation to a template argument. Used by the kernels of all
+// devices and by the composition of torch operators. The cases come from the list in activations.h.
 #pragma once
 
 #include "math/activations.h"
@@ -9,15 +10,16 @@
 
 namespace fused_dropout {
 
-// An activation's functor, of a precision yet to be named.
+// The functor of an activation; the kernel chooses the precision with Of<Precision>.
 template <template <class> class Functor>
 struct FunctorTag {
   template <class Precision>
   using Of = Functor<Precision>;
 };
 
-// Those that a build with sanitizers compiles, as which memory a kernel touches depends on none of
-// them: one without arithmetic, one with a parameter, one with most of the mathematical functions.
+// The activations that are compiled: all, except in a build with sanitizers. The memory that a
+// kernel accesses does not depend on the activation, so such a build needs only three: one without
+// arithmetic, one with a parameter, and one with most of the mathematical functions.
 #if defined(FUSED_DROPOUT_SANITIZE)
 #define FD_FOR_EACH_COMPILED(X) \
   X(Identity, "identity")       \
@@ -29,7 +31,7 @@ struct FunctorTag {
 
 // visit(FunctorTag) for the activation with this index.
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // it is for the host where visit is
+#pragma nv_exec_check_disable  // also called with a `visit` for the host only
 #endif
 template <class Visit>
 FD_HD auto with_functor(int activation, Visit visit) {
@@ -43,7 +45,7 @@ FD_HD auto with_functor(int activation, Visit visit) {
 #if defined(FUSED_DROPOUT_SANITIZE)
   throw std::domain_error("a build with sanitizers does not have this activation");
 #else
-  __builtin_unreachable();  // names are resolved before
+  __builtin_unreachable();  // the index comes from activation_from_name
 #endif
 }
 

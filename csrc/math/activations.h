@@ -1,22 +1,29 @@
-// THE list of activations, their values and derivatives.
+// The activations: the values and derivatives of each one, and the list of all.
 //
-// A new one is a functor and a line in FD_FOR_EACH_ACTIVATION; kernels, names and tests follow.
-// Formulas use the vocabulary of lanes.h and math_functions.h only, and hold for fp32 and fp64
-// registers and for tensors that torch differentiates again. So constants are written in double
-// precision, T(1.702), and rounded once where T is fp32; kinks are a select, which has one
-// derivative where minimum and maximum tie; a branch not selected stays finite.
+// To add an activation, write a functor and add a line to FD_FOR_EACH_ACTIVATION. The kernels of
+// all devices, the operators and fused_dropout.functional.ACTIVATIONS are generated from that list.
 //
-// Values and derivatives are torch's, at kinks too. A NaN that torch gives for an infinite argument
-// may be the limit here, and the sign of a zero may differ.
+// Formulas use only the functions of scalar.h and transcendental.h. They must work for float,
+// double, SIMD registers, and tensors that torch differentiates again. Therefore:
+// - Constants are written in double precision, T(1.702); they are rounded once if T is fp32.
+// - A kink is written as a select, because torch's minimum and maximum divide the gradient between
+//   equal arguments.
+// - The branch of a select that is not taken must be finite.
 //
-// Largest errors (tests/test_accuracy.py has them one by one). Full, values: at most 5.6 ULP; but
-// gelu from -5.5 downwards, where it is smaller than 1e-7, loses digits up to a relative 5e-5, and
-// quick_gelu and gelu_tanh reach 9 and 31 ULP at -5 and lose more in their tail, where rounding the
-// argument of the exponential counts (torch's gelu_tanh has no correct digit there). Full,
-// derivatives: at most 6 ULP of max(|derivative|, 1/8). Reduced, values and derivatives: of the
-// 65,536 inputs, the stored result is not the correctly rounded one for 0.18 % (gelu), 0.1 %
-// (softplus) or 0.03 % (others) in fp16, and for 0.15 % (gelu) or 0.05 % in bf16. An exponential
-// below 2^-126 may count as zero.
+// Values and derivatives are those of torch, also at kinks. There are two exceptions: for an
+// infinite argument for which torch gives NaN, the result may be the limit; and the sign of a zero
+// may differ.
+//
+// Largest errors (tests/activation_oracle.py has them one by one):
+// - Full, values: 5.6 ULP. But gelu below -5.5, where it is smaller than 1e-7, has a relative
+//   error of up to 5e-5; quick_gelu and gelu_tanh have 9 and 31 ULP at -5 and more below, because
+//   of the rounding of the argument of the exponential (torch's gelu_tanh has no correct digit
+//   there).
+// - Full, derivatives: 6 ULP of max(|derivative|, 1/8).
+// - Reduced, values and derivatives: for some of the 65,536 arguments the stored result is not the
+//   correctly rounded one. In fp16 these are 0.18 % (gelu), 0.1 % (softplus) or 0.03 % (others), in
+//   bf16 0.15 % (gelu) or 0.05 % (others).
+// - An exponential below 2^-126 may become zero.
 #pragma once
 
 #include <string_view>
@@ -25,27 +32,29 @@
 
 namespace fused_dropout {
 
-// The one runtime scalar that some activations take; the others ignore it.
+// The scalar parameter of an activation. Activations without one ignore it.
 enum class Parameter : int { kNone, kNegativeSlope, kAlpha };
 
+// The base of all functors. A functor overrides the traits that differ, and has static functions
+// `value(x, parameter)` and `derivative(x, parameter)`.
 struct ActivationTraits {
-  // A few instructions, so that memory and not arithmetic sets the speed.
-  static constexpr bool kLight = false;
-  // The derivative is exactly zero over whole intervals. There torch selects a zero gradient, so
-  // that an infinity from upstream goes no further, where a product would be NaN.
-  static constexpr bool kCloses = false;
+  // The formula has so few instructions that memory sets the speed, not arithmetic.
+  static constexpr bool kMemoryBound = false;
+  // The derivative is exactly zero on an interval. There the gradient is set to zero, as in torch:
+  // the product of an infinite upstream gradient and zero would be NaN.
+  static constexpr bool kHasZeroDerivative = false;
   static constexpr Parameter kParameter = Parameter::kNone;
-  // The value is the argument: backward needs no input at all.
+  // The value is the argument, so backward does not need the input.
   static constexpr bool kIdentity = false;
-  // derivative(value(x)) == derivative(x): backward may read the output instead of the input.
+  // derivative(value(x)) == derivative(x), so backward can use the output instead of the input.
   static constexpr bool kFromOutput = false;
-  // Value and derivative have an expensive part in common: there is a function `both`.
-  static constexpr bool kShares = false;
+  // There is a function `value_and_derivative`, because both have an expensive part in common.
+  static constexpr bool kHasValueAndDerivative = false;
 };
 
 template <class Precision>
 struct Identity : ActivationTraits {
-  static constexpr bool kLight = true;
+  static constexpr bool kMemoryBound = true;
   static constexpr bool kIdentity = true;
 
   template <class T>
@@ -60,8 +69,8 @@ struct Identity : ActivationTraits {
 
 template <class Precision>
 struct Relu : ActivationTraits {
-  static constexpr bool kLight = true;
-  static constexpr bool kCloses = true;
+  static constexpr bool kMemoryBound = true;
+  static constexpr bool kHasZeroDerivative = true;
   static constexpr bool kFromOutput = true;
 
   template <class T>
@@ -76,8 +85,8 @@ struct Relu : ActivationTraits {
 
 template <class Precision>
 struct Relu6 : ActivationTraits {
-  static constexpr bool kLight = true;
-  static constexpr bool kCloses = true;
+  static constexpr bool kMemoryBound = true;
+  static constexpr bool kHasZeroDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -91,7 +100,7 @@ struct Relu6 : ActivationTraits {
 
 template <class Precision>
 struct LeakyRelu : ActivationTraits {
-  static constexpr bool kLight = true;
+  static constexpr bool kMemoryBound = true;
   static constexpr Parameter kParameter = Parameter::kNegativeSlope;
 
   template <class T>
@@ -107,7 +116,7 @@ struct LeakyRelu : ActivationTraits {
 // Hendrycks and Gimpel, "Gaussian error linear units", 2016: x Phi(x).
 template <class Precision>
 struct Gelu : ActivationTraits {
-  static constexpr bool kShares = true;
+  static constexpr bool kHasValueAndDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -116,23 +125,23 @@ struct Gelu : ActivationTraits {
   template <class T>
   static FD_HD T derivative(T x, T parameter) {
     T value, derivative;
-    both(x, parameter, value, derivative);
+    value_and_derivative(x, parameter, value, derivative);
     return derivative;
   }
   template <class T>
-  static FD_HD void both(T x, T, T& value, T& derivative) {
+  static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
     T cdf, pdf;
     normal_cdf_and_pdf<Precision>(x, cdf, pdf);
-    // Not x times zero where x is infinite.
+    // The bound avoids infinity times zero.
     value = maximum(x, T(-3e38)) * cdf;
     derivative = fmadd(x, pdf, cdf);
   }
 };
 
-// The same paper's approximation, x/2 (1 + tanh(z)), which is x sigmoid(2z).
+// The approximation in the same paper: x/2 (1 + tanh(z)), which equals x sigmoid(2z).
 template <class Precision>
 struct GeluTanh : ActivationTraits {
-  static constexpr bool kShares = true;
+  static constexpr bool kHasValueAndDerivative = true;
   static constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
   static constexpr double kCubic = 0.044715 * kLinear;
 
@@ -143,12 +152,12 @@ struct GeluTanh : ActivationTraits {
   template <class T>
   static FD_HD T derivative(T x, T parameter) {
     T value, derivative;
-    both(x, parameter, value, derivative);
+    value_and_derivative(x, parameter, value, derivative);
     return derivative;
   }
   template <class T>
-  static FD_HD void both(T x, T, T& value, T& derivative) {
-    // Beyond the bounds the derivative is 0 or 1; within them the square is finite.
+  static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
+    // Beyond these bounds the derivative is 0 or 1; within them the square is finite.
     const T bounded = minimum(maximum(x, T(-11.0)), T(11.0));
     const T square = bounded * bounded;
     const T inner = bounded * fmadd(T(kCubic), square, T(kLinear));
@@ -161,7 +170,7 @@ struct GeluTanh : ActivationTraits {
 
 template <class Precision>
 struct QuickGelu : ActivationTraits {
-  static constexpr bool kShares = true;
+  static constexpr bool kHasValueAndDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -170,11 +179,11 @@ struct QuickGelu : ActivationTraits {
   template <class T>
   static FD_HD T derivative(T x, T parameter) {
     T value, derivative;
-    both(x, parameter, value, derivative);
+    value_and_derivative(x, parameter, value, derivative);
     return derivative;
   }
   template <class T>
-  static FD_HD void both(T x, T, T& value, T& derivative) {
+  static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
     T s, ds;
     sigmoid_and_derivative<Precision>(T(1.702) * x, s, ds);
     value = x * s;
@@ -184,7 +193,7 @@ struct QuickGelu : ActivationTraits {
 
 template <class Precision>
 struct Silu : ActivationTraits {
-  static constexpr bool kShares = true;
+  static constexpr bool kHasValueAndDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -193,11 +202,11 @@ struct Silu : ActivationTraits {
   template <class T>
   static FD_HD T derivative(T x, T parameter) {
     T value, derivative;
-    both(x, parameter, value, derivative);
+    value_and_derivative(x, parameter, value, derivative);
     return derivative;
   }
   template <class T>
-  static FD_HD void both(T x, T, T& value, T& derivative) {
+  static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
     T s, ds;
     sigmoid_and_derivative<Precision>(x, s, ds);
     value = x * s;
@@ -207,7 +216,7 @@ struct Silu : ActivationTraits {
 
 template <class Precision>
 struct Sigmoid : ActivationTraits {
-  static constexpr bool kShares = true;
+  static constexpr bool kHasValueAndDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -216,11 +225,11 @@ struct Sigmoid : ActivationTraits {
   template <class T>
   static FD_HD T derivative(T x, T parameter) {
     T value, derivative;
-    both(x, parameter, value, derivative);
+    value_and_derivative(x, parameter, value, derivative);
     return derivative;
   }
   template <class T>
-  static FD_HD void both(T x, T, T& value, T& derivative) {
+  static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
     sigmoid_and_derivative<Precision>(x, value, derivative);
   }
 };
@@ -231,7 +240,8 @@ struct Tanh : ActivationTraits {
   static FD_HD T value(T x, T) {
     return hyperbolic_tangent<Precision>(x);
   }
-  // 1 - tanh^2, without the difference that cancels: with e = e^-2|x| it is 4 e / (1 + e)^2.
+  // 1 - tanh^2, computed as 4 e / (1 + e)^2 with e = e^-2|x|, because digits cancel in the
+  // difference.
   template <class T>
   static FD_HD T derivative(T x, T) {
     const T e = exponential<Precision>(T(-2.0) * absolute(x));
@@ -286,8 +296,8 @@ struct Softplus : ActivationTraits {
 };
 
 // Misra, "Mish: a self regularized non-monotonic activation function", 2019: x tanh(softplus(x)).
-// With e = e^x and n = e (e + 2) the hyperbolic tangent is n / (n + 2). It is 1 from x = 20 on, in
-// fp64 too.
+// With e = e^x and n = e (e + 2), the hyperbolic tangent is n / (n + 2). From x = 20 on it is 1,
+// also in fp64.
 template <class Precision>
 struct Mish : ActivationTraits {
   template <class T>
@@ -308,8 +318,8 @@ struct Mish : ActivationTraits {
 
 template <class Precision>
 struct Hardswish : ActivationTraits {
-  static constexpr bool kLight = true;
-  static constexpr bool kCloses = true;
+  static constexpr bool kMemoryBound = true;
+  static constexpr bool kHasZeroDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -327,8 +337,8 @@ struct Hardswish : ActivationTraits {
 // So et al., "Primer", 2021.
 template <class Precision>
 struct SquaredRelu : ActivationTraits {
-  static constexpr bool kLight = true;
-  static constexpr bool kCloses = true;
+  static constexpr bool kMemoryBound = true;
+  static constexpr bool kHasZeroDerivative = true;
 
   template <class T>
   static FD_HD T value(T x, T) {
@@ -341,7 +351,7 @@ struct SquaredRelu : ActivationTraits {
   }
 };
 
-// X(functor, name)
+// X(functor, name) for each activation. The position in the list is the index of the activation.
 #define FD_FOR_EACH_ACTIVATION(X) \
   X(Identity, "identity")         \
   X(Relu, "relu")                 \
@@ -362,8 +372,8 @@ struct SquaredRelu : ActivationTraits {
 
 template <class Function, class T>
 FD_HD void value_and_derivative(T x, T parameter, T& value, T& derivative) {
-  if constexpr (Function::kShares) {
-    Function::both(x, parameter, value, derivative);
+  if constexpr (Function::kHasValueAndDerivative) {
+    Function::value_and_derivative(x, parameter, value, derivative);
   } else {
     value = Function::value(x, parameter);
     derivative = Function::derivative(x, parameter);
@@ -392,7 +402,7 @@ inline constexpr ActivationInfo kActivations[] = {
 };
 inline constexpr int kActivationCount = sizeof(kActivations) / sizeof(kActivations[0]);
 
-// The index of a name, -1 for an unknown one.
+// The index of the activation with this name, or -1.
 inline int activation_from_name(std::string_view name) {
   for (int i = 0; i < kActivationCount; ++i) {
     if (name == kActivations[i].name) return i;
@@ -400,7 +410,7 @@ inline int activation_from_name(std::string_view name) {
   return -1;
 }
 
-// What the parameter is called and what it is unless given; null and 0 for none.
+// The name and the default value of a parameter: null and 0 if there is none.
 inline constexpr const char* parameter_name(Parameter parameter) {
   return parameter == Parameter::kNegativeSlope ? "negative_slope"
          : parameter == Parameter::kAlpha       ? "alpha"

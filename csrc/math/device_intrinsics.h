@@ -1,6 +1,8 @@
-// The functions that a GPU has instructions for, and with them the formulas of math_functions.h
-// that are made for it. FD_DEVICE_FORMULAS is defined in code for a GPU, and in code for the CPU
-// that stands in for it (tests/cuda): there the same formulas compute with exact functions.
+// Approximate functions for which GPUs have an instruction. The formulas for GPUs in
+// transcendental.h and noise.h use them.
+//
+// FD_DEVICE_FORMULAS selects those formulas. It is defined in code for a GPU, and in the CUDA
+// kernels that the tests compile for the CPU (tests/cuda_emulator), where the functions are exact.
 #pragma once
 
 #include "math/scalar.h"
@@ -12,7 +14,7 @@
 #if defined(FD_DEVICE_FORMULAS)
 namespace fused_dropout {
 
-// 2^y for every y; relative error 2^-22, zero instead of a subnormal result.
+// 2^y for every y, with a relative error of 2^-22. Subnormal results become zero.
 FD_HD float approximate_exp2(float y) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -23,7 +25,7 @@ FD_HD float approximate_exp2(float y) {
 #endif
 }
 
-// log2(y) for y >= 2^-126; an absolute error of 2^-22 between 1/2 and 2, else a relative one.
+// log2(y) for y >= 2^-126. The error is 2^-22: absolute for y between 1/2 and 2, else relative.
 FD_HD float approximate_log2(float y) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -34,7 +36,7 @@ FD_HD float approximate_log2(float y) {
 #endif
 }
 
-// The sine and the cosine of |x| <= pi; an absolute error of 2^-20.5.
+// The sine and the cosine of x for |x| <= pi, with an absolute error of 2^-20.5.
 FD_HD void approximate_sine_and_cosine(float x, float& sine, float& cosine) {
 #if defined(__CUDA_ARCH__)
   asm("sin.approx.ftz.f32 %0, %1;" : "=f"(sine) : "f"(x));
@@ -45,7 +47,7 @@ FD_HD void approximate_sine_and_cosine(float x, float& sine, float& cosine) {
 #endif
 }
 
-// For x >= 2^-126; an error of 1 ULP.
+// The square root of x >= 2^-126, with an error of 1 ULP.
 FD_HD float approximate_square_root(float x) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -56,7 +58,7 @@ FD_HD float approximate_square_root(float x) {
 #endif
 }
 
-// 1 / b for |b| >= 2^-126; an error of 1 ULP.
+// 1 / b for |b| >= 2^-126, with an error of 1 ULP.
 FD_HD float approximate_reciprocal(float b) {
 #if defined(__CUDA_ARCH__)
   float result;

@@ -1,5 +1,5 @@
-// Storage types: how numbers lie in memory. Torch's own 16-bit classes live in headers that the
-// kernels avoid.
+// The dtypes of tensors, as the kernels see them. Kernels include no torch header, so they have
+// classes of their own for 16-bit numbers.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@ namespace fused_dropout {
 
 enum class Storage : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-inline int64_t size_of(Storage storage) {  // in bytes
+// In bytes.
+inline int64_t size_of(Storage storage) {
   return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : 2;
 }
 

@@ -1,4 +1,5 @@
-// The element formulas of the operators and their gradients, for every value type of lanes.h.
+// The formulas of the operators and their gradients for one element, for every value type (see
+// scalar.h). Used by the kernels of all devices and by the composition of torch operators.
 #pragma once
 
 #include "math/activations.h"
@@ -9,7 +10,8 @@ namespace fused_dropout {
 
 enum class Mode : int { kInverted, kClassic, kAlpha };
 
-// drop(v) = kept ? scale * v + shift : fill
+// drop(v) = kept ? scale * v + shift : fill, where an element is kept with the probability
+// keep_count / 65536.
 struct DropConstants {
   uint32_t keep_count;
   double scale;
@@ -17,9 +19,9 @@ struct DropConstants {
   double fill;
 };
 
-// Written with q = keep_count / 65536, the probability that is really applied, so that the
-// expectation is exact. Without dropout (`training` false) everything is kept, and classic mode
-// multiplies by q.
+// The constants of a mode. They are computed from q = keep_count / 65536, the keep probability that
+// the kernels apply, so that the expectation is exact. In evaluation everything is kept, and
+// classic mode multiplies by q.
 inline DropConstants drop_constants(double p, Mode mode, bool training) {
   constexpr uint32_t kAll = 65536;
   // Adding -0 changes no value; adding +0 would change the sign of -0.
@@ -48,21 +50,23 @@ FD_HD V forward_element(V z, Keep keep, V scale, V shift, V fill, V parameter) {
   return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
 }
 
-// dy times a derivative of the activation.
+// dy times a derivative of the activation. If the derivative is zero the result is zero, even for
+// an infinite dy (see kHasZeroDerivative).
 template <class Activation, class V>
 FD_HD V times_derivative(V dy, V derivative) {
   const V product = dy * derivative;
-  if constexpr (!Activation::kCloses) return product;
+  if constexpr (!Activation::kHasZeroDerivative) return product;
   return select(absolute(derivative) <= V(0.0), V(0.0), product);
 }
 
-// dy times the derivative at z.
+// The gradient with respect to z of act(z).
 template <class Activation, class V>
 FD_HD V activation_grad(V dy, V z, V parameter) {
   return times_derivative<Activation>(dy, Activation::derivative(z, parameter));
 }
 
-// The gradient by z = x + bias. Dropped places are selected to zero, so that nothing leaks.
+// The gradient with respect to z = x + bias. Dropped elements are set to zero by selection, not by
+// multiplication, so that a NaN or an infinity does not reach the result.
 template <class Activation, class V, class Keep>
 FD_HD V backward_element(V dy, V z, Keep keep, V scale, V parameter) {
   return select(keep, activation_grad<Activation>(dy * scale, z, parameter), V(0.0));
@@ -75,7 +79,7 @@ FD_HD V gated_element(V gate, V value, Keep keep, V scale, V shift, V fill, V pa
   return select(keep, kept, mutated(Mutation::kLeakingZero) ? kept * V(0.0) : fill);
 }
 
-// The gradients by gate and value.
+// The gradients with respect to gate and value.
 template <class Activation, class V, class Keep>
 FD_HD void gated_backward_element(V dy, V gate, V value, Keep keep, V scale, V parameter, V& dgate,
                                   V& dvalue) {
@@ -86,27 +90,28 @@ FD_HD void gated_backward_element(V dy, V gate, V value, Keep keep, V scale, V p
   dvalue = select(keep, upstream * activated, V(0.0));
 }
 
-// residual + branch * layer_scale * row_scale is the stream h; without a residual it is -0, which
-// changes nothing.
+// h = residual + branch * layer_scale * row_scale, the input of the norm. If there is no residual,
+// it is -0, which changes nothing.
 template <class V>
-FD_HD V stream_element(V residual, V branch, V layer_scale, V row_scale) {
+FD_HD V residual_element(V residual, V branch, V layer_scale, V row_scale) {
   return residual + branch * layer_scale * row_scale;
 }
 
-// What is summed up for the variance, and for the gradients of weights.
+// The sums of products for the variance and for the gradients of weights.
 template <class V>
 FD_HD V add_product(V sum, V a, V b) {
   return fmadd(a, b, sum);
 }
 
-// A mean that was rounded on the way is mended by the mean of the differences from it, and the
-// variance about it by the square of that. A row of equal values has nothing else to normalise.
-// Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
+// Corrects the rounding error of a mean and of the variance about it. `correction` is the mean of
+// the differences from the rounded mean. In a row of equal values these differences are all that
+// the norm would see. Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
+// 1983.
 template <class C, class D>
 FD_HD void correct_moments(D correction, C& mean, D& variance) {
   mean = static_cast<C>(mean + correction);
-  const D rest = variance - correction * correction;
-  variance = rest > D(0) ? rest : D(0);
+  const D corrected = variance - correction * correction;
+  variance = corrected > D(0) ? corrected : D(0);
 }
 
 template <class V>
@@ -119,8 +124,9 @@ FD_HD V norm_element(V h, V mean, V rstd, V weight, V norm_bias) {
   return fmadd(normalised(h, mean, rstd), weight, norm_bias);
 }
 
-// The gradient by h. `gradient` is that by the normalised value, whose mean over the row (0 for
-// RMSNorm) and whose mean product with the normalised values come back through the statistics.
+// The gradient with respect to h. `gradient` is the one with respect to the normalised value.
+// `mean_gradient` is its mean over the row (0 for RMSNorm), `mean_product` the mean of its product
+// with the normalised value: they are the gradients through the mean and the variance.
 template <class V>
 FD_HD V norm_backward_element(V gradient, V normal, V mean_gradient, V mean_product, V rstd) {
   return rstd * fmadd(-normal, mean_product, gradient - mean_gradient);

@@ -1,5 +1,6 @@
-// Deliberate mistakes, to prove that the tests notice them (tests/test_mutations.py). They exist in
-// builds with FUSED_DROPOUT_MUTATIONS alone; in any other build `mutated` is a constant false.
+// Deliberate mistakes, which show that the tests notice them (tests/mutations). They exist
+// only in builds with FUSED_DROPOUT_MUTATIONS, where the environment variable
+// FUSED_DROPOUT_MUTATION selects one. In all other builds `mutated` is a constant false.
 #pragma once
 
 #include <cstdlib>
@@ -10,13 +11,13 @@
 namespace fused_dropout {
 
 enum class Mutation {
-  kUnmaskedBiasGradient,  // the bias gradient sums what the mask has dropped
+  kUnmaskedBiasGradient,  // the bias gradient includes dropped elements
   kPeriodicMask,          // rows 4096 elements apart share their mask
-  kRepeatedState,         // every second call draws the random numbers of the one before
-  kNominalScale,          // scaled by 1 / (1 - p) instead of the probability that is applied
-  kInclusiveThreshold,    // a draw compared with <= instead of <
-  kOtherBackwardMask,     // backward draws from another seed than forward
-  kLeakingZero,           // dropped elements are multiplied by zero instead of selected
+  kRepeatedState,         // every second call uses the seed of the previous call
+  kNominalScale,          // scale is 1 / (1 - p), without the rounding of p
+  kInclusiveThreshold,    // draws are compared with <= instead of <
+  kOtherBackwardMask,     // backward uses another seed than forward
+  kLeakingZero,           // dropped elements are multiplied by zero, not set to zero
 };
 
 #if defined(FUSED_DROPOUT_MUTATIONS)

@@ -1,139 +1,35 @@
-// The element formulas of continuous noise and of learned keep probabilities, for every value type
-// of lanes.h: Gaussian dropout, Concrete dropout and Standout.
-//
-// A uniform draw is given as k, the upper 24 bits of a random word (philox.h), and stands for
-// u = (k + 1/2) 2^-24. In fp32 that number would be rounded where it counts most, close to 1, so
-// the functions below take k, which fp32 holds exactly, and lose nothing at either end.
-//
-// Errors are stated as in math_functions.h; tests/noise/test_noise_accuracy.py measures them.
+// The formulas of the noise operators: Gaussian dropout, Concrete dropout and Standout. Each
+// functor computes one element, for every value type of scalar.h, and stands for one kernel on
+// every device: the kernels and their tables are generated from the list at the end of this file. A
+// new functor needs no change in cpu/kernels and cuda/kernels.
 #pragma once
 
-#include "math/transcendental.h"
+#include <type_traits>
+
+#include "math/distributions.h"
+#include "math/noise_functor.h"
 
 namespace fused_dropout {
 
-// ---- logarithm, sine and cosine ---------------------------------------------------------------
+namespace noise {
 
-template <class Precision>
-FD_HD double logarithm(double x) {
-  return std::log(x);
-}
-
-template <class Precision>
-FD_HD double log_uniform(double k) {
-  return std::log((k + 0.5) * 0x1p-24);
-}
-
-// log(1 + f) + n ln 2 for sqrt(1/2) - 1 <= f <= sqrt(2) - 1 and integral |n| < 512.
-template <class Precision, class T>
-FD_HD T log_of_parts(T f, T n) {
-  T curvature;  // (log(1 + f) - f) / f^2
-  if constexpr (Precision::kFull) {
-    curvature = polynomial(f, -0.4999999f, 0.33333954f, -0.25001827f, 0.19961958f, -0.16568428f,
-                           0.14917006f, -0.14324254f, 0.087590106f);
-  } else {
-    curvature = polynomial(f, -0.50000846f, 0.33319187f, -0.24919209f, 0.20450181f, -0.18586001f,
-                           0.11941902f);
-  }
-  return fmadd(n, T(kLn2High), f) + fmadd(f * f, curvature, n * T(kLn2Low));
-}
-
-// log(x) for 2^-126 <= x < 2^126. Full: 1.6 ULP. Reduced: 1.5e-6; on a device 2^-22, absolute
-// between 1/2 and 2.
-template <class Precision, class T>
-FD_HD T logarithm(T x) {
-#if defined(FD_DEVICE_FORMULAS)
-  if constexpr (!Precision::kFull) return approximate_log2(x) * T(1.0f / kLog2OfE);
-#endif
-  const T n = binary_exponent(x);
-  return log_of_parts<Precision>(scale_by_pow2(x, -n) - T(1.0f), n);
-}
-
-// log(u), without the rounding of u: k + 1/2 has 25 bits, but its distance from the power of two
-// beside it has no more than 24. Full: 1.4 ULP. Reduced: 1.5e-6.
-template <class Precision, class T>
-FD_HD T log_uniform(T k) {
-  const T n = binary_exponent(k + T(0.5f));
-  const T scale = scale_by_pow2(T(1.0f), -n);
-  const T f = (k * scale - T(1.0f)) + T(0.5f) * scale;
-  return log_of_parts<Precision>(f, n - T(24.0f));
-}
-
-// log(u / (1 - u)). The quotient of the two integers (2 k + 1) / (2^25 - 2 k - 1) has one rounding
-// where it is very small or large. Full: an absolute 1.2e-7 and 1.6 ULP. Reduced: 6.1e-7 of the
-// result or of 1.
-template <class Precision, class T>
-FD_HD T logit_uniform(T k) {
-  return logarithm<Precision>(quotient<Precision>(k + T(0.5f), (T(16777216.0f) - k) - T(0.5f)));
-}
-
-// The sine and the cosine of 2 pi f for |f| <= 1/8. Full: 1.6 ULP. Reduced: 1.7e-6.
-template <class Precision, class T>
-FD_HD void sine_and_cosine(T f, T& sine, T& cosine) {
-  const T square = f * f;
-  if constexpr (Precision::kFull) {
-    sine = f * polynomial(square, 6.2831855f, -41.341866f, 81.625626f, -76.774956f);
-    cosine = polynomial(square, 1.0f, -19.739208f, 64.93915f, -85.42452f, 58.62106f);
-  } else {
-    sine = f * polynomial(square, 6.283176f, -41.3311f, 79.811714f);
-    cosine = polynomial(square, 0.99999994f, -19.73911f, 64.91362f, -83.246346f);
-  }
-}
-
-// ---- Gaussian noise ---------------------------------------------------------------------------
-
-template <class Precision>
-FD_HD void normal_pair(double first, double second, double& even, double& odd) {
-  const double radius = std::sqrt(-2.0 * log_uniform<Precision>(first));
-  const double turns = (second + 0.5) * 0x1p-24;
-  double sine, cosine;
-#if defined(__CUDA_ARCH__)
-  sincospi(2.0 * turns, &sine, &cosine);  // that of any angle needs local memory
-#else
-  constexpr double kTwoPi = 6.283185307179586476925;
-  sine = std::sin(kTwoPi * turns);
-  cosine = std::cos(kTwoPi * turns);
-#endif
-  even = radius * cosine;
-  odd = radius * sine;
-}
-
-// Two independent standard normal numbers from two uniform draws (Box and Muller, "A note on the
-// generation of random normal deviates", 1958): radius sqrt(-2 log u1), angle 2 pi u2. The angle is
-// reduced to an eighth of a turn without a rounding. Full: 4 ULP. Reduced: 4e-6; on a device an
-// absolute 1e-5, or less than 6e-4 where the radius is below 0.03, which it is once in 2,000 times.
-template <class Precision, class T>
-FD_HD void normal_pair(T first, T second, T& even, T& odd) {
-#if defined(FD_DEVICE_FORMULAS)
-  if constexpr (!Precision::kFull) {
-    constexpr float kHalfTurn = 3.14159265f, kUnit = 2.0f * kHalfTurn / 16777216.0f;
-    const T bits = approximate_log2(fmadd(first, T(1.0f / 16777216.0f), T(0.5f / 16777216.0f)));
-    const T radius = approximate_square_root(maximum(bits * T(-2.0f / kLog2OfE), T(0.0f)));
-    // Half a turn less turns both signs.
-    T sine, cosine;
-    approximate_sine_and_cosine(fmadd(second, T(kUnit), T(0.5f * kUnit - kHalfTurn)), sine, cosine);
-    even = -radius * cosine;
-    odd = -radius * sine;
-    return;
-  }
-#endif
-  const T radius = square_root(T(-2.0f) * log_uniform<Precision>(first));
-  const T quarter = round_even((second + T(0.5f)) * T(1.0f / 4194304.0f));  // 0 to 4
-  const T rest = (second - quarter * T(4194304.0f)) + T(0.5f);
-  T s, c;
-  sine_and_cosine<Precision>(rest * T(1.0f / 16777216.0f), s, c);
-  const auto is_odd = absolute(absolute(quarter - T(2.0f)) - T(1.0f)) < T(0.5f);
-  const T cosine = select(is_odd, s, c), sine = select(is_odd, c, s);
-  even = radius * select(absolute(quarter - T(1.5f)) < T(1.0f), -cosine, cosine);
-  odd = radius * select(absolute(quarter - T(2.5f)) < T(1.0f), -sine, sine);
-}
+// ---- Gaussian dropout -------------------------------------------------------------------------
 
 // Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014,
-// section 10: sigma^2 = p / (1 - p). Linear in x, so that it is its own gradient.
-template <class T>
-FD_HD T gaussian_element(T x, T normal, T sigma) {
-  return x * fmadd(sigma, normal, T(1.0f));
-}
+// section 10: sigma^2 = p / (1 - p). Linear in x: the gradient by x is the same kernel on dy.
+struct Gaussian : NoiseFunctor<1, 1, NoiseDraw::kNormal> {
+  static constexpr auto kName = "Gaussian";
+
+  template <class T>
+  struct Constants {
+    T sigma;
+  };
+
+  template <class Precision, class T>
+  static FD_HD void element(const T (&x)[1], T normal, const Constants<T>& constants, T (&y)[1]) {
+    y[0] = x[0] * fmadd(constants.sigma, normal, T(1.0f));
+  }
+};
 
 // ---- Concrete dropout -------------------------------------------------------------------------
 
@@ -154,19 +50,20 @@ struct ConcreteConstants {
   T p;
 };
 
-// Beyond it the scale would be infinite; what it multiplies is about zero by then.
-template <class C>
-constexpr double kMostLogit = sizeof(C) == sizeof(double) ? 709.0 : 88.0;
+// The largest logit that `scale` is computed from. With a larger one the scale would be infinite in
+// arithmetic precision, and the kept share that it multiplies is about zero already.
+FD_HD double max_scale_logit(bool is_double) { return is_double ? 709.0 : 88.0; }
 
 template <class C>
 FD_HD ConcreteConstants<C> concrete_constants(C logit, C inverse_temperature) {
-  const C scale = C(1.0) + exponential<Full>(minimum(logit, C(kMostLogit<C>)));
+  const C most = C(max_scale_logit(std::is_same_v<C, double>));
+  const C scale = C(1.0) + exponential<Full>(minimum(logit, most));
   C p, complement;
   sigmoid_pair<Full>(logit, p, complement);
   return {logit, inverse_temperature, scale, p};
 }
 
-// How much of an element is dropped, and what the rest of it is multiplied with.
+// The share d of an element that is dropped, and the factor (1 - d) / (1 - p) of its value.
 template <class Precision, class T>
 FD_HD void concrete_gates(T k, const ConcreteConstants<T>& constants, T& dropped, T& factor) {
   T kept;
@@ -176,28 +73,51 @@ FD_HD void concrete_gates(T k, const ConcreteConstants<T>& constants, T& dropped
   factor = kept * constants.scale;
 }
 
-template <class Precision, class T>
-FD_HD T concrete_element(T x, T k, const ConcreteConstants<T>& constants) {
-  T dropped, factor;
-  concrete_gates<Precision>(k, constants, dropped, factor);
-  return x * factor;
-}
+// CUDA: the logit is a parameter of the model, so that it is in device memory.
+template <int kInputCount, bool kHasSum>
+struct ConcreteFunctor : NoiseFunctor<kInputCount, 1, NoiseDraw::kUniform, kHasSum> {
+  template <class T>
+  using Constants = ConcreteConstants<T>;
 
-// The gradient by x, and this element's share in that by the logit.
-template <class Precision, class T>
-FD_HD void concrete_backward_element(T dy, T x, T k, const ConcreteConstants<T>& constants, T& dx,
-                                     T& dlogit) {
-  T dropped, factor;
-  concrete_gates<Precision>(k, constants, dropped, factor);
-  dx = dy * factor;
-  dlogit = dx * x * (constants.p - dropped * constants.inverse_temperature);
-}
+  template <class C>
+  static FD_HD ConcreteConstants<C> with_scalar(const ConcreteConstants<C>& constants,
+                                                const C* logit) {
+    return concrete_constants(*logit, constants.inverse_temperature);
+  }
+};
+
+struct ConcreteForward : ConcreteFunctor<1, /*sum=*/false> {
+  static constexpr auto kName = "ConcreteForward";
+
+  template <class Precision, class T>
+  static FD_HD void element(const T (&x)[1], T k, const ConcreteConstants<T>& constants,
+                            T (&y)[1]) {
+    T dropped, factor;
+    concrete_gates<Precision>(k, constants, dropped, factor);
+    y[0] = x[0] * factor;
+  }
+};
+
+// From dy and x to dx and the element's term of the gradient by the logit.
+struct ConcreteBackward : ConcreteFunctor<2, /*sum=*/true> {
+  static constexpr auto kName = "ConcreteBackward";
+
+  template <class Precision, class T>
+  static FD_HD void element(const T (&inputs)[2], T k, const ConcreteConstants<T>& constants,
+                            T (&gradients)[2]) {
+    T dropped, factor;
+    concrete_gates<Precision>(k, constants, dropped, factor);
+    gradients[0] = inputs[0] * factor;
+    gradients[1] =
+        gradients[0] * inputs[1] * (constants.p - dropped * constants.inverse_temperature);
+  }
+};
 
 // ---- Standout ---------------------------------------------------------------------------------
 
-// rint(65536 sigmoid(alpha z + beta)), of which 65536 sigmoid has an absolute error below 0.01. In
-// fp32 for every dtype, and every operation is rounded by itself, so that decisions are the same on
-// every device, for every instruction set and in the composition of tensors. A NaN stays one.
+// rint(65536 sigmoid(alpha z + beta)). The absolute error of 65536 sigmoid is below 0.01. Computed
+// in fp32 for every dtype, with every operation rounded by itself, so that the decisions are the
+// same on every device, for every instruction set and in the composition of tensors. NaN gives NaN.
 template <class T>
 FD_HD T keep_threshold(T z, T alpha, T beta) {
   const T a = rounded_product(alpha, z) + beta;
@@ -217,24 +137,75 @@ FD_HD T keep_threshold(T z, T alpha, T beta) {
   return round_even(q * T(65536.0f));
 }
 
-// Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013. A unit whose
-// threshold is not a number is kept, so that the NaN is seen.
-template <class V, class T>
-FD_HD V standout_element(V x, T draw, T threshold) {
-  return select(draw >= threshold, V(0.0f), x);
+FD_HD float to_fp32(double value) { return static_cast<float>(value); }
+template <class T>
+FD_HD T to_fp32(T value) {
+  return value;
 }
 
-// In evaluation: x times the keep probability, and the gradients by x and z.
-template <class Precision, class V>
-FD_HD V standout_mean(V x, V z, V alpha, V beta) {
-  return x * sigmoid<Precision>(fmadd(alpha, z, beta));
-}
-template <class Precision, class V>
-FD_HD void standout_mean_backward(V dy, V x, V z, V alpha, V beta, V& dx, V& dz) {
-  V keep, complement;
-  sigmoid_pair<Precision>(fmadd(alpha, z, beta), keep, complement);
-  dx = dy * keep;
-  dz = dy * x * (alpha * (keep * complement));
-}
+template <class T>
+struct StandoutConstants {
+  T alpha, beta;
+};
+
+// Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013. In training:
+// from x and z to y, or from dy and z to dx, because the sampled mask is a constant. A unit whose
+// threshold is NaN is kept, so that the NaN reaches the result.
+struct Standout : NoiseFunctor<2, 1, NoiseDraw::kBits> {
+  static constexpr auto kName = "Standout";
+
+  template <class T>
+  using Constants = StandoutConstants<T>;
+
+  template <class Precision, class T, class Fp32>
+  static FD_HD void element(const T (&inputs)[2], Fp32 draw, const Constants<T>& constants,
+                            T (&y)[1]) {
+    const Fp32 threshold =
+        keep_threshold(to_fp32(inputs[1]), to_fp32(constants.alpha), to_fp32(constants.beta));
+    y[0] = select(draw >= threshold, T(0.0f), inputs[0]);
+  }
+};
+
+// In evaluation: from x and z to x times the keep probability.
+struct StandoutMean : NoiseFunctor<2, 1, NoiseDraw::kNone> {
+  static constexpr auto kName = "StandoutMean";
+
+  template <class T>
+  using Constants = StandoutConstants<T>;
+
+  template <class Precision, class T>
+  static FD_HD void element(const T (&inputs)[2], T, const Constants<T>& constants, T (&y)[1]) {
+    y[0] = inputs[0] * sigmoid<Precision>(fmadd(constants.alpha, inputs[1], constants.beta));
+  }
+};
+
+// From dy, x and z to dx and dz.
+struct StandoutMeanBackward : NoiseFunctor<3, 2, NoiseDraw::kNone> {
+  static constexpr auto kName = "StandoutMeanBackward";
+
+  template <class T>
+  using Constants = StandoutConstants<T>;
+
+  template <class Precision, class T>
+  static FD_HD void element(const T (&inputs)[3], T, const Constants<T>& constants,
+                            T (&gradients)[2]) {
+    const T dy = inputs[0], x = inputs[1], z = inputs[2];
+    T keep, complement;
+    sigmoid_pair<Precision>(fmadd(constants.alpha, z, constants.beta), keep, complement);
+    gradients[0] = dy * keep;
+    gradients[1] = dy * x * (constants.alpha * (keep * complement));
+  }
+};
+
+}  // namespace noise
+
+// ---- the list ---------------------------------------------------------------------------------
+
+using NoiseFunctors = NoiseList<noise::Gaussian, noise::ConcreteForward, noise::ConcreteBackward,
+                                noise::Standout, noise::StandoutMean, noise::StandoutMeanBackward>;
+
+// The index of a functor in the list, and in the tables of kernels.
+template <class Functor>
+constexpr int kNoiseIndex = position_in<Functor>(NoiseFunctors());
 
 }  // namespace fused_dropout

@@ -1,10 +1,12 @@
-// THE random-number contract, version 1: which random number decides about which element.
+// The random-number contract, version 1: the random draw of every mask element. Used by the kernels
+// of all devices.
 //
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by
-// the seed; the counter is (offset / 4, group). Element j of a mask belongs to group j / 8 and
-// takes lane j % 8 of the eight 16-bit halves of the four output words, low half first. The same
-// numbers as curand_init(seed, group, offset) + curand4 and at::philox_engine(seed, group,
-// offset / 4). fused_dropout/reference/contract.py states the same in Python.
+// The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+// 2011). The key is the seed, and the counter is (offset / 4, group). Element j of a mask belongs
+// to group j / 8. Its draw is slot j % 8 of the group: the eight slots are the 16-bit halves of the
+// four output words, low half first. curand_init(seed, group, offset) with curand4, and
+// at::philox_engine(seed, group, offset / 4), give the same words. The Python version of this
+// contract is fused_dropout/reference/contract.py.
 #pragma once
 
 #include "math/scalar.h"
@@ -12,16 +14,16 @@
 namespace fused_dropout {
 
 constexpr int kRngContractVersion = 1;
-constexpr int kGroupSize = 8;
-constexpr int kOffsetUnit = 4;  // offsets count 32-bit numbers, counters count blocks of four
+constexpr int kGroupSize = 8;   // slots in a group
+constexpr int kOffsetUnit = 4;  // an offset counts 32-bit words, and a counter gives four of them
 
 struct PhiloxState {
   uint64_t seed;
   uint64_t offset;
 };
 
-// Four words of one counter. `Word` is uint32_t, or a SIMD register that holds one counter's word
-// in the low half of each 64-bit lane.
+// The four words of a counter, before or after the rounds. `Word` is uint32_t, or a SIMD register
+// that holds a word of another counter in the low half of each 64-bit lane.
 template <class Word>
 struct PhiloxWords {
   Word x, y, z, w;
@@ -30,7 +32,7 @@ struct PhiloxWords {
 FD_HD uint64_t multiply_wide(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
 FD_HD uint32_t high_word(uint64_t product) {
 #if defined(__CUDA_ARCH__)
-  // A shift would cost an addition of zero.
+  // The compiler would add an instruction to a shift.
   uint32_t high;
   asm("mov.b64 {_, %0}, %1;" : "=r"(high) : "l"(product));
   return high;
@@ -45,7 +47,7 @@ FD_HD uint32_t next_key(uint32_t key, uint32_t step) { return key + step; }
 constexpr int kPhiloxRounds = 10;
 constexpr uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
 
-// One round. `Key` is uint32_t, or Word where every counter has a key of its own.
+// One round. `Key` is uint32_t, or `Word` if every counter has its own key.
 template <class Word, class Key>
 FD_HD PhiloxWords<Word> philox_round(PhiloxWords<Word> counter, Key key0, Key key1) {
   const auto product0 = multiply_wide(counter.x, 0xD2511F53u);
@@ -54,6 +56,7 @@ FD_HD PhiloxWords<Word> philox_round(PhiloxWords<Word> counter, Key key0, Key ke
           high_word(product0) ^ counter.w ^ key1, low_word(product0)};
 }
 
+// All rounds: turns a counter into 128 random bits.
 template <class Word, class Key>
 FD_HD PhiloxWords<Word> philox(PhiloxWords<Word> counter, Key key0, Key key1) {
 #if defined(__CUDACC__)
@@ -69,10 +72,10 @@ FD_HD PhiloxWords<Word> philox(PhiloxWords<Word> counter, Key key0, Key key1) {
   return counter;
 }
 
-// The counter of one group, and the 128 random bits that come of it.
+// The counter of a group, and its 128 random bits.
 FD_HD PhiloxWords<uint32_t> group_counter(PhiloxState state, uint64_t group) {
-  const uint64_t block = state.offset / kOffsetUnit;
-  return {static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+  const uint64_t offset = state.offset / kOffsetUnit;
+  return {static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32),
           static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32)};
 }
 FD_HD PhiloxWords<uint32_t> group_bits(PhiloxState state, uint64_t group) {
@@ -80,7 +83,7 @@ FD_HD PhiloxWords<uint32_t> group_bits(PhiloxState state, uint64_t group) {
                 static_cast<uint32_t>(state.seed >> 32));
 }
 
-// The decision about one element. `keep_count` in [0, 65536] stands for the keep probability.
+// Whether an element is kept. `keep_count` in [0, 65536] is the keep probability times 65536.
 FD_HD bool is_kept(uint32_t draw, uint32_t keep_count) { return draw < keep_count; }
 
 // keep_count = round((1 - p) * 65536), ties to even.

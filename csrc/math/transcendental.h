@@ -1,17 +1,18 @@
-// The transcendental functions behind the activations, for every value type of lanes.h.
+// The transcendental functions that the activations use, for every value type (see scalar.h).
 //
-// The first template argument is the precision: Full for fp32; Reduced for 16-bit storage, where a
-// relative error of a few 1e-6 changes the stored result in a tiny share of cases only and saves
-// half of the instructions. `double` ignores it and calls the standard library. All functions are
-// branch-free, return NaN for NaN, and take any argument unless a range is given.
+// The first template argument is the precision: Full for fp32, Reduced for 16-bit storage. Reduced
+// functions have a relative error of a few 1e-6, which rarely changes the stored result, and need
+// half as many instructions. The versions for `double` ignore the precision and call the standard
+// library. All functions are free of branches, return NaN for NaN, and accept any argument unless a
+// range is given.
 //
-// Coefficients are minimax for the relative error unless said otherwise, found by the exchange
-// algorithm in extended precision; they were rounded to fp32 one after the other from the lowest,
-// each time fitting the rest again.
+// Unless stated otherwise, the coefficients minimise the largest relative error. They were found by
+// the Remez exchange algorithm in extended precision and rounded to fp32 one after the other,
+// lowest order first; after each rounding the remaining coefficients were fitted again.
 //
-// The errors stated are the largest found on the host against double, in ULP for Full and relative
-// for Reduced, over every 61st bit pattern of the range (7e7 in all), without a hardware fmadd,
-// which is the worse case. On a device add 2 ULP for ex2.approx and as much for rcp.approx.
+// The stated errors are the largest ones found on the host in comparison with double, in ULP for
+// Full and relative for Reduced, over every 61st bit pattern of the range (7e7 numbers), without a
+// hardware fmadd, which is the worse case. On a GPU, ex2.approx and rcp.approx add 2 ULP each.
 #pragma once
 
 #include <type_traits>
@@ -28,8 +29,10 @@ struct Reduced {
   static constexpr bool kFull = false;
 };
 
-// fp64. Declared before the templates, which would otherwise not find it: argument-dependent lookup
-// knows no namespace for double.
+// ---- fp64 --------------------------------------------------------------------------------------
+
+// These are declared before the templates that call them, because argument-dependent lookup finds
+// nothing for double.
 
 template <class Precision>
 FD_HD double quotient(double a, double b) {
@@ -77,7 +80,8 @@ FD_HD double multiply_by_normal_cdf(double x) {
   return x * normal_cdf<Precision>(x);
 }
 
-// fp32, and what else has its vocabulary.
+// ---- fp32: float, SIMD registers and tensors
+// -----------------------------------------------------
 
 // c0 + c1 x + c2 x^2 + ...
 template <class T>
@@ -90,7 +94,7 @@ FD_HD T polynomial(T x, float c0, Rest... rest) {
   return fmadd(polynomial(x, rest...), x, T(c0));
 }
 
-// a / b for |b| >= 2^-126; on a device with an error of 2 ULP.
+// a / b for |b| >= 2^-126. On a GPU the error is 2 ULP.
 template <class Precision, class T>
 FD_HD T quotient(T a, T b) {
 #if defined(FD_DEVICE_FORMULAS)
@@ -100,11 +104,11 @@ FD_HD T quotient(T a, T b) {
 #endif
 }
 
-// x, but not beyond -bound and bound.
+// x, clamped to [-bound, bound].
 template <class T>
 FD_HD T limit_magnitude(T x, float bound) {
 #if __CUDA_ARCH__ >= 860
-  float result;  // the sign is the product's
+  float result;  // its sign is the product of both signs
   asm("min.NaN.xorsign.abs.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(bound));
   return result;
 #else
@@ -113,7 +117,7 @@ FD_HD T limit_magnitude(T x, float bound) {
 }
 
 constexpr float kLog2OfE = 1.44269504f;
-// ln 2 in two parts, the first of 15 bits: its product with an exponent is exact.
+// ln 2 as a sum. The first part has 15 bits, so that its product with an exponent is exact.
 constexpr float kLn2High = 0.693145752f;
 constexpr float kLn2Low = 1.42860677e-6f;
 
@@ -123,10 +127,11 @@ FD_HD T subtract_ln2_multiple(T x, T n) {
   return fmadd(n, T(-kLn2Low), fmadd(n, T(-kLn2High), x));
 }
 
-// e^r 2^n for |r| <= 0.385 and integral n <= 128; with kHalved e^(-r/2) 2^n for |r| <= 0.77.
+// e^r 2^n for |r| <= 0.385 and an integer n <= 128. With kHalved: e^(-r/2) 2^n for |r| <= 0.77.
 template <bool kHalved = false, class T>
 FD_HD T scaled_exponential(T r, T n) {
-  constexpr float k = kHalved ? -0.5f : 1.0f;  // powers of it change no digit of a coefficient
+  constexpr float k =
+      kHalved ? -0.5f : 1.0f;  // its powers are exact, so coefficients keep their digits
 #if defined(FD_DEVICE_FORMULAS)
   return approximate_exp2(r * T(k * kLog2OfE)) * approximate_exp2(n);
 #else
@@ -150,7 +155,7 @@ FD_HD T bounded_exp2(T y) {
 #endif
 }
 
-// 2^n for integral -126 <= n <= 127; what counts is that 2^0 is exact.
+// 2^n for an integer -126 <= n <= 127. It is important that 2^0 is exact.
 template <class Precision, class T>
 FD_HD T power_of_two(T n) {
 #if defined(FD_DEVICE_FORMULAS)
@@ -159,14 +164,14 @@ FD_HD T power_of_two(T n) {
   return scale_by_pow2(T(1.0f), n);
 }
 
-// e^x, zero where that is below 2^-126.5, infinite above 2^127.5. Full: 1.2 ULP. Reduced: 1.4e-6
-// for |x| < 17.5, 4.3e-6 at the ends of the range.
+// e^x. Results below 2^-126.5 are zero, results above 2^127.5 infinite. Full: 1.2 ULP. Reduced:
+// 1.4e-6 for |x| < 17.5, 4.3e-6 at the ends of the range.
 template <class Precision, class T>
 FD_HD T exponential(T x) {
 #if defined(FD_DEVICE_FORMULAS)
   return Precision::kFull ? expf(x) : approximate_exp2(x * T(kLog2OfE));
 #else
-  // Outside of these bounds the result is zero or infinite.
+  // Beyond these bounds the result is zero or infinite.
   const T bounded = minimum(maximum(x, T(-104.0f)), T(89.0f));
   const T exponent = bounded * T(kLog2OfE);
   if constexpr (!Precision::kFull) return bounded_exp2(exponent);
@@ -178,7 +183,7 @@ FD_HD T exponential(T x) {
 // e^x - 1 for x <= 88. Full: 1.7 ULP. Reduced: 6e-7 for x <= 0.
 template <class Precision, class T>
 FD_HD T exponential_minus_one(T x) {
-  const T bounded = maximum(x, T(-20.0f));  // the result is -1 from there
+  const T bounded = maximum(x, T(-20.0f));  // below, the result is -1
   const T exponent = bounded * T(kLog2OfE);
   const T n = round_even(exponent);
   T p;  // e^x 2^-n - 1, without cancellation
@@ -196,14 +201,14 @@ FD_HD T exponential_minus_one(T x) {
   return fmadd(scale, p, scale - T(1.0f));
 }
 
-// 1 / (1 + e^-x), zero for x < -88.3. Full: 2.4 ULP above. Reduced: 1.4e-6 for x > -17.5.
+// 1 / (1 + e^-x), zero for x < -88.3. Full: 2.4 ULP for larger x. Reduced: 1.4e-6 for x > -17.5.
 template <class Precision, class T>
 FD_HD T sigmoid(T x) {
   return quotient<Precision>(T(1.0f), T(1.0f) + exponential<Precision>(-x));
 }
 
-// The sigmoid function and its derivative s (1 - s), without the difference that cancels. Full:
-// 3.7 ULP.
+// The sigmoid function s and its derivative s (1 - s), computed without the difference 1 - s, in
+// which digits cancel. Full: 3.7 ULP.
 template <class Precision, class T>
 FD_HD void sigmoid_and_derivative(T x, T& value, T& derivative) {
   const T e = exponential<Precision>(-absolute(x));
@@ -212,11 +217,11 @@ FD_HD void sigmoid_and_derivative(T x, T& value, T& derivative) {
   derivative = e * s * s;
 }
 
-// Full: 1.2 ULP. Reduced: 2.1e-6.
+// The hyperbolic tangent. Full: 1.2 ULP. Reduced: 2.1e-6.
 template <class Precision, class T>
 FD_HD T hyperbolic_tangent(T x) {
   if constexpr (Precision::kFull) {
-    const T t = minimum(absolute(x), T(10.0f));  // rounds to one from 9.02 on
+    const T t = minimum(absolute(x), T(10.0f));  // from 9.02 on, the result rounds to 1
     const T square = t * t;
     const T small = fmadd(t * square,
                           polynomial(square, -0.333332121f, 0.133303598f, -0.0537214987f,
@@ -239,10 +244,10 @@ FD_HD T softplus(T x) {
   const T e = exponential<Precision>(-absolute(x));
   T log1p_e;
   if constexpr (Precision::kFull) {
-    const T rest =
+    const T tail =
         polynomial(e, -0.499999315f, 0.333304644f, -0.24958019f, 0.196921021f, -0.153448805f,
                    0.106611282f, -0.057457231f, 0.0200862419f, -0.00329046859f);
-    log1p_e = fmadd(e * e, rest, e);
+    log1p_e = fmadd(e * e, tail, e);
   } else {
     log1p_e = e * polynomial(e, 0.999998748f, -0.499870121f, 0.331098169f, -0.235051081f,
                              0.149244457f, -0.0664181262f, 0.0141460188f);
@@ -250,7 +255,7 @@ FD_HD T softplus(T x) {
   return maximum(x, T(0.0f)) + log1p_e;
 }
 
-// From here on e^(-t^2/2) is zero in fp32.
+// For larger t, e^(-t^2/2) is zero in fp32.
 constexpr float kNormalBound = 14.5f;
 
 // e^(-t^2/2) and Phi(-t) for 0 <= t <= kNormalBound.
@@ -258,23 +263,23 @@ template <class Precision, class T>
 FD_HD void normal_density_and_tail(T t, T& density, T& tail) {
   // Phi(-t) = e^(-t^2/2) R(t).
   if constexpr (Precision::kFull) {
-    // t^2 rounded would cost 2^-24 t^2 in relative accuracy, so what it lacks is added afterwards.
+    // Rounding t^2 causes a relative error of 2^-24 t^2, so square_error is added afterwards.
     const T square = t * t;
     const T n = round_even(square * T(-0.5f * kLog2OfE));
     const T exact = fmadd(n, T(2.0f * kLn2High), square);
     const T reduced = fmadd(n, T(2.0f * kLn2Low), exact) + square_error(t, square);
     density = scaled_exponential<true>(reduced, n);
-    // Fitted to 6e-8 up to t = 5.5, where GELU is 1e-7. From there the error grows to 2e-6 at 7,
+    // Fitted to 6e-8 up to t = 5.5, where GELU is 1e-7. For larger t the error grows: 2e-6 at 7,
     // 5e-5 at 13.
     const T numerator = polynomial(t, 0.5f, 0.331331134f, 0.102776811f, 0.0132651171f);
     const T denominator =
         polynomial(t, 1.0f, 1.46054399f, 0.870926857f, 0.257011801f, 0.033274401f);
     tail = quotient<Precision>(density * numerator, denominator);
   } else {
-    // Fitted to 2.5e-6 up to t = 3 and 100 times that in the end: in the derivative of GELU, its
-    // only use, the density outweighs the tail there.
+    // Fitted to 2.5e-6 up to t = 3, and to 100 times that at the end of the range. Only the
+    // derivative of GELU uses this, and there the density is much larger than the tail.
     density = bounded_exp2(t * T(-0.5f * kLog2OfE) * t);
-    // R is nearly a polynomial in u. The factor of t was searched for the least error.
+    // R is nearly a polynomial in u. The factor of t is the one with the smallest error.
     const T u = quotient<Precision>(T(1.0f), fmadd(T(0.344f), t, T(1.0f)));
     tail = density * polynomial(u, 0.000637694262f, 0.127753526f, 0.191774368f, -0.0359129347f,
                                 0.322692335f, -0.106945753f);
@@ -289,22 +294,24 @@ FD_HD T normal_tail(T t) {
     normal_density_and_tail<Precision>(t, density, tail);
     return tail;
   }
-  // The logarithm of the tail is nearly a polynomial: no division. Fitted to 5e-6 up to t = 6.5,
-  // where GELU is 3e-10; from there the error grows, slowly, and the value falls to zero.
+  // The logarithm of the tail is nearly a polynomial, so no division is needed. Fitted to 5e-6 up
+  // to t = 6.5, where GELU is 3e-10. For larger t the error grows slowly, and the value falls to
+  // zero.
   return bounded_exp2(polynomial(t, -1.0f, -1.1511941f, -0.458597898f, -0.0538355298f,
                                  0.0084510725f, -0.000917044177f, 6.00019885e-05f,
                                  -1.76032393e-06f));
 }
 
 // Phi(x), the distribution function of the standard normal distribution. Full: 5 ULP for x > -5.5,
-// a relative 5e-5 below. Reduced: 8e-6 for x > -6.5; 1 % at -8.4, 13 % at -10.
+// a relative error of 5e-5 for smaller x. Reduced: 8e-6 for x > -6.5; 1 % at -8.4, 13 % at -10.
 template <class Precision, class T>
 FD_HD T normal_cdf(T x) {
   const T tail = normal_tail<Precision>(minimum(absolute(x), T(kNormalBound)));
   return select(x > T(0.0f), T(1.0f) - tail, tail);
 }
 
-// Phi(x) and its derivative. Full: as normal_cdf, and 2.1 ULP. Reduced: 3.2e-6 for x > -3.
+// Phi(x) and its derivative, the density. Full: the errors of normal_cdf, and 2.1 ULP for the
+// density. Reduced: 3.2e-6 for x > -3.
 template <class Precision, class T>
 FD_HD void normal_cdf_and_pdf(T x, T& cdf, T& pdf) {
   T density, tail;
@@ -313,8 +320,8 @@ FD_HD void normal_cdf_and_pdf(T x, T& cdf, T& pdf) {
   pdf = T(0.398942280f) * density;
 }
 
-// x Phi(x), cheaper than the product: max(x, 0) - |x| Phi(-|x|). Zero for -inf. Full: 5.5 ULP for
-// x > -5.5. Reduced: 8e-6 for x > -4.
+// x Phi(x), computed as max(x, 0) - |x| Phi(-|x|), which needs fewer instructions. Zero for -inf.
+// Full: 5.5 ULP for x > -5.5. Reduced: 8e-6 for x > -4.
 template <class Precision, class T>
 FD_HD T multiply_by_normal_cdf(T x) {
   const T t = minimum(absolute(x), T(kNormalBound));

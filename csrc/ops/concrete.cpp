@@ -1,14 +1,11 @@
-// Concrete dropout: schemas, checks of arguments, calls, shapes of results, and autograd.
+// Concrete dropout: schemas, checks of arguments, calls, and results on the meta device.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "ops/common/autograd.h"
 #include "ops/common/operator_handle.h"
-#include "ops/common/saved_call.h"
-#include "ops/noise.h"
+#include "ops/concrete.h"
 
 namespace fused_dropout::concrete {
 
@@ -37,7 +34,7 @@ Tensor call_forward(const Tensor& x, const Tensor& logit, const Tensor& rng_stat
                     double temperature, const Options& o) {
   static const auto op =
       find_operator("fused_dropout::concrete_dropout", &forward_entry<compose_forward>);
-  return op.call(x, logit, rng_state, temperature, FD_PLACE_ARGUMENTS(o));
+  return op.call(x, logit, rng_state, temperature, FD_MASK_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
@@ -45,14 +42,20 @@ Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::concrete_dropout_backward", &backward_entry<compose_backward>);
-  return op.call(dy, x, logit, rng_state, temperature, FD_PLACE_ARGUMENTS(o), gradient.strides,
+  return op.call(dy, x, logit, rng_state, temperature, FD_MASK_ARGUMENTS(o), gradient.strides,
                  gradient.output_mask);
 }
 
-namespace {
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& logit,
+                     const OptionalTensor& rng_state, double temperature, const Options& options) {
+  check(eager.function, x, logit, rng_state, temperature, options);
+  return eager.with_state(x, options.mask_strides.has_value(), rng_state,
+                          [&](const OptionalTensor& state) {
+                            return call_forward(x, logit, *state, temperature, options);
+                          });
+}
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
+namespace {
 
 Tensor forward_meta(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
                     double temperature, const Options& options) {
@@ -72,74 +75,16 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const Tensor& logit,
   return {dx, dlogit};
 }
 
-struct SavedCall {
-  CallParams call;
-  double temperature;
-  std::vector<c10::SymInt> strides;
-};
-
-template <class Archive>
-void list_fields(Archive& archive, SavedCall& s) {
-  archive(s.call, s.temperature, s.strides);
-}
-
-struct ConcreteDropout : torch::autograd::Function<ConcreteDropout> {
-  static constexpr bool is_traceable = true;
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& logit,
-                        const Tensor& rng_state, double temperature, const Options& options) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor y = call_forward(x, logit, rng_state, temperature, options);
-    SavedCall state{check("concrete_dropout", x, logit, rng_state, temperature, options),
-                    temperature, y.sym_strides().vec()};
-    save_call(ctx, state);
-    ctx->save_for_backward({x, logit, rng_state});
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto state = read_call<SavedCall>(ctx);
-    const auto saved = ctx->get_saved_variables();
-    const bool needs_x = ctx->needs_input_grad(0), needs_logit = ctx->needs_input_grad(1);
-    auto [dx, dlogit] =
-        call_backward(grads[0], saved[0], saved[1], saved[2], state.temperature,
-                      state.call.options(), {state.strides, {needs_x, needs_logit}});
-    return {needs_x ? dx : Tensor(), needs_logit ? dlogit : Tensor(), {}, {}, {}};
-  }
-};
-
-Tensor forward_autograd(const Tensor& x, const Tensor& logit, const Tensor& rng_state,
-                        double temperature, const Options& options) {
-  if (needs_composition({x, logit})) {
-    return compose_forward(x, logit, rng_state, temperature, options);
-  }
-  if (needs_graph({x, logit})) {
-    return ConcreteDropout::apply(x, logit, rng_state, temperature, options);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, logit, rng_state, temperature, options);
-}
-
-Gradients backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& logit,
-                            const Tensor& rng_state, double temperature, const Options& options,
-                            const Gradient& gradient) {
-  if (needs_composition({dy, x, logit}) || needs_graph({dy, x, logit})) {
-    return compose_backward(dy, x, logit, rng_state, temperature, options, gradient);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, x, logit, rng_state, temperature, options, gradient);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   m.def(c10::str("concrete_dropout(Tensor x, Tensor logit, Tensor rng_state, float temperature, ",
-                 kPlaceOptions, ") -> Tensor")
+                 kMaskOptions, ") -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
   m.def(c10::str("concrete_dropout_backward(Tensor dy, Tensor x, Tensor logit, Tensor rng_state, "
                  "float temperature, ",
-                 kPlaceOptions, ", SymInt[] strides, bool[2] output_mask) -> (Tensor, Tensor)")
+                 kMaskOptions, ", SymInt[] strides, bool[2] output_mask) -> (Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
 }
@@ -147,11 +92,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
 TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
   m.impl("concrete_dropout", forward_entry<forward_meta>);
   m.impl("concrete_dropout_backward", backward_entry<backward_meta>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
-  m.impl("concrete_dropout", forward_entry<forward_autograd>);
-  m.impl("concrete_dropout_backward", backward_entry<backward_autograd>);
 }
 
 }  // namespace fused_dropout::concrete

@@ -1,6 +1,5 @@
 // The operators of DropBlock as compositions of plain torch operators.
 #include <ATen/ATen.h>
-#include <torch/library.h>
 
 #include "ops/common/composite.h"
 #include "ops/drop_block.h"
@@ -14,32 +13,24 @@ std::vector<int64_t> numbers(at::SymIntArrayRef sizes) {
   return result;
 }
 
-// Seeds at their index along the dimensions of x, of which only the spatial ones and those that
-// share nothing are longer than 1.
+// Which positions of the grid of seeds are seeds, along the dimensions of x; size 1 along channels
+// that share.
 Tensor compose_seeds(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
-                     at::SymIntArrayRef strides) {
+                     at::SymIntArrayRef strides, at::Device device) {
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   std::vector<c10::SymInt> grid = {sizes[0], sizes[1]};
   for (const Axis& axis : axes) grid.emplace_back(axis.seeds());
   const std::vector<int64_t> shared =
       call.shared_channels ? std::vector<int64_t>{1} : std::vector<int64_t>{};
-  const auto index_strides = mask_strides_of(grid, strides, shared);
-  if (call.shared_channels) grid[1] = 1;
-  Tensor index = at::zeros({}, rng_state.options());
-  for (size_t dim = 0; dim < grid.size(); ++dim) {
-    std::vector<c10::SymInt> shape(grid.size(), 1);
-    shape[dim] = grid[dim];
-    index = index + at::arange(grid[dim], rng_state.options()).reshape_symint(shape) *
-                        index_strides[dim].expect_int();
-  }
+  const Tensor index = index_of(grid, mask_strides_of(grid, strides, shared), 0, device);
   const auto keep_count = static_cast<int64_t>(seed_keep_count(call.probability(), axes));
   return draws_at(rng_state, index) >= keep_count;
 }
 
-// Which elements are kept; one channel for all where they share.
+// Which elements are kept; a single channel if channels share.
 Tensor compose_mask(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
-                    at::SymIntArrayRef strides) {
-  Tensor dropped = compose_seeds(call, rng_state, sizes, strides);
+                    at::SymIntArrayRef strides, at::Device device) {
+  Tensor dropped = compose_seeds(call, rng_state, sizes, strides, device);
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   for (size_t i = 0; i < axes.size(); ++i) {
     const auto dim = static_cast<int64_t>(i) + 2;
@@ -65,7 +56,7 @@ Tensor compose_kept(const Tensor& x, const Tensor& rng_state, const Options& opt
   const Params call = check("drop_block_kept", x, rng_state, {}, options);
   const auto sizes = numbers(x.sym_sizes());
   if (x.sym_numel() == 0) return at::zeros({}, x.options().dtype(at::kLong));
-  return count(compose_mask(call, rng_state, sizes, strides_like(x)), sizes);
+  return count(compose_mask(call, rng_state, sizes, strides_like(x), x.device()), sizes);
 }
 
 Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const OptionalTensor& kept,
@@ -76,7 +67,8 @@ Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const Opt
   if (!call.training) return call.classic ? x * keep_rate(call, sizes) : x.clone();
   check_state(call, rng_state, kept);
   Tensor value = x.to(arithmetic_of(x.scalar_type()));
-  const Tensor mask = compose_mask(call, *rng_state, sizes, strides ? *strides : strides_like(x));
+  const Tensor mask =
+      compose_mask(call, *rng_state, sizes, strides ? *strides : strides_like(x), x.device());
   if (call.scales()) {
     const Tensor scale = static_cast<double>(c10::multiply_integers(sizes)) / kept->to(at::kDouble);
     value = value * at::where(*kept > 0, scale, 0.).to(value.scalar_type());
@@ -84,14 +76,15 @@ Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const Opt
   return at::where(mask, value, 0.).to(x.scalar_type());
 }
 
-TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
+namespace {
+
+void implement(torch::Library& m) {
   m.impl("drop_block_kept", kept_entry<compose_kept>);
   m.impl("drop_block", apply_entry<compose_apply>);
 }
 
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
-  m.impl("drop_block_kept", kept_entry<compose_kept>);
-  m.impl("drop_block", apply_entry<compose_apply>);
-}
+}  // namespace
+
+FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::drop_block

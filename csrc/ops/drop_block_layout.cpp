@@ -1,6 +1,5 @@
-// From a tensor's sizes and strides to what DropBlock kernels know of it.
+// From the sizes and strides of a tensor to the geometry that DropBlock kernels work on.
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "ops/drop_block.h"
@@ -25,7 +24,8 @@ uint32_t seed_keep_count(double p, const std::vector<Axis>& axes) {
 }
 
 double drop_rate(const std::vector<Axis>& axes, double p) {
-  // How many places lie in how many blocks; along several dimensions these numbers are multiplied.
+  // For each number of blocks, how many positions lie in so many blocks. Numbers of several
+  // dimensions are multiplied.
   std::vector<std::pair<double, double>> counts = {{1, 1}};  // blocks, places
   double places = 1;
   for (const Axis& axis : axes) {
@@ -54,16 +54,13 @@ double keep_rate(const Params& call, at::IntArrayRef sizes) {
 
 std::optional<Geometry> geometry_for(const Params& call, at::IntArrayRef sizes,
                                      at::IntArrayRef strides) {
-  std::vector<int64_t> order(sizes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+  const std::vector<int64_t> order = memory_order(strides);
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   Geometry geometry;
   geometry.keep_count = seed_keep_count(call.probability(), axes);
 
-  // From the innermost dimension outwards: first what lies within a place, then the spatial
-  // dimensions, then what lies around them.
+  // From the innermost dimension outwards: dimensions inside of the spatial ones, the spatial ones,
+  // and those around them.
   bool outside = false;
   int64_t stride = 1;
   for (auto dim = order.rbegin(); dim != order.rend(); stride *= sizes[*dim++]) {
@@ -96,7 +93,7 @@ std::optional<Geometry> geometry_for(const Params& call, at::IntArrayRef sizes,
       }
     }
   }
-  // Maps of one place: what shares no channel is a volume as well.
+  // Maps with a single position: channels that share nothing are volumes too.
   if (geometry.ndim == 0 && geometry.run > 1) {
     geometry.volumes = std::exchange(geometry.inner, 1);
     geometry.volume_stride = geometry.run;

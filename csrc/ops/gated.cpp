@@ -1,15 +1,10 @@
-// The gated operator: schema, checks of arguments, calls, shapes of results, and autograd.
+// The gated operator: schemas, checks of arguments, calls, and results on the meta device.
 #include "ops/gated.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
-#include "ops/common/autograd.h"
-#include "ops/common/draw_schema.h"
 #include "ops/common/operator_handle.h"
-#include "ops/common/saved_call.h"
 
 namespace fused_dropout::gated {
 
@@ -62,15 +57,8 @@ Output::Output(const Tensor& x, at::IntArrayRef x_strides)
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& o) {
   static const auto op =
-      find_operator("fused_dropout::bias_glu_dropout", forward_entry<call_forward>);
-  return op.call(x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o));
-}
-
-Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalGenerator& generator, bool gate_first, const Options& o) {
-  static const auto op =
-      find_operator("fused_dropout::draw_bias_glu_dropout", draw_forward_entry<call_draw_forward>);
-  return op.call(x, bias, generator, gate_first, FD_ROW_OPTION_ARGUMENTS(o));
+      find_operator("fused_dropout::bias_glu_dropout", &forward_entry<call_forward>);
+  return op.call(x, bias, rng_state, gate_first, FD_ROW_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
@@ -78,14 +66,20 @@ Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor&
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::bias_glu_dropout_backward", &backward_entry<call_backward>);
-  return op.call(dy, x, bias, rng_state, gate_first, FD_ROW_OPTION_ARGUMENTS(o), gradient.strides,
+  return op.call(dy, x, bias, rng_state, gate_first, FD_ROW_ARGUMENTS(o), gradient.strides,
                  gradient.bias_dtype, gradient.output_mask);
 }
 
-namespace {
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const OptionalTensor& bias,
+                     const OptionalTensor& rng_state, bool gate_first, const Options& options) {
+  check(eager.function, x, bias, rng_state, options);
+  return eager.with_state(x, options.mask_strides.has_value(), rng_state,
+                          [&](const OptionalTensor& state) {
+                            return call_forward(x, bias, state, gate_first, options);
+                          });
+}
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
+namespace {
 
 Tensor forward_meta(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool, const Options& options) {
@@ -107,91 +101,6 @@ Gradients backward_meta(const Tensor& dy, const Tensor& x, const OptionalTensor&
   return {dx, dbias};
 }
 
-struct SavedCall {
-  CallParams call;
-  bool gate_first;
-  std::vector<c10::SymInt> strides;
-  std::optional<at::ScalarType> bias_dtype;
-};
-
-template <class Archive>
-void list_fields(Archive& archive, SavedCall& s) {
-  archive(s.call, s.gate_first, s.strides, s.bias_dtype);
-}
-
-struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
-  static constexpr bool is_traceable = true;
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                        Random& random, bool gate_first, const Options& options) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    SavedCall state{check("bias_glu_dropout", x, bias, random.rng_state, options), gate_first,
-                    strides_like(x)};
-    if (bias) state.bias_dtype = bias->scalar_type();
-    save_call(ctx, state);
-    Tensor y;
-    if (random.draws) {
-      std::tie(y, random.rng_state) =
-          call_draw_forward(x, bias, random.generator, gate_first, options);
-    } else {
-      y = call_forward(x, bias, random.rng_state, gate_first, options);
-    }
-    ctx->save_for_backward({x, bias.value_or(Tensor()), random.rng_state.value_or(Tensor()),
-                            options.p_tensor.value_or(Tensor())});
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto state = read_call<SavedCall>(ctx);
-    const auto saved = ctx->get_saved_variables();
-    const bool needs_x = ctx->needs_input_grad(0);
-    const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(1);
-    Options options = state.call.options();
-    options.p_tensor = optional(saved[3]);
-    auto [dx, dbias] = call_backward(
-        grads[0], saved[0], optional(saved[1]), optional(saved[2]), state.gate_first, options,
-        {state.strides, state.bias_dtype.value_or(at::kFloat), {needs_x, needs_bias}});
-    return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), {}, {}, {}};
-  }
-};
-
-Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& rng_state, bool gate_first, const Options& options) {
-  if (needs_composition({x, bias})) return compose_forward(x, bias, rng_state, gate_first, options);
-  if (needs_graph({x, bias})) {
-    Random random{rng_state};
-    return BiasGluDropout::apply(x, bias, random, gate_first, options);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, bias, rng_state, gate_first, options);
-}
-
-Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
-                            const OptionalGenerator& generator, bool gate_first,
-                            const Options& options) {
-  if (needs_composition({x, bias})) {
-    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-    return {compose_forward(x, bias, rng_state, gate_first, options), rng_state};
-  }
-  if (needs_graph({x, bias})) {
-    auto random = Random::from(generator);
-    const Tensor y = BiasGluDropout::apply(x, bias, random, gate_first, options);
-    return {y, *random.rng_state};
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_draw_forward(x, bias, generator, gate_first, options);
-}
-
-Gradients backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
-                            const OptionalTensor& rng_state, bool gate_first,
-                            const Options& options, const Gradient& gradient) {
-  if (needs_composition({dy, x, bias}) || needs_graph({dy, x, bias})) {
-    return compose_backward(dy, x, bias, rng_state, gate_first, options, gradient);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, x, bias, rng_state, gate_first, options, gradient);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
@@ -199,9 +108,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
-  define_draw(m, c10::str("draw_bias_glu_dropout(Tensor x, Tensor? bias, Generator? generator, "
-                          "bool gate_first, ",
-                          kRowOptions, ") -> (Tensor, Tensor)"));
   m.def(c10::str("bias_glu_dropout_backward(Tensor dy, Tensor x, Tensor? bias, Tensor? rng_state, "
                  "bool gate_first, ",
                  kRowOptions,
@@ -214,12 +120,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
 TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
   m.impl("bias_glu_dropout", forward_entry<forward_meta>);
   m.impl("bias_glu_dropout_backward", backward_entry<backward_meta>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
-  m.impl("bias_glu_dropout", forward_entry<forward_autograd>);
-  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_forward_autograd>);
-  m.impl("bias_glu_dropout_backward", backward_entry<backward_autograd>);
 }
 
 }  // namespace fused_dropout::gated

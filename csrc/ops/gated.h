@@ -1,11 +1,11 @@
 // The operator y = drop(act(x1 + b1) * (x2 + b2)), where x = [x1 | x2] along the last dimension.
 #pragma once
 
-#include "ops/common/arguments.h"
+#include "ops/random.h"
 
 namespace fused_dropout::gated {
 
-// Which arguments of the gradient there are beyond the forward ones.
+// The arguments of the gradient beyond those of forward.
 struct Gradient {
   at::SymIntArrayRef strides;  // of dx: those of a dense x
   at::ScalarType bias_dtype;
@@ -18,11 +18,11 @@ CallParams check_backward(const Tensor& dy, const Tensor& x, const OptionalTenso
                           const OptionalTensor& rng_state, const Options& options,
                           const Gradient& gradient);
 
-// The sizes of y, and its strides: the dimensions lie in the order of a dense x.
+// The sizes and strides of y, whose dimensions lie in memory as those of a dense x.
 std::vector<c10::SymInt> sizes_of(at::SymIntArrayRef x_sizes);
 std::vector<c10::SymInt> strides_of(at::SymIntArrayRef x_strides);
 
-// The same in numbers, for kernels.
+// The same as plain integers, for kernels.
 struct Output {
   Output(const Tensor& x, at::IntArrayRef x_strides);
   std::vector<int64_t> sizes, strides;
@@ -31,12 +31,13 @@ struct Output {
 // Calls through the dispatcher.
 Tensor call_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
                     bool gate_first, const Options& options);
-Drawn call_draw_forward(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalGenerator& generator, bool gate_first,
-                        const Options& options);
 Gradients call_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
                         const OptionalTensor& rng_state, bool gate_first, const Options& options,
                         const Gradient& gradient);
+
+// A call from Python.
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const OptionalTensor& bias,
+                     const OptionalTensor& rng_state, bool gate_first, const Options& options);
 
 // The composition of plain torch operators.
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& rng_state,
@@ -45,21 +46,16 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
                            const OptionalTensor& rng_state, bool gate_first, const Options& options,
                            const Gradient& gradient);
 
-// These turn the flat argument lists of the schemas into Options.
-template <auto kFunction, class Random, class Result>
-Result any_forward_entry(const Tensor& x, const OptionalTensor& bias, const Random& random,
-                         bool gate_first, FD_ROW_OPTION_PARAMETERS) {
-  return kFunction(x, bias, random, gate_first, FD_ROW_OPTIONS);
+// Functions with the flat argument lists of the schemas. `Leading` arguments come before those.
+template <auto kFunction, class... Leading>
+Tensor forward_entry(Leading... leading, const Tensor& x, const OptionalTensor& bias,
+                     const OptionalTensor& rng_state, bool gate_first, FD_ROW_PARAMETERS) {
+  return kFunction(leading..., x, bias, rng_state, gate_first, FD_ROW_OPTIONS);
 }
-template <auto kFunction>
-constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Tensor>;
-template <auto kFunction>
-constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, Drawn>;
 
-template <Gradients (*kFunction)(const Tensor&, const Tensor&, const OptionalTensor&,
-                                 const OptionalTensor&, bool, const Options&, const Gradient&)>
+template <auto kFunction>
 Gradients backward_entry(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
-                         const OptionalTensor& rng_state, bool gate_first, FD_ROW_OPTION_PARAMETERS,
+                         const OptionalTensor& rng_state, bool gate_first, FD_ROW_PARAMETERS,
                          at::SymIntArrayRef strides, at::ScalarType bias_dtype,
                          std::array<bool, 2> output_mask) {
   return kFunction(dy, x, bias, rng_state, gate_first, FD_ROW_OPTIONS,

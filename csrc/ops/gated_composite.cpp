@@ -1,6 +1,5 @@
 // The gated operator as a composition of plain torch operators.
 #include <ATen/ATen.h>
-#include <torch/library.h>
 
 #include "ops/common/composite.h"
 #include "ops/gated.h"
@@ -8,7 +7,7 @@
 namespace fused_dropout::gated {
 namespace {
 
-// [x1 | x2] as gate and value, and back.
+// From [x1 | x2] to gate and value, and back.
 std::pair<Tensor, Tensor> split(const Tensor& x, bool gate_first) {
   const c10::SymInt width = x.sym_size(-1) / 2;
   Tensor first = x.narrow_symint(-1, 0, width), second = x.narrow_symint(-1, width, width);
@@ -39,7 +38,7 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
     gate = at::where(kept, gate, 0.);
     value = at::where(kept, value, 0.);
   }
-  return drop(constants, kept, value_of(call, gate) * value).to(x.scalar_type());
+  return drop(constants, kept, activation_value(call, gate) * value).to(x.scalar_type());
 }
 
 Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& bias,
@@ -57,7 +56,7 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
     upstream = at::where(kept, upstream, 0.);
   }
   const Tensor dz = join(activation_grad(call, upstream * value, gate),
-                         upstream * value_of(call, gate), gate_first);
+                         upstream * activation_value(call, gate), gate_first);
   Tensor dx = at::empty({0}, x.options());
   Tensor dbias = at::empty({0}, x.options().dtype(gradient.bias_dtype));
   if (gradient.output_mask[0]) dx = dz.to(x.scalar_type());
@@ -69,29 +68,13 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
 
 namespace {
 
-Drawn draw_then_forward(const Tensor& x, const OptionalTensor& bias,
-                        const OptionalGenerator& generator, bool gate_first,
-                        const Options& options) {
-  check("bias_glu_dropout", x, bias, {}, options);
-  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-  return {call_forward(x, bias, rng_state, gate_first, options), rng_state};
+void implement(torch::Library& m) {
+  m.impl("bias_glu_dropout", forward_entry<compose_forward>);
+  m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
-  m.impl("bias_glu_dropout", forward_entry<compose_forward>);
-  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_then_forward>);
-  m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
-  m.impl("bias_glu_dropout", forward_entry<compose_forward>);
-  m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
-  m.impl("draw_bias_glu_dropout", draw_forward_entry<draw_then_forward>);
-}
+FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::gated

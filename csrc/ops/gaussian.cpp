@@ -1,13 +1,13 @@
-// Gaussian dropout: schema, checks of arguments, calls, shapes of results, and autograd.
+// Gaussian dropout: schema, checks of arguments, calls, results on the meta device, and the
+// composition of plain torch operators.
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "ops/common/autograd.h"
+#include "ops/common/composite.h"
 #include "ops/common/operator_handle.h"
-#include "ops/common/saved_call.h"
-#include "ops/noise.h"
+#include "ops/gaussian.h"
+#include "ops/noise_composite.h"
 
 namespace fused_dropout::gaussian {
 namespace {
@@ -36,13 +36,27 @@ double scale_of(const CallParams& call) {
 Tensor call(const Tensor& x, const Tensor& rng_state, const Options& o,
             at::OptionalSymIntArrayRef strides) {
   static const auto op = find_operator("fused_dropout::gaussian_dropout", &entry<compose>);
-  return op.call(x, rng_state, o.p, o.p_tensor, FD_PLACE_ARGUMENTS(o), strides);
+  return op.call(x, rng_state, o.p, o.p_tensor, FD_MASK_ARGUMENTS(o), strides);
+}
+
+Tensor eager_call(const EagerCall& eager, const Tensor& x, const OptionalTensor& rng_state,
+                  const Options& options) {
+  check(eager.function, x, rng_state, options);
+  return eager.with_state(
+      x, options.mask_strides.has_value(), rng_state,
+      [&](const OptionalTensor& state) { return call(x, *state, options, {}); });
+}
+
+Tensor compose(const Tensor& x, const Tensor& rng_state, const Options& options,
+               at::OptionalSymIntArrayRef given_strides) {
+  const CallParams call = check(kFunction, x, rng_state, options, given_strides);
+  const auto strides = given_strides ? given_strides->vec() : strides_like(x);
+  const Value normal = noise_draws(NoiseDraw::kNormal, call, rng_state, x, strides);
+  const auto [y] = compose_noise<noise::Gaussian>({x}, normal, {Value(scale_of(call))});
+  return y.to(x.scalar_type());
 }
 
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
             at::OptionalSymIntArrayRef strides) {
@@ -51,59 +65,19 @@ Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
                  : at::empty_like(x);
 }
 
-struct SavedCall {
-  CallParams call;
-  std::vector<c10::SymInt> strides;
-};
-
-template <class Archive>
-void list_fields(Archive& archive, SavedCall& s) {
-  archive(s.call, s.strides);
-}
-
-// The noise is drawn again in backward, which is the same operator.
-struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
-  static constexpr bool is_traceable = true;
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& rng_state,
-                        const Options& options, at::OptionalSymIntArrayRef strides) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor y = gaussian::call(x, rng_state, options, strides);
-    SavedCall state{check(kFunction, x, rng_state, options, strides), y.sym_strides().vec()};
-    save_call(ctx, state);
-    ctx->save_for_backward({rng_state, options.p_tensor.value_or(Tensor())});
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto state = read_call<SavedCall>(ctx);
-    const auto saved = ctx->get_saved_variables();
-    Options options = state.call.options();
-    options.p_tensor = optional(saved[1]);
-    return {
-        gaussian::call(grads[0], saved[0], options, at::SymIntArrayRef(state.strides)), {}, {}, {}};
-  }
-};
-
-Tensor autograd(const Tensor& x, const Tensor& rng_state, const Options& options,
-                at::OptionalSymIntArrayRef strides) {
-  if (needs_composition({x})) return compose(x, rng_state, options, strides);
-  if (needs_graph({x})) return GaussianDropout::apply(x, rng_state, options, strides);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return gaussian::call(x, rng_state, options, strides);
-}
+void implement(torch::Library& m) { m.impl("gaussian_dropout", entry<compose>); }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   m.def(c10::str("gaussian_dropout(Tensor x, Tensor rng_state, float p, Tensor? p_tensor, ",
-                 kPlaceOptions, ", SymInt[]? strides=None) -> Tensor")
+                 kMaskOptions, ", SymInt[]? strides=None) -> Tensor")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
 }
 
-TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) { m.impl("gaussian_dropout", entry<meta>); }
+FD_REGISTER_COMPOSITE(implement)
 
-TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) { m.impl("gaussian_dropout", entry<autograd>); }
+TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) { m.impl("gaussian_dropout", entry<meta>); }
 
 }  // namespace fused_dropout::gaussian

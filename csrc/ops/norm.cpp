@@ -1,13 +1,11 @@
-// The normalised operator: schema, checks of arguments, calls, shapes of results.
+// The normalised operator: schemas, checks of arguments, calls, and results on the meta device.
 #include "ops/norm.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/library.h>
 
 #include "math/activations.h"
-#include "ops/common/draw_schema.h"
 #include "ops/common/operator_handle.h"
 
 namespace fused_dropout::norm {
@@ -101,22 +99,29 @@ Gradients backward_meta(const Tensor& dy, const OptionalTensor& dh, const Saved&
 
 }  // namespace
 
+NormCallParams resolve(const char* function, const Tensor& x, const Operands& operands,
+                       const Settings& settings, const Options& options) {
+  NormCallParams call{
+      fused_dropout::resolve(function, options, x.dim(), operands.bias.has_value())};
+  call.kind = resolve_kind(function, settings.kind);
+  check_eps(function, settings.eps);
+  call.h_dtype = output_dtype(x, operands.residual);
+  call.y_dtype = settings.prenorm ? x.scalar_type() : call.h_dtype;
+  return call;
+}
+
 NormCallParams check(const char* function, const Tensor& x, const Operands& operands,
                      const OptionalTensor& rng_state, const Settings& settings,
                      const Options& options) {
   TORCH_CHECK(x.dim() > 0, function, ": x has 0 dimensions, but expected at least 1");
-  NormCallParams call{
-      check_arguments(function, x, operands.bias, operands.residual, rng_state, options)};
-  call.kind = resolve_kind(function, settings.kind);
-  check_eps(function, settings.eps);
+  check_tensors(function, x, operands.bias, operands.residual, rng_state, options);
+  NormCallParams call = resolve(function, x, operands, settings, options);
   check_row_scale(function, operands.row_scale, x);
   check_row_vector(function, "layer_scale", operands.layer_scale, x);
   check_row_vector(function, "weight", operands.weight, x);
   check_row_vector(function, "norm_bias", operands.norm_bias, x);
   TORCH_CHECK_VALUE(!operands.norm_bias || call.kind == Kind::kLayer, function,
                     ": norm_bias is given, but RMSNorm has none");
-  call.h_dtype = output_dtype(x, operands.residual);
-  call.y_dtype = settings.prenorm ? x.scalar_type() : call.h_dtype;
   return call;
 }
 
@@ -149,20 +154,21 @@ NormCallParams check_backward(const Tensor& dy, const OptionalTensor& dh, const 
 Results call_forward(const Tensor& x, const Operands& t, const OptionalTensor& rng_state,
                      const Settings& settings, const Options& o) {
   static const auto op =
-      find_operator("fused_dropout::dropout_add_norm", forward_entry<call_forward>);
+      find_operator("fused_dropout::dropout_add_norm", &forward_entry<call_forward>);
   return op.call(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias,
-                 rng_state, settings.kind, settings.eps, settings.prenorm,
-                 FD_ROW_OPTION_ARGUMENTS(o));
+                 rng_state, settings.kind, settings.eps, settings.prenorm, FD_ROW_ARGUMENTS(o));
 }
 
-DrawnResults call_draw_forward(const Tensor& x, const Operands& t,
-                               const OptionalGenerator& generator, const Settings& settings,
-                               const Options& o) {
-  static const auto op =
-      find_operator("fused_dropout::draw_dropout_add_norm", draw_forward_entry<call_draw_forward>);
-  return op.call(x, t.residual, t.bias, t.row_scale, t.layer_scale, t.weight, t.norm_bias,
-                 generator, settings.kind, settings.eps, settings.prenorm,
-                 FD_ROW_OPTION_ARGUMENTS(o));
+std::tuple<Tensor, Tensor> eager_forward(const EagerCall& eager, const Tensor& x,
+                                         const Operands& operands, const OptionalTensor& rng_state,
+                                         const Settings& settings, const Options& options) {
+  check(eager.function, x, operands, rng_state, settings, options);
+  return eager.with_state(x, options.mask_strides.has_value(), rng_state,
+                          [&](const OptionalTensor& state) -> std::tuple<Tensor, Tensor> {
+                            const Results results =
+                                call_forward(x, operands, state, settings, options);
+                            return {std::get<0>(results), std::get<1>(results)};
+                          });
 }
 
 Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& s,
@@ -171,7 +177,7 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved&
   static const auto op =
       find_operator("fused_dropout::dropout_add_norm_backward", &backward_entry<call_backward>);
   return op.call(dy, dh, s.h, s.x, s.residual, s.bias, s.row_scale, s.layer_scale, s.weight,
-                 s.statistics, rng_state, settings.kind, settings.eps, FD_ROW_OPTION_ARGUMENTS(o),
+                 s.statistics, rng_state, settings.kind, settings.eps, FD_ROW_ARGUMENTS(o),
                  gradient.strides, gradient.dtype, gradient.h_dtype, gradient.output_mask);
 }
 
@@ -182,11 +188,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
                  kRowOptions, ") -> (Tensor, Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
-  define_draw(m, c10::str("draw_dropout_add_norm(Tensor x, Tensor? residual, Tensor? bias, "
-                          "Tensor? row_scale, Tensor? layer_scale, Tensor? weight, "
-                          "Tensor? norm_bias, Generator? generator, str norm, float eps, "
-                          "bool prenorm, ",
-                          kRowOptions, ") -> (Tensor, Tensor, Tensor, Tensor)"));
   m.def(c10::str("dropout_add_norm_backward(Tensor dy, Tensor? dh, Tensor? h, Tensor? x, "
                  "Tensor? residual, Tensor? bias, Tensor? row_scale, Tensor? layer_scale, "
                  "Tensor? weight, Tensor statistics, Tensor? rng_state, str norm, float eps, ",

@@ -2,13 +2,13 @@
 // drop(act(x + bias)) * layer_scale * row_scale, over the last dimension.
 #pragma once
 
-#include "ops/common/arguments.h"
+#include "ops/random.h"
 
 namespace fused_dropout::norm {
 
 enum class Kind : int { kLayer, kRms };
 
-// What the operator computes with besides x.
+// The tensor arguments besides x.
 struct Operands {
   OptionalTensor residual;
   OptionalTensor bias;
@@ -21,7 +21,7 @@ struct Operands {
 struct Settings {
   std::string_view kind;  // "layer_norm" or "rms_norm"
   double eps;
-  bool prenorm;  // whether h is a result too; y has x's dtype then, else h's
+  bool prenorm;  // h is a result too; y then has the dtype of x, else that of h
 };
 
 struct NormCallParams : CallParams {
@@ -29,8 +29,8 @@ struct NormCallParams : CallParams {
   at::ScalarType h_dtype, y_dtype;
 };
 
-// The types that kernels know: x's, and fp32 for the stream beside 16 bits. A wider stream widens
-// x.
+// The types that kernels know: that of x, and fp32 for the residual stream (residual and h) beside
+// a 16-bit x. If the residual stream is wider than that, x is widened.
 struct Types {
   at::ScalarType x, h, y;
   Types(at::ScalarType x_type, at::ScalarType h_type, at::ScalarType y_type)
@@ -42,19 +42,18 @@ struct Types {
   bool wide_y() const { return y != x; }
 };
 
-// y; h, of no elements unless prenorm; the statistics of each row in the order of a dense x: the
-// mean (LayerNorm only) and the reciprocal of the standard deviation.
+// y; h, without elements unless prenorm; and the statistics of each row, in the order of a dense x:
+// the mean (LayerNorm only) and the reciprocal of the standard deviation.
 using Results = std::tuple<Tensor, Tensor, Tensor>;
-using DrawnResults = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // and the state
 
-// One of the statistics of all rows.
+// The address of one statistic of all rows.
 inline char* statistic(const Tensor& statistics, int64_t index) {
   return static_cast<char*>(statistics.data_ptr()) +
          index * statistics.stride(0) * statistics.element_size();
 }
 
-// What backward reads of the forward pass: h, or else x and the residual; x too where the branch's
-// derivative or the gradient of layer_scale needs it.
+// The tensors that backward reads: h, or x and the residual instead. With h also x, if the
+// derivative of the branch or the gradient of layer_scale needs it.
 struct Saved {
   OptionalTensor h;
   OptionalTensor x;
@@ -77,9 +76,12 @@ struct Gradient {
     return {dtype, h_dtype, dy_dtype == dtype ? dtype : h_dtype};
   }
 };
-// The gradients of vectors along rows are in the dtype that is computed in.
+// The gradients of the vectors along rows have the dtype of the arithmetic.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// Checks settings and options alone.
+NormCallParams resolve(const char* function, const Tensor& x, const Operands& operands,
+                       const Settings& settings, const Options& options);
 NormCallParams check(const char* function, const Tensor& x, const Operands& operands,
                      const OptionalTensor& rng_state, const Settings& settings,
                      const Options& options);
@@ -90,12 +92,14 @@ NormCallParams check_backward(const Tensor& dy, const OptionalTensor& dh, const 
 // Calls through the dispatcher.
 Results call_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
                      const Settings& settings, const Options& options);
-DrawnResults call_draw_forward(const Tensor& x, const Operands& operands,
-                               const OptionalGenerator& generator, const Settings& settings,
-                               const Options& options);
 Gradients call_backward(const Tensor& dy, const OptionalTensor& dh, const Saved& saved,
                         const OptionalTensor& rng_state, const Settings& settings,
                         const Options& options, const Gradient& gradient);
+
+// A call from Python: y and h.
+std::tuple<Tensor, Tensor> eager_forward(const EagerCall& eager, const Tensor& x,
+                                         const Operands& operands, const OptionalTensor& rng_state,
+                                         const Settings& settings, const Options& options);
 
 // The composition of plain torch operators.
 Results compose_forward(const Tensor& x, const Operands& operands, const OptionalTensor& rng_state,
@@ -104,31 +108,24 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& dh, const Sav
                            const OptionalTensor& rng_state, const Settings& settings,
                            const Options& options, const Gradient& gradient);
 
-// These turn the flat argument lists of the schemas into structs.
-template <auto kFunction, class Random, class Result>
-Result any_forward_entry(const Tensor& x, const OptionalTensor& residual,
-                         const OptionalTensor& bias, const OptionalTensor& row_scale,
-                         const OptionalTensor& layer_scale, const OptionalTensor& weight,
-                         const OptionalTensor& norm_bias, const Random& random,
-                         std::string_view kind, double eps, bool prenorm,
-                         FD_ROW_OPTION_PARAMETERS) {
-  return kFunction(x, {residual, bias, row_scale, layer_scale, weight, norm_bias}, random,
-                   {kind, eps, prenorm}, FD_ROW_OPTIONS);
+// Functions with the flat argument lists of the schemas. `Leading` arguments come before those.
+template <auto kFunction, class Result = Results, class... Leading>
+Result forward_entry(Leading... leading, const Tensor& x, const OptionalTensor& residual,
+                     const OptionalTensor& bias, const OptionalTensor& row_scale,
+                     const OptionalTensor& layer_scale, const OptionalTensor& weight,
+                     const OptionalTensor& norm_bias, const OptionalTensor& rng_state,
+                     std::string_view kind, double eps, bool prenorm, FD_ROW_PARAMETERS) {
+  return kFunction(leading..., x, {residual, bias, row_scale, layer_scale, weight, norm_bias},
+                   rng_state, {kind, eps, prenorm}, FD_ROW_OPTIONS);
 }
-template <auto kFunction>
-constexpr auto forward_entry = any_forward_entry<kFunction, OptionalTensor, Results>;
-template <auto kFunction>
-constexpr auto draw_forward_entry = any_forward_entry<kFunction, OptionalGenerator, DrawnResults>;
 
-template <Gradients (*kFunction)(const Tensor&, const OptionalTensor&, const Saved&,
-                                 const OptionalTensor&, const Settings&, const Options&,
-                                 const Gradient&)>
+template <auto kFunction>
 Gradients backward_entry(const Tensor& dy, const OptionalTensor& dh, const OptionalTensor& h,
                          const OptionalTensor& x, const OptionalTensor& residual,
                          const OptionalTensor& bias, const OptionalTensor& row_scale,
                          const OptionalTensor& layer_scale, const OptionalTensor& weight,
                          const Tensor& statistics, const OptionalTensor& rng_state,
-                         std::string_view kind, double eps, FD_ROW_OPTION_PARAMETERS,
+                         std::string_view kind, double eps, FD_ROW_PARAMETERS,
                          at::SymIntArrayRef strides, at::ScalarType dtype, at::ScalarType h_dtype,
                          std::array<bool, kOutputs> output_mask) {
   return kFunction(dy, dh, {h, x, residual, bias, row_scale, layer_scale, weight, statistics},

@@ -1,6 +1,5 @@
 // The normalised operator as a composition of plain torch operators.
 #include <ATen/ATen.h>
-#include <torch/library.h>
 
 #include "math/activations.h"
 #include "ops/common/composite.h"
@@ -15,7 +14,7 @@ Tensor scaled(Tensor branch, const OptionalTensor& layer_scale, const OptionalTe
   return branch;
 }
 
-// The mean and the reciprocal of the standard deviation; no mean for RMSNorm.
+// Mean (undefined for RMSNorm) and reciprocal of the standard deviation.
 struct Statistics {
   Tensor mean, rstd;
   Statistics(const Tensor& h, Kind kind, double eps) {
@@ -37,7 +36,7 @@ Results compose_forward(const Tensor& x, const Operands& operands, const Optiona
   Tensor h = scaled(compose_branch(call, x, operands.bias, rng_state), operands.layer_scale,
                     operands.row_scale);
   if (operands.residual) h = *operands.residual + h;
-  // Backward knows the rounded h alone.
+  // Backward has only the rounded h.
   if (settings.prenorm) h = h.to(call.h_dtype).to(h.scalar_type());
   const Statistics statistics(h, call.kind, settings.eps);
   Tensor y = statistics.normalised(h);
@@ -64,7 +63,7 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
       arithmetic_of(c10::promoteTypes(gradient.dtype, gradient.h_dtype));
   const Tensor dy = dy_any.to(arithmetic);
 
-  // The branch, where it is known: its value and what goes into its activation.
+  // The branch if x is saved: its value, and the argument z of its activation.
   Tensor kept, z, branch;
   if (constants.keep_count < 65536) {
     kept = mask_for(call, constants, rng_state, dy, gradient.strides);
@@ -72,7 +71,7 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
   if (saved.x) {
     z = add_bias(saved.x->to(arithmetic), saved.bias, call.bias_dim);
     if (kept.defined()) z = at::where(kept, z, 0.);
-    branch = drop(constants, kept, value_of(call, z));
+    branch = drop(constants, kept, activation_value(call, z));
   }
   Tensor h;
   if (saved.h) {
@@ -113,30 +112,13 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
 
 namespace {
 
-DrawnResults draw_then_forward(const Tensor& x, const Operands& operands,
-                               const OptionalGenerator& generator, const Settings& settings,
-                               const Options& options) {
-  check("dropout_add_norm", x, operands, {}, settings, options);
-  const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-  return std::tuple_cat(call_forward(x, operands, rng_state, settings, options),
-                        std::make_tuple(rng_state));
+void implement(torch::Library& m) {
+  m.impl("dropout_add_norm", forward_entry<compose_forward>);
+  m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
-  m.impl("dropout_add_norm", forward_entry<compose_forward>);
-  m.impl("draw_dropout_add_norm", draw_forward_entry<draw_then_forward>);
-  m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
-  m.impl("dropout_add_norm", forward_entry<compose_forward>);
-  m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchVmapMode, m) {
-  m.impl("draw_dropout_add_norm", draw_forward_entry<draw_then_forward>);
-}
+FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::norm

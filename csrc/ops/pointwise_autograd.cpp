@@ -1,16 +1,13 @@
-// Autograd: what is saved for backward, and which cases the composition takes over.
-#include <ATen/core/grad_mode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
+// Autograd of the pointwise operators: what is saved for backward.
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
-
-#include "ops/common/autograd.h"
 
 #include "math/activations.h"
+#include "ops/common/autograd.h"
 #include "ops/common/saved_call.h"
+#include "ops/pointwise.h"
 
-namespace fused_dropout {
+namespace fused_dropout::pointwise {
 namespace {
 
 using torch::autograd::AutogradContext;
@@ -29,27 +26,27 @@ void list_fields(Archive& archive, SavedCall& s) {
   archive(s.call, s.from_output, s.strides, s.dtype, s.bias_dtype, s.residual_dtype);
 }
 
-// The gradients of x, bias and residual (undefined where not needed), shared by the functions
-// below. Gradients are asked for by position among the tensors that were given.
+// The gradients of x, bias and residual for the functions below; undefined if they are not needed.
+// Autograd numbers only the tensors that were given.
 variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
-  const auto state = read_call<SavedCall>(ctx);
+  const auto saved = read_call<SavedCall>(ctx);
   size_t edge = 0;
   const bool needs_x = ctx->needs_input_grad(edge++);
-  const bool needs_bias = state.bias_dtype && ctx->needs_input_grad(edge++);
-  const bool needs_residual = state.residual_dtype && ctx->needs_input_grad(edge++);
+  const bool needs_bias = saved.bias_dtype && ctx->needs_input_grad(edge++);
+  const bool needs_residual = saved.residual_dtype && ctx->needs_input_grad(edge++);
 
   Tensor dx, dbias, dresidual;
   if (dy.defined()) {
     if (needs_x || needs_bias) {
       const auto tensors = ctx->get_saved_variables();
       const Gradient gradient{
-          state.from_output, state.strides, state.dtype, state.bias_dtype, {needs_x, needs_bias}};
-      Options options = state.call.options();
+          saved.from_output, saved.strides, saved.dtype, saved.bias_dtype, {needs_x, needs_bias}};
+      Options options = saved.call.options();
       options.p_tensor = optional(tensors[3]);
       std::tie(dx, dbias) = call_backward(dy, optional(tensors[0]), optional(tensors[1]),
                                           optional(tensors[2]), options, gradient);
     }
-    if (needs_residual) dresidual = dy.to(*state.residual_dtype);
+    if (needs_residual) dresidual = dy.to(*saved.residual_dtype);
   }
   return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), dresidual};
 }
@@ -58,36 +55,30 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
   static constexpr bool is_traceable = true;
 
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                        const OptionalTensor& residual, Random& random, const Options& options) {
+                        const OptionalTensor& residual, const OptionalTensor& rng_state,
+                        const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    SavedCall state{
-        check_arguments("bias_act_dropout", x, bias, residual, random.rng_state, options)};
-    Tensor y;
-    if (random.draws) {
-      std::tie(y, random.rng_state) =
-          call_draw_forward(x, bias, residual, random.generator, options);
-    } else {
-      y = call_forward(x, bias, residual, random.rng_state, options);
-    }
-    state.from_output = backward_uses_output(state.call, residual.has_value());
-    state.strides = y.sym_strides().vec();
-    state.dtype = x.scalar_type();
-    if (bias) state.bias_dtype = bias->scalar_type();
-    if (residual) state.residual_dtype = residual->scalar_type();
-    save_call(ctx, state);
+    const Tensor y = call_forward(x, bias, residual, rng_state, options);
+    SavedCall saved{resolve("bias_act_dropout", options, x.dim(), bias.has_value())};
+    saved.from_output = backward_uses_output(saved.call, residual.has_value());
+    saved.strides = y.sym_strides().vec();
+    saved.dtype = x.scalar_type();
+    if (bias) saved.bias_dtype = bias->scalar_type();
+    if (residual) saved.residual_dtype = residual->scalar_type();
+    save_call(ctx, saved);
 
-    // The mask is drawn again from rng_state, so that only what the derivative reads is kept.
+    // Backward draws the mask again from rng_state: only what the derivative reads is kept.
     Tensor input, kept_bias;
     if (requires_grad(x) || requires_grad(bias)) {
-      if (state.from_output) {
+      if (saved.from_output) {
         input = y;
-      } else if (!kActivations[state.call.activation].identity) {
+      } else if (!kActivations[saved.call.activation].identity) {
         input = x;
-        if (bias) kept_bias = *bias;
+        kept_bias = or_undefined(bias);
       }
     }
-    ctx->save_for_backward({input, kept_bias, random.rng_state.value_or(Tensor()),
-                            options.p_tensor.value_or(Tensor())});
+    ctx->save_for_backward(
+        {input, kept_bias, or_undefined(rng_state), or_undefined(options.p_tensor)});
     return y;
   }
 
@@ -101,21 +92,17 @@ struct BiasActDropout : torch::autograd::Function<BiasActDropout> {
 struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
   static constexpr bool is_traceable = true;
 
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, Random& random,
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& rng_state,
                         const Options& options, AutogradContext*& context) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    SavedCall state{check_arguments("dropout_", x, {}, {}, random.rng_state, options)};
-    state.strides = strides_like(x);
-    state.dtype = x.scalar_type();
-    save_call(ctx, state);
-    if (random.draws) {
-      random.rng_state = call_draw_inplace(x, random.generator, options);
-    } else {
-      call_inplace(x, random.rng_state, options);
-    }
+    SavedCall saved{resolve("dropout_", options, x.dim(), /*has_bias=*/false)};
+    saved.strides = strides_like(x);
+    saved.dtype = x.scalar_type();
+    save_call(ctx, saved);
+    call_inplace(x, rng_state, options);
     ctx->mark_dirty({x});
-    ctx->save_for_backward({Tensor(), Tensor(), random.rng_state.value_or(Tensor()),
-                            options.p_tensor.value_or(Tensor())});
+    ctx->save_for_backward(
+        {Tensor(), Tensor(), or_undefined(rng_state), or_undefined(options.p_tensor)});
     context = ctx;
     return x;
   }
@@ -125,33 +112,23 @@ struct InplaceDropout : torch::autograd::Function<InplaceDropout> {
   }
 };
 
-void apply_inplace(const Tensor& x, Random& random, const Options& options) {
-  AutogradContext* context = nullptr;
-  InplaceDropout::apply(x, random, options, context);
-  context->mark_dirty({});  // has been read; compiled autograd expects none
-}
-
 Tensor forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                         const OptionalTensor& rng_state, const Options& options) {
-  if (needs_composition({x, bias, residual})) {
-    return compose_forward(x, bias, residual, rng_state, options);
-  }
-  if (needs_graph({x, bias, residual})) {
-    Random random{rng_state};
-    return BiasActDropout::apply(x, bias, residual, random, options);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, bias, residual, rng_state, options);
+  return route_forward([&] { return compose_forward(x, bias, residual, rng_state, options); },
+                       [&] { return BiasActDropout::apply(x, bias, residual, rng_state, options); },
+                       [&] { return call_forward(x, bias, residual, rng_state, options); }, x, bias,
+                       residual);
 }
 
 void inplace_autograd(Tensor x, const OptionalTensor& rng_state, const Options& options) {
-  const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
+  const bool differentiable = needs_graph(x);
   torch::autograd::check_inplace(x, differentiable);
-  if (needs_composition({x})) {
+  if (needs_composite(x)) {
     x.copy_(compose_forward(x, {}, {}, rng_state, options));
   } else if (differentiable) {
-    Random random{rng_state};
-    apply_inplace(x, random, options);
+    AutogradContext* context = nullptr;
+    InplaceDropout::apply(x, rng_state, options, context);
+    context->mark_dirty({});  // has been read; compiled autograd expects none
   } else {
     const at::AutoDispatchBelowAutograd guard;
     call_inplace(x, rng_state, options);
@@ -166,58 +143,13 @@ void inplace_version(Tensor x, const OptionalTensor& rng_state, const Options& o
   torch::autograd::increment_version(x);
 }
 
-// As forward_autograd and inplace_autograd, with a state drawn on the way.
-Drawn draw_forward_autograd(const Tensor& x, const OptionalTensor& bias,
-                            const OptionalTensor& residual, const OptionalGenerator& generator,
-                            const Options& options) {
-  if (needs_composition({x, bias, residual})) {
-    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-    return {compose_forward(x, bias, residual, rng_state, options), rng_state};
-  }
-  if (needs_graph({x, bias, residual})) {
-    auto random = Random::from(generator);
-    const Tensor y = BiasActDropout::apply(x, bias, residual, random, options);
-    return {y, *random.rng_state};
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_draw_forward(x, bias, residual, generator, options);
-}
-
-Tensor draw_inplace_autograd(Tensor x, const OptionalGenerator& generator, const Options& options) {
-  const bool differentiable = at::GradMode::is_enabled() && x.requires_grad();
-  torch::autograd::check_inplace(x, differentiable);
-  if (needs_composition({x})) {
-    const Tensor rng_state = call_draw(x, options.p_tensor, generator);
-    x.copy_(compose_forward(x, {}, {}, rng_state, options));
-    return rng_state;
-  }
-  if (differentiable) {
-    auto random = Random::from(generator);
-    apply_inplace(x, random, options);
-    return *random.rng_state;
-  }
-  const at::AutoDispatchBelowAutograd guard;
-  return call_draw_inplace(x, generator, options);
-}
-
-Tensor draw_inplace_version(Tensor x, const OptionalGenerator& generator, const Options& options) {
-  Tensor rng_state;
-  {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    rng_state = call_draw_inplace(x, generator, options);
-  }
-  torch::autograd::increment_version(x);
-  return rng_state;
-}
-
 Gradients backward_autograd(const Tensor& dy, const OptionalTensor& input,
                             const OptionalTensor& bias, const OptionalTensor& rng_state,
                             const Options& options, const Gradient& gradient) {
-  if (needs_composition({dy, input, bias}) || needs_graph({dy, input, bias})) {
-    return compose_backward(dy, input, bias, rng_state, options, gradient);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, input, bias, rng_state, options, gradient);
+  return route_backward(
+      [&] { return compose_backward(dy, input, bias, rng_state, options, gradient); },
+      [&] { return call_backward(dy, input, bias, rng_state, options, gradient); }, dy, input,
+      bias);
 }
 
 }  // namespace
@@ -226,16 +158,10 @@ TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
   m.impl("bias_act_dropout", forward_entry<forward_autograd>);
   m.impl("bias_act_dropout_backward", backward_entry<backward_autograd>);
   m.impl("dropout_", inplace_entry<inplace_autograd>);
-  m.impl("draw_bias_act_dropout", draw_forward_entry<draw_forward_autograd>);
-  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_autograd>);
-  // Their results are integers and booleans.
-  m.impl("dropout_mask", torch::CppFunction::makeFallthrough());
-  m.impl("draw_rng_state", torch::CppFunction::makeFallthrough());
 }
 
 TORCH_LIBRARY_IMPL(fused_dropout, ADInplaceOrView, m) {
   m.impl("dropout_", inplace_entry<inplace_version>);
-  m.impl("draw_dropout_", draw_inplace_entry<draw_inplace_version>);
 }
 
-}  // namespace fused_dropout
+}  // namespace fused_dropout::pointwise

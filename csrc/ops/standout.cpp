@@ -1,14 +1,11 @@
-// Standout: schemas, checks of arguments, calls, shapes of results, and autograd.
+// Standout: schemas, checks of arguments, calls, and results on the meta device.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "ops/common/autograd.h"
 #include "ops/common/operator_handle.h"
-#include "ops/common/saved_call.h"
-#include "ops/noise.h"
+#include "ops/standout.h"
 
 namespace fused_dropout::standout {
 
@@ -43,7 +40,7 @@ CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tenso
 Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& s, const Options& o) {
   static const auto op = find_operator("fused_dropout::standout", &forward_entry<compose_forward>);
-  return op.call(x, z, rng_state, s.alpha, s.beta, s.training, FD_PLACE_ARGUMENTS(o));
+  return op.call(x, z, rng_state, s.alpha, s.beta, s.training, FD_MASK_ARGUMENTS(o));
 }
 
 Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
@@ -51,14 +48,20 @@ Gradients call_backward(const Tensor& dy, const OptionalTensor& x, const Tensor&
                         const Gradient& gradient) {
   static const auto op =
       find_operator("fused_dropout::standout_backward", &backward_entry<compose_backward>);
-  return op.call(dy, x, z, rng_state, s.alpha, s.beta, s.training, FD_PLACE_ARGUMENTS(o),
+  return op.call(dy, x, z, rng_state, s.alpha, s.beta, s.training, FD_MASK_ARGUMENTS(o),
                  gradient.strides, gradient.z_dtype, gradient.output_mask);
 }
 
-namespace {
+Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& z,
+                     const OptionalTensor& rng_state, const Settings& settings,
+                     const Options& options) {
+  check(eager.function, x, z, rng_state, settings, options);
+  return eager.with_state(
+      x, options.mask_strides.has_value(), rng_state,
+      [&](const OptionalTensor& state) { return call_forward(x, z, state, settings, options); });
+}
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
+namespace {
 
 Tensor forward_meta(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& settings, const Options& options) {
@@ -79,74 +82,13 @@ Gradients backward_meta(const Tensor& dy, const OptionalTensor& x, const Tensor&
           empty(gradient.output_mask[1], gradient.z_dtype)};
 }
 
-struct SavedCall {
-  CallParams call;
-  Settings settings;
-  std::vector<c10::SymInt> strides;
-  at::ScalarType z_dtype;
-};
-
-template <class Archive>
-void list_fields(Archive& archive, SavedCall& s) {
-  archive(s.call, s.settings.alpha, s.settings.beta, s.settings.training, s.strides, s.z_dtype);
-}
-
-struct Standout : torch::autograd::Function<Standout> {
-  static constexpr bool is_traceable = true;
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& z,
-                        const OptionalTensor& rng_state, const Settings& settings,
-                        const Options& options) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor y = call_forward(x, z, rng_state, settings, options);
-    SavedCall state{check("standout", x, z, rng_state, settings, options), settings,
-                    y.sym_strides().vec(), z.scalar_type()};
-    save_call(ctx, state);
-    // In training the sampled mask is a constant, and what went through it does not matter.
-    ctx->save_for_backward({settings.training ? Tensor() : x, z, rng_state.value_or(Tensor())});
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto state = read_call<SavedCall>(ctx);
-    const auto saved = ctx->get_saved_variables();
-    const bool needs_x = ctx->needs_input_grad(0);
-    const bool needs_z = ctx->needs_input_grad(1) && !state.settings.training;
-    Tensor dx, dz;
-    if (needs_x || needs_z) {
-      std::tie(dx, dz) =
-          call_backward(grads[0], optional(saved[0]), saved[1], optional(saved[2]), state.settings,
-                        state.call.options(), {state.strides, state.z_dtype, {needs_x, needs_z}});
-    }
-    return {needs_x ? dx : Tensor(), needs_z ? dz : Tensor(), {}, {}, {}};
-  }
-};
-
-Tensor forward_autograd(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
-                        const Settings& settings, const Options& options) {
-  if (needs_composition({x, z})) return compose_forward(x, z, rng_state, settings, options);
-  if (needs_graph({x, z})) return Standout::apply(x, z, rng_state, settings, options);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_forward(x, z, rng_state, settings, options);
-}
-
-Gradients backward_autograd(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
-                            const OptionalTensor& rng_state, const Settings& settings,
-                            const Options& options, const Gradient& gradient) {
-  if (needs_composition({dy, x, z}) || needs_graph({dy, x, z})) {
-    return compose_backward(dy, x, z, rng_state, settings, options, gradient);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_backward(dy, x, z, rng_state, settings, options, gradient);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
   constexpr auto kSettings = "Tensor? rng_state, float alpha, float beta, bool training, ";
-  m.def(c10::str("standout(Tensor x, Tensor z, ", kSettings, kPlaceOptions, ") -> Tensor").c_str(),
+  m.def(c10::str("standout(Tensor x, Tensor z, ", kSettings, kMaskOptions, ") -> Tensor").c_str(),
         {at::Tag::pt2_compliant_tag});
-  m.def(c10::str("standout_backward(Tensor dy, Tensor? x, Tensor z, ", kSettings, kPlaceOptions,
+  m.def(c10::str("standout_backward(Tensor dy, Tensor? x, Tensor z, ", kSettings, kMaskOptions,
                  ", SymInt[] strides, ScalarType z_dtype, bool[2] output_mask) -> (Tensor, Tensor)")
             .c_str(),
         {at::Tag::pt2_compliant_tag});
@@ -155,11 +97,6 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
 TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
   m.impl("standout", forward_entry<forward_meta>);
   m.impl("standout_backward", backward_entry<backward_meta>);
-}
-
-TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
-  m.impl("standout", forward_entry<forward_autograd>);
-  m.impl("standout_backward", backward_entry<backward_autograd>);
 }
 
 }  // namespace fused_dropout::standout

@@ -1,40 +1,38 @@
-"""Functional interface. Shapes and dtypes are those of torch; see the README for the mask."""
+"""Functional interface: functions with the shapes and dtypes of their counterparts in torch.
+
+There is one file for each family. A file lists its public names in `__all__`.
+"""
 
 import torch
 
-from fused_dropout.functional._arguments import ACTIVATIONS, MODES
-from fused_dropout.functional.attention import scaled_dot_product_attention
-from fused_dropout.functional.drop_block import drop_block, drop_block_rate
-from fused_dropout.functional.embedding import embedding_dropout
-from fused_dropout.functional.gated import bias_glu_dropout
-from fused_dropout.functional.noise import concrete_dropout, gaussian_dropout, standout
-from fused_dropout.functional.norm import dropout_add_layer_norm, dropout_add_rms_norm
-from fused_dropout.functional.pointwise import (
-    bias_act_dropout,
-    bias_dropout_add,
-    dropout,
-    dropout_mask,
+# The file drop_block.py defines a function of the same name, which replaces it here.
+from fused_dropout.functional import (
+    attention,
+    embedding,
+    gated,
+    noise,
+    norm,
+    pointwise,
 )
+from fused_dropout.functional import drop_block as drop_block_file
+from fused_dropout.functional.attention import *
+from fused_dropout.functional.drop_block import *
+from fused_dropout.functional.embedding import *
+from fused_dropout.functional.gated import *
+from fused_dropout.functional.noise import *
+from fused_dropout.functional.norm import *
+from fused_dropout.functional.pointwise import *
 
 __all__ = [
-    "ACTIVATIONS",
-    "MODES",
-    "bias_act_dropout",
-    "bias_dropout_add",
-    "bias_glu_dropout",
-    "concrete_dropout",
-    "drop_block",
-    "drop_block_rate",
-    "dropout",
-    "dropout_add_layer_norm",
-    "dropout_add_rms_norm",
-    "dropout_mask",
-    "embedding_dropout",
-    "gaussian_dropout",
-    "scaled_dot_product_attention",
-    "standout",
+    *attention.__all__,
+    *drop_block_file.__all__,
+    *embedding.__all__,
+    *gated.__all__,
+    *noise.__all__,
+    *norm.__all__,
+    *pointwise.__all__,
 ]
 
-# Tools that trace symbolically record calls of these instead of looking inside.
+# torch.fx records calls of these functions instead of tracing into them.
 for _name in set(__all__) - {"ACTIVATIONS", "MODES", "dropout_mask"}:
     torch.fx.wrap(_name)

@@ -1,9 +1,8 @@
-"""What the functions of this package do with their arguments before they call an operator."""
+"""Checks and conversions of the arguments that functions have in common."""
 
 import operator
 
 import torch
-from torch.overrides import has_torch_function_variadic
 
 from fused_dropout._extension import _C
 from fused_dropout._shard import Shard
@@ -11,11 +10,6 @@ from fused_dropout._shard import Shard
 ACTIVATIONS = tuple(_C.ACTIVATIONS)
 MODES = ("inverted", "classic", "alpha")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def is_plain(*tensors):
-    """Whether a call can go through the extension module, rather than through ``torch.ops``."""
-    return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
 
 
 def check_layout(function, argument, x):
@@ -27,7 +21,7 @@ def check_layout(function, argument, x):
 
 
 def check_kind(function, argument, x):
-    """Of a tensor that torch's operators get before any of this package's."""
+    """For a tensor that goes to an operator of torch before it goes to one of this package."""
     check_layout(function, argument, x)
     if x.dtype not in DTYPES:
         raise RuntimeError(
@@ -37,7 +31,7 @@ def check_kind(function, argument, x):
 
 
 def probability_arguments(p):
-    """``p, p_tensor`` as the operators take them."""
+    """``p, p_tensor`` as the operators take them; with a tensor the number does not count."""
     return (0.5, p) if isinstance(p, torch.Tensor) else (float(p), None)
 
 
@@ -74,7 +68,7 @@ def check_generator(function, generator):
 
 
 def probability(p, function="dropout", argument="p"):
-    """A number, or, under torch.compile, a tensor whose value is read when the graph runs."""
+    """``p`` as a number; under ``torch.compile`` a tensor stays one, which the graph reads."""
     if isinstance(p, torch.Tensor):
         if p.requires_grad:
             raise TypeError(
@@ -105,7 +99,7 @@ def keep_probability(p):
 
 
 def inverted_scale(p):
-    """What inverted dropout multiplies by; 0 where nothing is kept."""
+    """The factor of inverted dropout; 0 if nothing is kept."""
     q = keep_probability(p)
     if isinstance(q, torch.Tensor):
         return torch.where(q > 0, 1 / q, 0)
@@ -113,7 +107,7 @@ def inverted_scale(p):
 
 
 def check_mode(name, mode):
-    """One of the modes that scale, in training or in evaluation; alpha dropout shifts too."""
+    """For functions without alpha mode."""
     if mode not in ("inverted", "classic"):
         raise ValueError(f"{name}: mode is {mode!r}, but expected 'inverted' or 'classic'")
     return mode
@@ -123,8 +117,13 @@ def is_zero(p):
     return not isinstance(p, torch.Tensor) and p == 0
 
 
-def whole_sizes(function, ndim, shard):
-    """The sizes of what a tensor of this number of dimensions is a part of."""
+def draws_with(p, training):
+    """Whether a call with this probability needs random numbers; a tensor counts as if it does."""
+    return bool(training) and (isinstance(p, torch.Tensor) or (p != 0 and p != 1))
+
+
+def full_sizes(function, ndim, shard):
+    """The sizes of the full tensor of which a tensor with ``ndim`` dimensions is a part."""
     if not isinstance(shard, Shard):
         raise TypeError(f"{function}: shard is {shard!r}, but expected a fused_dropout.Shard")
     if len(shard.shape) != ndim:
@@ -134,8 +133,11 @@ def whole_sizes(function, ndim, shard):
     return shard.shape
 
 
-def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None, shard=None):
-    """Of the two spellings the one that was used. `sizes`: of the mask, where not x's."""
+def shared_dims_of(function, x, shared_dims, noise_shape, sizes_of=None, shard=None):
+    """The dimensions that ``noise_shape`` shares; ``shared_dims`` if it is None.
+
+    ``sizes_of``: function from ``x`` to the sizes of the mask; those of ``x`` if None.
+    """
     if noise_shape is None:
         return shared_dims
     check_tensor(function, "x", x)
@@ -144,9 +146,9 @@ def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None, shard=None
             f"{function}: noise_shape is {noise_shape!r}, but expected a tuple of integers or None"
         )
     if shard is not None:
-        sizes = whole_sizes(function, x.dim(), shard)
-    elif sizes is None:
-        sizes = x.shape
+        sizes = full_sizes(function, x.dim(), shard)
+    else:
+        sizes = x.shape if sizes_of is None else sizes_of(x)
     if shared_dims:
         raise ValueError(
             f"{function}: shared_dims is {tuple(shared_dims)} and noise_shape is "
@@ -168,43 +170,3 @@ def shared_dims_of(function, x, shared_dims, noise_shape, sizes=None, shard=None
             )
         shared.append(dim)
     return shared
-
-
-def row_options(p, activation, training, negative_slope, alpha, shared_dims, mode, place):
-    """The options of an operator that works along the last dimension, in the order of its schema.
-
-    ``place``: of the mask, ``mask_strides, mask_offset``.
-    """
-    return (
-        *probability_arguments(p),
-        activation,
-        negative_slope,
-        alpha,
-        mode,
-        training,
-        list(shared_dims),
-        *place,
-    )
-
-
-def state_for(function, x, p, training, generator, rng_state, shard=None):
-    """The state of a call that goes through `torch.ops`; None where nothing is drawn."""
-    if not training or (shard is not None and 0 in shard.shape):
-        return None
-    tensor_p = p if isinstance(p, torch.Tensor) else None
-    if tensor_p is None and (p == 0 or p == 1):
-        return None
-    if rng_state is not None:
-        check_tensor(function, "rng_state", rng_state)
-        return rng_state
-    check_generator(function, generator)
-    if generator is not None and torch.compiler.is_compiling():
-        raise TypeError(
-            f"{function}: a generator cannot be an input of a compiled graph; draw a state outside "
-            "with fused_dropout.new_rng_state(device, generator) and pass it as rng_state="
-        )
-    if not torch.compiler.is_compiling():
-        return torch.ops.fused_dropout.draw_rng_state(x, tensor_p, generator=generator)
-    # A fresh token for each call: see new_rng_state.
-    token = torch.empty(2, dtype=torch.int64, device=x.device)
-    return torch.ops.fused_dropout.draw_rng_state(token, tensor_p)

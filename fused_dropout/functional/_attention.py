@@ -1,8 +1,8 @@
-"""Attention with dropout for eager calls on the CPU: the same chain, some matrices at a time.
+"""Attention with dropout for eager calls on the CPU, for a few matrices at a time.
 
-Scores, probabilities and their gradients of a few heads fit the cache, in two buffers that serve
-one group of heads after the other. Nothing of that size is stored: backward computes it again. It
-is the idea of Dao et al., "FlashAttention", NeurIPS 2022, by whole matrices rather than tiles.
+The scores, probabilities and gradients of a few heads fit into the cache, in two buffers that are
+used for one group of heads after the other. Backward computes them again instead of storing them.
+This is the idea of Dao et al., "FlashAttention", NeurIPS 2022, with full matrices instead of tiles.
 """
 
 import functools
@@ -15,48 +15,45 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fused_dropout._shard import Shard
-from fused_dropout.functional._arguments import is_zero, state_for
+from fused_dropout.functional._arguments import draws_with, is_zero
+from fused_dropout.functional._call import state_for
 from fused_dropout.functional.pointwise import dropout
 
 _TYPES = (torch.Tensor, torch.nn.Parameter)
 
-# Bytes of a buffer. Two of them, and the third that backward needs, stay in the cache; smaller ones
-# make more calls.
+# Bytes of a buffer. Two of them, and the third that backward needs, fit into the cache; smaller
+# buffers need more calls.
 _BUFFER = 2 * 2**20
 
 
-def chain(query, key, value, mask, p, scale, generator=None, rng_state=None):
-    """``dropout(softmax(query @ key^T * scale + mask)) @ value``, which anything can differentiate.
-
-    Args:
-        mask: a summand, or None.
-    """
-    # The smaller of the two factors is scaled.
+def unfused_attention(query, key, value, mask, p, scale, generator=None, rng_state=None):
+    """``dropout(softmax(query @ key^T * scale + mask)) @ value`` by differentiable operators."""
+    # Scaling the query costs less than scaling the scores.
     scores = (query * scale) @ key.transpose(-2, -1)
     if mask is not None:
         scores = scores + mask
     return dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state) @ value
 
 
-def is_torchs(query, p, generator=None, rng_state=None):
-    """Whether torch's own function is called, with masks of its own where something is dropped.
+def calls_torch(query, p, generator=None, rng_state=None):
+    """Whether to call torch's function, with torch's masks if anything is dropped.
 
-    Its kernels for GPUs write neither scores nor probabilities down, but take no generator, no
-    state, no tensor for p, and no p of 1.
+    Its GPU kernels store neither scores nor probabilities, but they take no generator, no state, no
+    tensor for p, and no p of 1.
     """
     if is_zero(p):
         return True
-    is_asked_for = generator is not None or rng_state is not None
+    wants_our_mask = generator is not None or rng_state is not None
     return (
         query.device.type != "cpu"
-        and not is_asked_for
+        and not wants_our_mask
         and not isinstance(p, torch.Tensor)
         and p < 1
     )
 
 
-def is_eager(query, key, value, mask, p):
-    """Whether :func:`attend` can do it: nobody looks on who has to see the chain or its values."""
+def can_attend(query, key, value, mask, p):
+    """Whether `attend` can run: a plain eager call, neither traced nor transformed."""
     tensors = (query, key, value) if mask is None else (query, key, value, mask)
     return (
         not torch.compiler.is_compiling()
@@ -78,7 +75,7 @@ def is_eager(query, key, value, mask, p):
 
 
 def _is_small(mask, query, key):
-    """Whether the mask has the scores' dtype and can be added to them in place."""
+    """Whether the mask has the dtype of the scores and can be added to them in place."""
     shape = query.shape[:-1] + key.shape[-2:-1]
     return (
         not mask.requires_grad
@@ -89,15 +86,16 @@ def _is_small(mask, query, key):
 
 
 def attend(query, key, value, mask, p, scale, generator=None, rng_state=None):
-    """The same as :func:`chain`, where :func:`is_eager`."""
-    state = state_for("scaled_dot_product_attention", query, p, True, generator, rng_state)
+    """The same as `unfused_attention`; only if `can_attend`."""
+    function = "scaled_dot_product_attention"
+    state = state_for(function, query, draws_with(p, True), None, generator, rng_state)
     flat = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
     result = _Attention.apply(*flat, mask, state, p, scale, query.shape[:-1] + key.shape[-2:-1])
     return result.view(query.shape[:-1] + value.shape[-1:])
 
 
 class _Attention(torch.autograd.Function):
-    """Batches of matrices; ``shape`` is that of the scores as the mask knows them."""
+    """Works on batches of matrices; ``shape`` is that of the scores of the call."""
 
     @staticmethod
     def forward(ctx, query, key, value, mask, state, p, scale, shape):
@@ -119,7 +117,7 @@ class _Attention(torch.autograd.Function):
             if mask is not None:
                 mask = mask.expand(shape).reshape(-1, *shape[-2:])
             with torch.enable_grad():
-                result = chain(query, key, value, mask, p, scale, rng_state=state)
+                result = unfused_attention(query, key, value, mask, p, scale, rng_state=state)
             grads = iter(torch.autograd.grad(result, wanted, grad, create_graph=create_graph))
             grads = [next(grads) if x.requires_grad else None for x in (query, key, value)]
             return *grads, None, None, None, None, None
@@ -135,7 +133,7 @@ class _Attention(torch.autograd.Function):
                 torch.bmm(kept.transpose(1, 2), grad[part], out=of_value[part])
             if of_query is None and of_key is None:
                 continue
-            # The scores have served, and give their memory; so does what was kept.
+            # The buffers of the scores and of the kept probabilities are free again.
             of_kept = torch.bmm(grad[part], value[part].transpose(1, 2), out=group.scores)
             of_scores = torch.ops.aten._softmax_backward_data.out(
                 group.drop(of_kept, inplace=True),
@@ -152,15 +150,15 @@ class _Attention(torch.autograd.Function):
 
 
 def _is_batched(grad):
-    """Whether several gradients come at once, of which each operator takes one after the other."""
-    if torch.compiler.is_compiling():  # compiled autograd, which has one and cannot trace this
+    """Whether the gradient is a batch of gradients, as from ``is_grads_batched``."""
+    if torch.compiler.is_compiling():  # compiled autograd: never a batch, and this cannot be traced
         return False
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 class _Group(NamedTuple):
-    """Some of the matrices: ``part`` says which; the others are theirs, and two buffers."""
+    """A group of matrices: which part of the batch, its tensors, and two buffers."""
 
     part: slice
     query: torch.Tensor  # scaled
@@ -178,7 +176,7 @@ class _Group(NamedTuple):
 
 
 def _groups(query, key, mask, state, p, scale, shape):
-    """As many matrices at a time as fit a buffer, in turn; all where this is traced."""
+    """Yields groups of as many matrices as fit into a buffer; all of them at once if traced."""
     count, *sizes = query.shape[0], query.shape[1], key.shape[1]
     step = count
     if not torch.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""Nested tensors, jagged and strided: a call works on the one tensor of their values."""
+"""Nested tensors, jagged and strided: a call works on the tensor of their values."""
 
 import torch
 
@@ -18,15 +18,15 @@ def on_values(
     shard=None,
     argument="x",
 ):
-    """``call(values, …)``, with the results as nested as ``x``, and what is given here translated.
+    """Calls ``call(values, …)`` with translated arguments, and nests its results as ``x`` is.
 
     Args:
-        inplace: whether the result is to be written into ``x``.
-        same: tensors of ``x``'s shape, or None, by the names of the arguments.
+        inplace: whether to write the result into ``x``.
+        same: dict from argument names to tensors with the shape of ``x``, or None.
         last: how many of the last dimensions have to be regular.
-        rows: as ``same``, without these dimensions.
-        bias_dim, shared_dims, noise_shape: of ``x``; the call gets those of the values, where they
-            are given.
+        rows: like ``same``, without these dimensions.
+        bias_dim, shared_dims, noise_shape: they refer to ``x``; if they are given, ``call`` gets
+            those that refer to the values.
     """
     if shard is not None:
         raise ValueError(
@@ -59,7 +59,7 @@ def on_values(
 
 
 def _check_inplace(function, x):
-    """Where the values cannot be written into as they lie, or gradients would not know."""
+    """Raises an error if the values cannot be written in place, or autograd would not notice."""
     if torch.is_grad_enabled() and x.requires_grad:
         raise RuntimeError(
             f"{function}: inplace is True, but x is a nested tensor that requires grad"
@@ -71,7 +71,7 @@ def _check_inplace(function, x):
 
 
 class _Parts:
-    """The parts of a nested tensor, one behind the other in its values."""
+    """The parts of a nested tensor, which follow each other in its values."""
 
     def __init__(self, function, argument, x):
         self.function, self.argument = function, argument
@@ -81,7 +81,7 @@ class _Parts:
             self.values = x.values()
             self.ragged = x._ragged_idx
             return
-        # Values in the order of memory, as those of a jagged tensor where one dimension differs.
+        # Values in memory order; like those of a jagged tensor if only one dimension differs.
         self.x = x = x.contiguous()
         self.values, self.ragged = x.values(), None
         self.sizes = x._nested_tensor_size()
@@ -95,7 +95,10 @@ class _Parts:
             self.values = self.values.view(int(self.sizes[:, 0].sum()), *trailing)
 
     def values_dim(self, name, dim):
-        """The dimension of the values that one is which an argument, or the function, is about."""
+        """The dimension of the values that corresponds to a dimension of the nested tensor.
+
+        ``name``: the argument that names the dimension; None if the function itself needs it.
+        """
         if not -self.ndim <= dim < self.ndim:
             raise IndexError(
                 f"{self.function}: {name} has {dim}, but {self.argument} has {self.ndim} dimensions"
@@ -123,7 +126,7 @@ class _Parts:
         return noise_shape[1:] if self.ragged is not None else (None,)
 
     def values_of(self, name, other, without):
-        """The values of another tensor, of the same parts but for some last dimensions."""
+        """The values of another tensor with the same parts, ``without`` some last dimensions."""
         if not isinstance(other, torch.Tensor) or not other.is_nested:
             raise TypeError(
                 f"{self.function}: {name} is not nested, but {self.argument} is, and expected one "
@@ -153,9 +156,9 @@ class _Parts:
                 min_seqlen=x._maybe_min_seqlen,
                 max_seqlen=x._maybe_max_seqlen,
             )
-        if self.sizes.dim() < 2:  # of no parts
+        if self.sizes.dim() < 2:  # there are no parts
             return x.to(values.dtype)
-        # Behind the dimensions that may differ come those of the result, which may be others.
+        # The first dimensions may differ between parts; the rest are those of the result.
         tail = torch.tensor(values.shape[1:], dtype=torch.int64, device="cpu")
         lead = self.sizes[:, :1] if self.ragged is not None else self.sizes
         sizes = torch.cat([lead, tail.expand(len(lead), -1)], 1)

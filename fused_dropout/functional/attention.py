@@ -10,7 +10,9 @@ from fused_dropout.functional._arguments import (
     is_zero,
     probability,
 )
-from fused_dropout.functional._attention import attend, chain, is_eager, is_torchs
+from fused_dropout.functional._attention import attend, calls_torch, can_attend, unfused_attention
+
+__all__ = ["scaled_dot_product_attention"]
 
 
 def scaled_dot_product_attention(
@@ -33,40 +35,39 @@ def scaled_dot_product_attention(
         scores = query @ key.transpose(-2, -1) * scale + attn_mask
         F.dropout(scores.softmax(-1), dropout_p) @ value
 
-    Without dropout it is torch's own. What happens with it, 0 < ``dropout_p`` < 1, depends on the
-    device:
+    Without dropout it calls torch's function. With 0 < ``dropout_p`` < 1 it depends on the device:
 
-    - CPU: scores and probabilities are computed some heads at a time. They never exist as a whole,
-      nor are they kept for backward; torch's own writes them down, and a mask.
-    - Other devices: torch's own, whose CUDA kernels write nothing of that down either. Its masks
-      are its own, drawn from the device's generator, and its limits hold, as for higher
-      derivatives. With ``rng_state``, ``generator``, or in compiled code a tensor for
-      ``dropout_p``, it is the chain above, with the masks of this package: scores and
-      probabilities are written down.
+    - CPU: scores and probabilities are computed for a few heads at a time. They are never in memory
+      for all heads, and are not saved for backward; torch's function stores both, and a mask.
+      Compiled code, autocast and ``torch.func`` run the unfused operators above instead.
+    - Other devices: it calls torch's function, whose CUDA kernels do not store them either. The
+      masks are then torch's, drawn from the device's generator, and torch's limits hold, for
+      example for higher derivatives. With ``rng_state``, ``generator``, or in compiled code a
+      tensor for ``dropout_p``, it runs the unfused operators above with the masks of this package,
+      and stores scores and probabilities.
 
-    Nested tensors are for torch's own function, on every device.
-
-    On the CPU compiled code, autocast and ``torch.func`` take the chain too.
+    Nested tensors go to torch's function on every device.
 
     Args:
         query: shape (..., heads, L, E); floating point.
         key: shape (..., heads, S, E).
         value: shape (..., heads, S, V).
-        attn_mask: broadcasts to (..., heads, L, S); added to the scores, or, if bool, True where a
-            key takes part. A query with no key gives zeros.
-        dropout_p: probability to drop a probability; as in torch it acts in every mode, so pass 0
-            in evaluation.
-        is_causal: a query sees the keys up to its own place; instead of a mask.
-        scale: of the scores; ``1 / sqrt(E)`` if None.
-        enable_gqa: key and value may have fewer heads, each serving a group of the query's.
-        generator, rng_state: see :func:`fused_dropout.functional.dropout`. The mask is that of
+        attn_mask: broadcasts to (..., heads, L, S). A bool mask is True for keys that take part;
+            any other is added to the scores. A query without keys gives zeros.
+        dropout_p: probability to drop an attention probability; as in torch it acts in every mode,
+            so pass 0 in evaluation.
+        is_causal: each query attends to the keys up to its own position; excludes ``attn_mask``.
+        scale: factor of the scores; ``1 / sqrt(E)`` if None.
+        enable_gqa: allow key and value to have fewer heads, each for a group of query heads.
+        generator, rng_state: see `fused_dropout.functional.dropout`. The mask is that of
             ``dropout_mask(probabilities.shape, dropout_p, rng_state)``, on CUDA too.
 
     Returns:
         Tensor: shape (..., heads, L, V).
 
     Raises:
-        ValueError, TypeError, RuntimeError: as for torch's function and :func:`dropout`.
+        ValueError, TypeError, RuntimeError: as for torch's function and
+            `fused_dropout.functional.dropout`.
 
     Source: Vaswani et al., "Attention is all you need", NeurIPS 2017.
     """
@@ -81,7 +82,7 @@ def scaled_dot_product_attention(
         _check(query, key, value, attn_mask, is_causal, enable_gqa)
         if attn_mask is not None and attn_mask.dtype != torch.bool:
             attn_mask = attn_mask.to(query.dtype)
-    if nested or is_torchs(query, p, generator, rng_state):
+    if nested or calls_torch(query, p, generator, rng_state):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, float(p), is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -94,11 +95,11 @@ def scaled_dot_product_attention(
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
-    # The products would copy them, some of them twice.
+    # Otherwise the matrix products would copy them, some of them twice.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     arguments = query, key, value, attn_mask, p, scale, generator, rng_state
-    if not is_eager(*arguments[:5]):
-        result = chain(*arguments)
+    if not can_attend(*arguments[:5]):
+        result = unfused_attention(*arguments)
         return result if empty is None else result.masked_fill(empty, 0)
     result = attend(*arguments)
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
@@ -114,7 +115,7 @@ def _check_nested(p, generator, rng_state):
 
 
 def _check(query, key, value, attn_mask, is_causal, enable_gqa):
-    """What would be found out only after a state was drawn, or not at all."""
+    """Checks before a state is drawn."""
     name = "scaled_dot_product_attention"
     for argument, x in (("query", query), ("key", key), ("value", value)):
         check_kind(name, argument, x)
@@ -136,7 +137,7 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
                 )
     if key.shape[-2] != value.shape[-2]:
         raise RuntimeError(
-            f"{name}: value has {value.shape[-2]} places, but expected {key.shape[-2]} as in key"
+            f"{name}: value has {value.shape[-2]} positions, but expected {key.shape[-2]} as in key"
         )
     batch = torch.broadcast_shapes(*batches)
     if attn_mask is not None and not torch.compiler.is_compiling():
@@ -161,9 +162,9 @@ def _causal(query, key):
 
 
 def _additive(mask, dtype, may_be_empty):
-    """The mask as a summand, and which queries have no key (of shape (..., L, 1)).
+    """The mask to be added to the scores, and which queries have no key, of shape (..., L, 1).
 
-    Those get a mask of zeros, as a softmax of nothing but -inf would be NaN, in backward too.
+    The mask of those queries is zero: the softmax of a row of -inf would be NaN, in backward too.
     """
     if mask.dtype != torch.bool:
         if not may_be_empty:

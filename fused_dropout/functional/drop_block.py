@@ -6,13 +6,14 @@ from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     check_mode,
     check_tensor,
-    is_plain,
     is_zero,
     probability,
     probability_arguments,
-    state_for,
 )
-from fused_dropout.functional._place import has_no_elements
+from fused_dropout.functional._call import Operator, call
+from fused_dropout.functional._mask_layout import has_no_elements
+
+__all__ = ["drop_block", "drop_block_rate"]
 
 
 def check_block_size(function, block_size):
@@ -38,11 +39,11 @@ def drop_block(
     generator=None,
     rng_state=None,
 ):
-    """DropBlock: drops blocks of ``block_size`` elements along every spatial dimension.
+    """Drops contiguous blocks with ``block_size`` elements along each spatial dimension.
 
-    Neighbours in a feature map tell much the same, so that dropping single elements hides little
-    from the layers behind; dropping a whole region does. Blocks are anywhere that they fit as a
-    whole, and may overlap. What is kept is scaled by the share of ``x`` that is kept.
+    Neighbouring elements of a feature map carry similar information, so dropping single elements
+    hides little from the next layers; dropping a region does. Blocks lie anywhere inside the map
+    and may overlap. The remaining elements are divided by the share of ``x`` that is kept.
 
     Equivalent PyTorch code for (N, C, H, W), with ``k`` the block size, at most the map's::
 
@@ -53,34 +54,36 @@ def drop_block(
         torch.where(kept, x * kept.numel() / kept.sum(), 0)  # mode="inverted"
         torch.where(kept, x, 0)  # mode="classic"; x * (1 - drop_block_rate) when not training
 
-    The mask is neither stored nor made: the kernels find the few seeds by the random-number
-    contract, once to count what is kept and once to apply it, and backward does so again. Besides
-    its result a call keeps 24 bytes. Unlike above, a NaN or an infinity in a block is dropped too.
+    The mask is never in memory: the kernels find the few seeds by the random-number contract, once
+    to count the kept elements and once to apply the mask, and once more in backward. Besides its
+    result a call keeps 24 bytes. Unlike in the code above, a NaN or an infinity in a block is
+    dropped too.
 
     Args:
         x: feature maps of shape (N, C, L), (N, C, H, W) or (N, C, D, H, W), contiguous or
-            channels-last, which is processed as it lies; float32, float64, float16 or bfloat16.
-        p: probability to drop. Blocks overlap, so that what is really dropped is less,
-            :func:`drop_block_rate`. A 0-d float64 CPU tensor can take new values under
-            ``torch.compile`` without a new graph, which is how to schedule it there.
-        block_size: of a block along each spatial dimension, odd; clamped to the map.
-        training: without it, inverted mode returns ``x`` itself.
-        shared_channels: whether one mask is for all channels of an example.
+            channels-last, which needs no copy; float32, float64, float16 or bfloat16.
+        p: probability to drop. Blocks overlap, so the share that is really dropped is less, see
+            `drop_block_rate`. A 0-d float64 CPU tensor can take new values under
+            ``torch.compile`` without a new graph, for example to schedule ``p``.
+        block_size: size of a block along each spatial dimension, odd; clamped to the map.
+        training: if False, inverted mode returns ``x`` itself.
+        shared_channels: use one mask for all channels of an example.
         mode: "inverted" scales in training, "classic" in evaluation.
-        generator: a ``torch.Generator`` to draw from; not under ``torch.compile``.
-        rng_state: replays the call that used this state (:func:`fused_dropout.new_rng_state`).
+        generator: a ``torch.Generator`` to draw from; not allowed under ``torch.compile``.
+        rng_state: replays the call that used this state (`fused_dropout.new_rng_state`).
 
     Returns:
-        Tensor: of ``x``'s shape, dtype and (if it is dense) strides. Where all is dropped, zeros.
+        Tensor: with the shape, dtype and (if ``x`` is dense) strides of ``x``. If every element is
+        dropped, zeros.
 
     Raises:
-        ValueError, TypeError, RuntimeError: naming the argument and what it was. Nothing is
-            computed then, and no random number is drawn.
+        ValueError, TypeError, RuntimeError: the message names the argument, what was expected and
+            what was given. Nothing has been computed, and no random number drawn.
 
-    The mask: index ``j`` counts the places of seeds, (N, C, H - k + 1, W - k + 1), in the order of
-    ``x`` in memory, without C where channels share. A place is a seed where the draw of ``j`` is
-    not below ``round((1 - gamma) * 65536)``, so that gamma acts in steps of 2^-16. Blocks begin at
-    their seeds.
+    The mask: index ``j`` counts the positions of the grid of seeds, (N, C, H - k + 1, W - k + 1),
+    in the order of the dimensions of ``x`` in memory, without C if channels share. A position is a
+    seed if the draw of ``j`` is at least ``round((1 - gamma) * 65536)``, so gamma acts in steps of
+    2^-16. A block begins at its seed.
 
     Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks",
     NeurIPS 2018.
@@ -99,36 +102,46 @@ def drop_block(
         return x
     if x.is_nested:
         raise TypeError(f"{function}: x is a nested tensor, but expected maps of one size")
-    options = (block_size, shared_channels, mode, training)
-    if is_plain(x):
-        return _C.drop_block(function, x, p, *options, generator, rng_state)
-    if not torch.compiler.is_compiling():
-        # Before a state is drawn; tracing checks by itself, before anything runs.
-        _C.check_drop_block(function, x, p, *options, rng_state)
-    kept = None
-    # Here p = 1 decides nothing, so that a state is drawn for it: unlike for a half of it, none is.
-    state = state_for(function, x, p / 2, training, generator, rng_state)
-    arguments = (*probability_arguments(p), block_size, shared_channels)
+    kept = strides = None  # which only the operator has
+    p_number, p_tensor = probability_arguments(p)
+    return call(
+        DROP_BLOCK,
+        function,
+        (x,),
+        (kept, strides, p_number, p_tensor, block_size, shared_channels, mode, training),
+        draws=bool(training),
+        p_tensor=p_tensor,
+        generator=generator,
+        rng_state=rng_state,
+        has_mask=False,
+    )
+
+
+def _count_and_apply(x, state, kept, strides, *options):
+    *counting, mode, training = options
     if training and mode == "inverted":
-        kept = torch.ops.fused_dropout.drop_block_kept(x, state, *arguments)
-    return torch.ops.fused_dropout.drop_block(x, state, kept, None, *arguments, mode, training)
+        kept = torch.ops.fused_dropout.drop_block_kept(x, state, *counting)
+    return torch.ops.fused_dropout.drop_block(x, state, kept, strides, *options)
+
+
+DROP_BLOCK = Operator("drop_block", traced=_count_and_apply)
 
 
 def drop_block_rate(sizes, p, block_size):
-    """The share of elements that :func:`drop_block` drops in expectation, on maps of these sizes.
+    """Returns the expected share of elements that `drop_block` drops on maps of these sizes.
 
-    An element is dropped if any of the blocks that it can lie in has a seed. Blocks overlap, so
-    that this is less than ``p``, and the more so the larger ``p`` is: for ``p = 0.2`` and blocks of
-    7, between 0.173 and 0.180 on maps from 14 to 56. Equivalent::
+    An element is dropped if any of the blocks that can contain it has a seed. Blocks overlap, so
+    the share is less than ``p``, and falls further below it as ``p`` grows: for ``p = 0.2`` and
+    blocks of 7, between 0.173 and 0.180 on maps from 14 to 56. Equivalent code::
 
         gamma = p * prod(sizes) / prod(k * (size - k + 1) for size in sizes)
-        mean(1 - (1 - gamma) ** blocks)  # `blocks`: how many hold an element
+        mean(1 - (1 - gamma) ** blocks)  # `blocks`: how many contain an element
 
-    with ``gamma`` as it is applied, in steps of 2^-16.
+    where ``gamma`` is rounded to the steps of 2^-16 in which it acts.
 
     Args:
-        sizes: of the one to three spatial dimensions of a map.
-        p: the probability given to :func:`drop_block`.
+        sizes: sizes of the one to three spatial dimensions of a map.
+        p: the probability given to `drop_block`.
         block_size: odd; clamped to the map.
 
     Returns:

@@ -5,7 +5,6 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
     check_generator,
     check_kind,
@@ -17,9 +16,12 @@ from fused_dropout.functional._arguments import (
     keep_probability,
     probability,
 )
+from fused_dropout.functional._call import check
+from fused_dropout.functional._mask_layout import has_no_elements
 from fused_dropout.functional._nested import on_values
-from fused_dropout.functional._place import has_no_elements
-from fused_dropout.functional.pointwise import dropout
+from fused_dropout.functional.pointwise import BIAS_ACT_DROPOUT, dropout
+
+__all__ = ["embedding_dropout"]
 
 
 def embedding_dropout(
@@ -37,34 +39,34 @@ def embedding_dropout(
     generator=None,
     rng_state=None,
 ):
-    """An embedding that drops whole words: all occurrences of one in a call, or none.
+    """An embedding that drops words: in one call either all occurrences of a word or none.
 
-    Equivalent PyTorch code, with ``kept = dropout_mask((len(weight),), p, rng_state)`` and ``q``
-    the probability to keep::
+    Equivalent PyTorch code, where ``kept = dropout_mask((len(weight),), p, rng_state)`` and ``q``
+    is the keep probability::
 
         torch.where(kept[input, None], F.embedding(input, weight) / q, 0)
 
-    which is ``F.embedding(input, F.dropout(torch.ones(len(weight), 1), p) * weight)`` without the
-    second table: there is one decision for each row of the table, looked up by the word's index.
+    This is ``F.embedding(input, F.dropout(torch.ones(len(weight), 1), p) * weight)`` without the
+    second table: the mask has one element for each row of the table.
 
     Args:
         input: indices of any shape; int64 or int32. Or a nested tensor of them.
         weight: the table, one row a word; float32, float64, float16 or bfloat16.
         p: probability to drop a word, in steps of 2^-16.
-        training: without it nothing is dropped (and classic mode multiplies by the probability to
-            keep).
+        training: if False, nothing is dropped (and classic mode multiplies by the keep
+            probability).
         padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as in
-            ``torch.nn.functional.embedding``. ``max_norm`` bounds the rows of the table, before
-            they are scaled; ``scale_grad_by_freq`` counts the words of ``input``, dropped or not.
+            ``torch.nn.functional.embedding``. ``max_norm`` limits the rows of the table before
+            they are scaled; ``scale_grad_by_freq`` counts all words of ``input``, dropped or not.
         mode: "inverted" or "classic".
-        generator, rng_state: see :func:`fused_dropout.functional.dropout`.
+        generator, rng_state: see `fused_dropout.functional.dropout`.
 
     Returns:
-        Tensor: of shape ``(*input.shape, weight.shape[1])``, in ``weight``'s dtype.
+        Tensor: shape ``(*input.shape, weight.shape[1])``, in the dtype of ``weight``.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was.
-            Nothing is computed then, and no random number is drawn.
+        ValueError, IndexError, TypeError, RuntimeError: the message names the argument, what was
+            expected and what was given. Nothing has been computed, and no random number drawn.
 
     Source: Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
     networks", NeurIPS 2016, section 4.2; Merity, Keskar and Socher, "Regularizing and optimizing
@@ -102,19 +104,12 @@ def embedding_dropout(
     if drops and not torch.compiler.is_compiling():
         # Before a state is drawn, and before max_norm changes the table.
         check_kind("embedding_dropout", "weight", weight)
-        no_bias = no_residual = no_slope = no_alpha = None
-        _C.check(
+        unused = None
+        check(
+            BIAS_ACT_DROPOUT,
             "embedding_dropout",
-            weight,
-            no_bias,
-            no_residual,
-            p,
-            "identity",
-            -1,
-            no_slope,
-            no_alpha,
-            (),
-            mode,
+            (weight, unused, unused),
+            (p, unused, "identity", unused, unused, -1, mode, True, (), unused, 0),
             rng_state,
         )
     y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
@@ -125,7 +120,7 @@ def embedding_dropout(
         return torch.where(q > 0, y * q, 0)
     if not training and q:
         return y * q
-    # A mask of words, which one pass over the vocabulary makes.
+    # One factor for each word, from one pass over the vocabulary.
     kept = dropout(
         torch.ones(weight.shape[0], device=weight.device),
         p,
@@ -137,5 +132,5 @@ def embedding_dropout(
         y = y * inverted_scale(p)
     dropped = F.embedding(input, kept[:, None]) == 0
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return y.masked_fill(dropped, 0)  # there may be many masks for one y
+        return y.masked_fill(dropped, 0)  # under vmap one y may have many masks
     return y.masked_fill_(dropped, 0)

@@ -1,20 +1,21 @@
-"""Noise that is not a mask of one probability: Gaussian and Concrete dropout, and Standout."""
-
-import functools
+"""Gaussian dropout, Concrete dropout and Standout: noise that is not one Bernoulli mask."""
 
 import torch
 
-from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
-    is_plain,
+    draws_with,
     is_zero,
     probability,
     probability_arguments,
-    shared_dims_of,
-    state_for,
 )
-from fused_dropout.functional._nested import on_values
-from fused_dropout.functional._place import is_empty, mask_place
+from fused_dropout.functional._call import Operator, call
+from fused_dropout.functional._mask_layout import is_empty
+
+__all__ = ["concrete_dropout", "gaussian_dropout", "standout"]
+
+GAUSSIAN_DROPOUT = Operator("gaussian_dropout")
+CONCRETE_DROPOUT = Operator("concrete_dropout")
+STANDOUT = Operator("standout", same={"z": 1})
 
 
 def gaussian_dropout(
@@ -34,27 +35,28 @@ def gaussian_dropout(
 
         x * (1 + (p / (1 - p)) ** 0.5 * torch.randn_like(x))
 
-    Mean and variance are those of ``F.dropout(x, p)``, but nothing is set to zero. No noise is
+    Mean and variance are those of ``F.dropout(x, p)``, but no element is set to zero. No noise is
     stored: backward draws it again. Forward and backward are one pass over memory each.
 
     Args:
-        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
-            whose noise is that of its values.
-        p: probability to drop of the dropout that has the same variance; 0 <= p < 1, not in steps.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested
+            tensor, whose noise is that of its values.
+        p: drop probability of the dropout that has the same variance; 0 <= p < 1, not in steps.
             A 0-d float64 CPU tensor can take new values under ``torch.compile`` without a new
             graph.
-        training: without it the result is ``x`` itself, as with ``p = 0``; nothing is drawn then.
+        training: if False, the result is ``x`` itself, as with ``p = 0``, and nothing is drawn.
         shared_dims, noise_shape, generator, rng_state, shard: see
-            :func:`fused_dropout.functional.dropout`.
+            `fused_dropout.functional.dropout`.
 
     Returns:
-        Tensor: of ``x``'s shape, dtype and (if it is dense) strides. The normal numbers are
-        those of ``fused_dropout.reference.normal`` within 4 ULP of fp32 (fp64 for float64), on
+        Tensor: with the shape, dtype and (if ``x`` is dense) strides of ``x``. The normal numbers
+        are those of ``fused_dropout.reference.normal`` within 4 ULP of fp32 (fp64 for float64), on
         every device.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was, ``p``
-            = 1 among them. Nothing is computed then, and no random number is drawn.
+        ValueError, IndexError, TypeError, RuntimeError: the message names the argument, what was
+            expected and what was given, for example ``p = 1``. Nothing has been computed, and no
+            random number drawn.
 
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
     JMLR 2014, section 10.
@@ -64,32 +66,28 @@ def gaussian_dropout(
     check_below_one(function, p)
     if not training or is_zero(p):
         return x
-    if getattr(x, "is_nested", False):
-        call = functools.partial(gaussian_dropout, p=p, generator=generator, rng_state=rng_state)
-        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
-        return on_values(function, call, x, **sharing, shard=shard)
     if is_empty(function, x, shard):
         return x
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
-    if shard is None and is_plain(x):
-        return _C.gaussian_dropout(function, x, p, shared_dims, generator, rng_state)
-    if not torch.compiler.is_compiling():
-        # Before a state is drawn; tracing checks by itself, before anything runs.
-        _C.check_gaussian_dropout(function, x, p, shared_dims, rng_state)
-    place = mask_place(function, x, shard, shared_dims)
-    return torch.ops.fused_dropout.gaussian_dropout(
-        x,
-        state_for(function, x, p, training, generator, rng_state),
-        *probability_arguments(p),
-        list(shared_dims),
-        *place,
+    p_number, p_tensor = probability_arguments(p)
+    return call(
+        GAUSSIAN_DROPOUT,
+        function,
+        (x,),
+        (p_number, p_tensor),
+        draws=draws_with(p, training),
+        p_tensor=p_tensor,
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        generator=generator,
+        rng_state=rng_state,
+        shard=shard,
     )
 
 
 def check_below_one(function, p):
     if not isinstance(p, torch.Tensor) and p == 1:
         raise ValueError(
-            f"{function}: p is 1, but expected less than 1, where the noise is infinite"
+            f"{function}: p is 1, where the noise is infinite, but expected less than 1"
         )
 
 
@@ -105,7 +103,7 @@ def concrete_dropout(
     rng_state=None,
     shard=None,
 ):
-    """Dropout whose probability is learned: a mask between 0 and 1 that has a gradient by it.
+    """Dropout whose probability is learned: its mask is between 0 and 1 and differentiable in it.
 
     Equivalent PyTorch code::
 
@@ -113,28 +111,29 @@ def concrete_dropout(
         dropped = torch.sigmoid((logit + torch.logit(u)) / temperature)
         x * (1 - dropped) / (1 - torch.sigmoid(logit))
 
-    The logit of ``u`` is computed from the integer that ``u`` is made of, so that it is finite and
-    exact at both ends, where ``u`` in fp32 can be rounded to 1. Backward is one pass, the gradient
-    by ``logit`` included: it accumulates in fp32 within blocks and in fp64 over them, in a fixed
-    order, and has the same bits on every run and for any number of threads. No noise is stored.
+    The logit of ``u`` is computed from the integer that ``u`` is made of, so it is finite and exact
+    at both ends, while ``u`` in fp32 can be rounded to 1. Backward is one pass and includes the
+    gradient of ``logit``, which accumulates in fp32 within chunks and in fp64 over chunks, in a
+    fixed order: it has the same bits on every run and for any number of threads. No noise is
+    stored.
 
     Args:
-        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
-            whose noise is that of its values.
-        logit: tensor of one element, ``log(p / (1 - p))``, in any of these dtypes and on ``x``'s
-            device.
-        temperature: how far the mask is from one of zeros and ones; greater than 0.
-        training: without it the result is ``x`` itself, and nothing is drawn; see
-            :class:`fused_dropout.ConcreteDropout`.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested
+            tensor, whose noise is that of its values.
+        logit: tensor of one element, ``log(p / (1 - p))``, in any of these dtypes, on the device of
+            ``x``.
+        temperature: greater than 0; the closer to 0, the closer the mask is to zeros and ones.
+        training: if False, the result is ``x`` itself, and nothing is drawn; see
+            `fused_dropout.ConcreteDropout`.
         shared_dims, noise_shape, generator, rng_state, shard: see
-            :func:`fused_dropout.functional.dropout`.
+            `fused_dropout.functional.dropout`.
 
     Returns:
-        Tensor: of ``x``'s shape, dtype and (if it is dense) strides.
+        Tensor: with the shape, dtype and (if ``x`` is dense) strides of ``x``.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was.
-            Nothing is computed then, and no random number is drawn.
+        ValueError, IndexError, TypeError, RuntimeError: the message names the argument, what was
+            expected and what was given. Nothing has been computed, and no random number drawn.
 
     Source: Gal, Hron and Kendall, "Concrete dropout", NeurIPS 2017.
     """
@@ -143,33 +142,19 @@ def concrete_dropout(
         raise TypeError(f"{function}: logit is {logit!r}, but expected a tensor of one element")
     if not training:
         return x
-    if getattr(x, "is_nested", False):
-        call = functools.partial(
-            concrete_dropout,
-            logit=logit,
-            temperature=temperature,
-            generator=generator,
-            rng_state=rng_state,
-        )
-        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
-        return on_values(function, call, x, **sharing, shard=shard)
     if is_empty(function, x, shard):
         return x
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
-    if shard is None and is_plain(x, logit):
-        return _C.concrete_dropout(
-            function, x, logit, temperature, shared_dims, generator, rng_state
-        )
-    if not torch.compiler.is_compiling():
-        _C.check_concrete_dropout(function, x, logit, temperature, shared_dims, rng_state)
-    place = mask_place(function, x, shard, shared_dims)
-    return torch.ops.fused_dropout.concrete_dropout(
-        x,
-        logit,
-        state_for(function, x, 0.5, training, generator, rng_state),
-        temperature,
-        list(shared_dims),
-        *place,
+    return call(
+        CONCRETE_DROPOUT,
+        function,
+        (x, logit),
+        (temperature,),
+        draws=True,
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        generator=generator,
+        rng_state=rng_state,
+        shard=shard,
     )
 
 
@@ -186,68 +171,50 @@ def standout(
     rng_state=None,
     shard=None,
 ):
-    """Dropout of each unit with a probability that its own pre-activation decides.
+    """Dropout whose probability depends on the pre-activation of each unit.
 
     Equivalent PyTorch code::
 
         q = torch.sigmoid(alpha * z + beta)  # the probability to keep
         torch.where(torch.rand_like(x) < q.detach(), x, 0) if training else x * q
 
-    Large pre-activations are kept, small ones dropped; with ``alpha = 0`` it is classic dropout
-    with a probability of ``sigmoid(beta)`` to keep. Nothing is divided by ``q`` in training:
-    evaluation multiplies by it. As in the paper, in training the sampled mask counts as a constant,
-    so that only ``x`` has a gradient, and that only where it was kept; in evaluation both have.
-    Nothing is stored for backward but ``z`` (and ``x`` in evaluation) and 16 bytes.
+    Units with a large pre-activation are likely to be kept, units with a small one to be dropped;
+    with ``alpha = 0`` it is classic dropout with keep probability ``sigmoid(beta)``. Training does
+    not divide by ``q``: evaluation multiplies by it. As in the paper, the sampled mask is a
+    constant in training: only ``x`` has a gradient, and only where it was kept. In evaluation both
+    have one. Backward stores ``z`` (and ``x`` in evaluation) and 16 bytes.
 
     Args:
         x: the activations; any shape and strides; float32, float64, float16 or bfloat16. Or a
             nested tensor, whose mask is that of its values.
-        z: the pre-activations, of ``x``'s shape; another dtype is converted to ``x``'s first. A
+        z: the pre-activations, with the shape of ``x``; they are converted to its dtype first. A
             unit whose ``z`` is NaN is kept.
-        alpha, beta: scale and shift of ``z``: more ``beta``, fewer units dropped.
+        alpha, beta: scale and shift of ``z``. The larger ``beta``, the fewer units are dropped.
         training: whether to sample a mask.
         shared_dims, noise_shape: dimensions along which the random number is shared, see
-            :func:`fused_dropout.functional.dropout`; the probability is each unit's own all the
-            same.
+            `fused_dropout.functional.dropout`; each unit keeps a probability of its own.
         generator, rng_state, shard: see there.
 
     Returns:
-        Tensor: of ``x``'s shape, dtype and (if it is dense) strides. A unit is kept if its 16-bit
-        draw is less than ``rint(65536 * q)``, computed in fp32 for every dtype: bit for bit the
-        same decision on every device and for every instruction set.
+        Tensor: with the shape, dtype and (if ``x`` is dense) strides of ``x``. A unit is kept if
+        its 16-bit draw is less than ``rint(65536 * q)``, computed in fp32 for every dtype: the mask
+        has the same bits on every device and for every instruction set.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was.
-            Nothing is computed then, and no random number is drawn.
+        ValueError, IndexError, TypeError, RuntimeError: the message names the argument, what was
+            expected and what was given. Nothing has been computed, and no random number drawn.
 
     Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013.
     """
-    function = "standout"
-    if getattr(x, "is_nested", False):
-        call = functools.partial(
-            standout,
-            alpha=alpha,
-            beta=beta,
-            training=training,
-            generator=generator,
-            rng_state=rng_state,
-        )
-        sharing = {"shared_dims": shared_dims, "noise_shape": noise_shape}
-        return on_values(function, call, x, same={"z": z}, **sharing, shard=shard)
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
-    if shard is None and is_plain(x, z):
-        return _C.standout(function, x, z, alpha, beta, training, shared_dims, generator, rng_state)
-    if not torch.compiler.is_compiling():
-        _C.check_standout(function, x, z, alpha, beta, shared_dims, rng_state)
-    draws = training and not is_empty(function, x, shard)
-    place = mask_place(function, x, shard, shared_dims)
-    return torch.ops.fused_dropout.standout(
-        x,
-        z,
-        state_for(function, x, 0.5, draws, generator, rng_state),
-        alpha,
-        beta,
-        training,
-        list(shared_dims),
-        *place,
+    return call(
+        STANDOUT,
+        "standout",
+        (x, z),
+        (alpha, beta, training),
+        draws=bool(training),
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        generator=generator,
+        rng_state=rng_state,
+        shard=shard,
     )

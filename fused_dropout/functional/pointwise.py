@@ -1,22 +1,33 @@
-"""Elementwise: dropout, with a bias, an activation and a residual."""
+"""Elementwise dropout, with a bias, an activation and a residual."""
 
 import functools
 
 import torch
 
-from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import (
+    ACTIVATIONS,
     MODES,
-    is_plain,
+    draws_with,
     is_zero,
     normalized_dims,
     probability,
     probability_arguments,
-    shared_dims_of,
-    state_for,
 )
+from fused_dropout.functional._call import Operator, call
+from fused_dropout.functional._mask_layout import is_empty, mask_layout
 from fused_dropout.functional._nested import on_values
-from fused_dropout.functional._place import is_empty, mask_place
+
+__all__ = [
+    "ACTIVATIONS",
+    "MODES",
+    "bias_act_dropout",
+    "bias_dropout_add",
+    "dropout",
+    "dropout_mask",
+]
+
+BIAS_ACT_DROPOUT = Operator("bias_act_dropout", same={"residual": 2}, bias_dim=5)
+DROPOUT_ = Operator("dropout_")
 
 
 def dropout(
@@ -34,38 +45,38 @@ def dropout(
 ):
     """Dropout, without storing a mask.
 
-    Equivalent PyTorch code, with ``kept`` the mask of :func:`dropout_mask` and ``q`` the
-    probability to keep, ``round((1 - p) * 65536) / 65536``::
+    Equivalent PyTorch code, where ``kept`` is the mask of `dropout_mask` and ``q`` the keep
+    probability, ``round((1 - p) * 65536) / 65536``::
 
         torch.where(kept, x / q, 0)         # mode="inverted": torch.nn.functional.dropout
         torch.where(kept, x, 0)             # mode="classic"; x * q when not training
         torch.where(kept, a * x + b, c)     # mode="alpha": torch.nn.functional.alpha_dropout
 
-    Unlike in torch, a NaN or an infinity at a dropped place is dropped too.
+    Unlike in torch, a NaN or an infinity is dropped too if the mask drops its element.
 
     Args:
-        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
-            whose mask is that of its values.
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested
+            tensor, whose mask is that of its values.
         p: probability to drop an element, in steps of 2^-16; a 0-d float64 CPU tensor can take new
             values under ``torch.compile`` without a new graph.
-        training: without it, inverted and alpha mode return ``x`` itself.
+        training: if False, inverted and alpha mode return ``x`` itself.
         inplace: write the result into ``x``.
-        shared_dims: dimensions along which elements share one decision.
-        noise_shape: the same in Keras's spelling: the shape of the mask, with 1 where shared and
-            None (or the size) where not.
+        shared_dims: dimensions along which all elements are kept or dropped together.
+        noise_shape: the same as in Keras: the shape of the mask, with 1 along shared dimensions and
+            None (or the size) along the others.
         mode: "inverted", "classic" or "alpha".
-        generator: a ``torch.Generator`` to draw from; not under ``torch.compile``.
-        rng_state: replays the call that used this state (:func:`fused_dropout.new_rng_state`).
-        shard: a :class:`fused_dropout.Shard`, if ``x`` is a part of a larger tensor and shall get
-            that part of the whole's mask; ``noise_shape`` is then that of the whole. All parts
-            need the same ``rng_state``, or generators in the same state.
+        generator: a ``torch.Generator`` to draw from; not allowed under ``torch.compile``.
+        rng_state: replays the call that used this state (`fused_dropout.new_rng_state`).
+        shard: a `fused_dropout.Shard` if ``x`` is a part of a larger tensor and gets the same part
+            of that tensor's mask; ``noise_shape`` is then that of the full tensor. All parts need
+            the same ``rng_state``, or generators in the same state.
 
     Returns:
-        Tensor: of ``x``'s shape, dtype and (if it is dense) strides.
+        Tensor: with the shape, dtype and (if ``x`` is dense) strides of ``x``.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: naming the argument and what it was.
-            Nothing is computed then, and no random number is drawn.
+        ValueError, IndexError, TypeError, RuntimeError: the message names the argument, what was
+            expected and what was given. Nothing has been computed, and no random number drawn.
 
     Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
     JMLR 2014; alpha: Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
@@ -92,9 +103,21 @@ def dropout(
     if is_empty("dropout", x, shard):
         return x
     if inplace:
-        return _dropout_(
-            x, p, training, shared_dims, noise_shape, mode, generator, rng_state, shard
+        p_number, p_tensor = probability_arguments(p)
+        call(
+            DROPOUT_,
+            "dropout",
+            (x,),
+            (p_number, p_tensor, mode, training),
+            draws=draws_with(p, training),
+            p_tensor=p_tensor,
+            shared_dims=shared_dims,
+            noise_shape=noise_shape,
+            generator=generator,
+            rng_state=rng_state,
+            shard=shard,
         )
+        return x
     return _apply(
         "dropout",
         x,
@@ -136,33 +159,33 @@ def bias_act_dropout(
 
         residual + F.dropout(F.gelu(x + bias), p, training)
 
-    Backward is one pass as well, the bias gradient included: it accumulates in fp32 in a fixed
-    order and has the same bits on every run. No mask is stored.
+    Backward is one pass as well and includes the bias gradient, which accumulates in fp32 in a
+    fixed order and has the same bits on every run. No mask is stored.
 
     Args:
-        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested one,
-            whose mask is that of its values.
-        bias: 1-D, as long as ``x`` along ``bias_dim``; in ``x``'s dtype or float32. Or None.
-        p: probability to drop an element, in steps of 2^-16 (see :func:`dropout`).
+        x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested
+            tensor, whose mask is that of its values.
+        bias: shape (n,), where n is the size of ``x`` along ``bias_dim``; in the dtype of ``x`` or
+            float32. Or None.
+        p: probability to drop an element, in steps of 2^-16 (see `dropout`).
         activation: one of ``fused_dropout.functional.ACTIVATIONS``.
-        training: without it nothing is dropped (and classic mode multiplies by the probability to
-            keep).
-        residual: of ``x``'s shape, in ``x``'s dtype or float32. Or None.
+        training: if False, nothing is dropped (and classic mode multiplies by the keep
+            probability).
+        residual: tensor with the shape of ``x``, in its dtype or float32. Or None.
         bias_dim: the dimension of ``x`` that ``bias`` belongs to: -1 after linear layers, 1 after
             convolutions.
-        negative_slope: of leaky_relu; 0.01 if None.
-        alpha: of elu; 1 if None.
-        shared_dims, noise_shape, mode, generator, rng_state, shard: see :func:`dropout`.
+        negative_slope: parameter of leaky_relu; 0.01 if None.
+        alpha: parameter of elu; 1 if None.
+        shared_dims, noise_shape, mode, generator, rng_state, shard: see `dropout`.
 
     Returns:
-        Tensor: of ``x``'s shape; its dtype is ``x``'s, or ``torch.promote_types(x.dtype,
+        Tensor: with the shape of ``x``, and its dtype or ``torch.promote_types(x.dtype,
         residual.dtype)``. Arithmetic is fp32 (fp64 for float64) with one rounding at the end.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: as for :func:`dropout`.
+        ValueError, IndexError, TypeError, RuntimeError: as for `dropout`.
     """
-    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
-    return apply(
+    return _apply(
         "bias_act_dropout",
         x,
         bias,
@@ -197,17 +220,16 @@ def bias_dropout_add(
     rng_state=None,
     shard=None,
 ):
-    """``residual + dropout(x + bias)`` in one pass: the end of a transformer's sub-layer.
+    """``residual + dropout(x + bias)`` in one pass: the end of a transformer sub-layer.
 
     Equivalent PyTorch code, for ``bias_dim=-1``::
 
         residual + F.dropout(x + bias, p, training)
 
-    Arguments, result and errors are those of :func:`bias_act_dropout` with the identity as the
-    activation; ``bias`` may be None.
+    Arguments, result and errors are those of `bias_act_dropout` with the identity as activation;
+    ``bias`` may be None.
     """
-    apply = _apply_nested if getattr(x, "is_nested", False) else _apply
-    return apply(
+    return _apply(
         "bias_dropout_add",
         x,
         bias,
@@ -226,20 +248,20 @@ def bias_dropout_add(
 
 
 def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None, shard=None):
-    """The mask that a call with this state applies.
+    """Returns the mask that a call with this state applies.
 
     Args:
         shape: of the tensor that the mask is for.
         p: probability to drop.
         rng_state: the call's state.
-        like: a tensor of that shape whose strides the mask follows; contiguous if None. Which
-            random number decides about an element depends on the order of the dimensions in memory.
+        like: a tensor of that shape whose strides the mask follows; contiguous if None. The random
+            number of an element depends on the order of the dimensions in memory.
         shared_dims: as in the call.
-        device: of the result; that of ``rng_state`` if None.
-        shard: a :class:`fused_dropout.Shard`, if the tensor is a part of a larger one.
+        device: device of the result; that of ``rng_state`` if None.
+        shard: a `fused_dropout.Shard` if the tensor is a part of a larger one.
 
     Returns:
-        Tensor: bool, of the given shape, True where an element is kept.
+        Tensor: bool, of the given shape, True for elements that are kept.
     """
     p = float(probability(p, "dropout_mask"))
     if like is not None and (like.is_nested or like.layout != torch.strided):
@@ -253,13 +275,16 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
             f"dropout_mask: like has shape {tuple(memory.shape)}, but expected {tuple(shape)}"
         )
     shared_dims = normalized_dims("dropout_mask", shared_dims, memory.dim())
+    layout = (None, 0)
+    if shard is not None:
+        layout = mask_layout("dropout_mask", memory if like is None else like, shard, shared_dims)
     return torch.ops.fused_dropout.dropout_mask(
         rng_state if device is None else rng_state.to(device),
         memory.shape,
         memory.stride(),
         p,
         shared_dims,
-        *mask_place("dropout_mask", memory if like is None else like, shard, shared_dims),
+        *layout,
     )
 
 
@@ -275,108 +300,16 @@ def _apply(
     bias_dim=-1,
     negative_slope=None,
     alpha=None,
-    shared_dims=(),
-    noise_shape=None,
     mode="inverted",
-    generator=None,
-    rng_state=None,
-    shard=None,
+    **sharing_and_state,
 ):
-    shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, shard=shard)
-    if shard is None and is_plain(x, bias, residual):
-        return _C.bias_act_dropout(
-            function,
-            x,
-            bias,
-            residual,
-            p,
-            activation,
-            training,
-            bias_dim,
-            negative_slope,
-            alpha,
-            shared_dims,
-            mode,
-            generator,
-            rng_state,
-        )
-    if not torch.compiler.is_compiling():
-        # Before a state is drawn; tracing checks by itself, before anything runs.
-        _C.check(
-            function,
-            x,
-            bias,
-            residual,
-            p,
-            activation,
-            bias_dim,
-            negative_slope,
-            alpha,
-            shared_dims,
-            mode,
-            rng_state,
-        )
-    place = mask_place(function, x, shard, shared_dims)
-    return torch.ops.fused_dropout.bias_act_dropout(
-        x,
-        bias,
-        residual,
-        state_for(function, x, p, training, generator, rng_state, shard),
-        *probability_arguments(p),
-        activation,
-        negative_slope,
-        alpha,
-        bias_dim,
-        mode,
-        training,
-        list(shared_dims),
-        *place,
-    )
-
-
-def _apply_nested(
-    function,
-    x,
-    bias,
-    residual,
-    p,
-    activation,
-    training,
-    *,
-    bias_dim=-1,
-    shared_dims=(),
-    noise_shape=None,
-    shard=None,
-    **options,
-):
-    return on_values(
+    p_number, p_tensor = probability_arguments(p)
+    return call(
+        BIAS_ACT_DROPOUT,
         function,
-        functools.partial(
-            _apply, function, bias=bias, p=p, activation=activation, training=training, **options
-        ),
-        x,
-        same={"residual": residual},
-        bias_dim=None if bias is None else bias_dim,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        shard=shard,
+        (x, bias, residual),
+        (p_number, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training),
+        draws=draws_with(p, training),
+        p_tensor=p_tensor,
+        **sharing_and_state,
     )
-
-
-def _dropout_(x, p, training, shared_dims, noise_shape, mode, generator, rng_state, shard):
-    shared_dims = shared_dims_of("dropout", x, shared_dims, noise_shape, shard=shard)
-    if shard is None and is_plain(x):
-        return _C.dropout_("dropout", x, p, training, shared_dims, mode, generator, rng_state)
-    if not torch.compiler.is_compiling():
-        _C.check_("dropout", x, p, training, shared_dims, mode, rng_state)
-    place = mask_place("dropout", x, shard, shared_dims)
-    torch.ops.fused_dropout.dropout_(
-        x,
-        state_for("dropout", x, p, training, generator, rng_state, shard),
-        *probability_arguments(p),
-        mode,
-        training,
-        list(shared_dims),
-        *place,
-    )
-    return x

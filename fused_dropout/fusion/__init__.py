@@ -1,14 +1,26 @@
-"""One line to speed up an existing model: ``fuse``, ``unfuse`` and the patterns behind them.
+"""Replaces modules of existing models by fused ones, in place: ``fuse``, ``unfuse``, ``fused``.
 
-A file a pattern, or a family of them: `dropout.py` for single layers, `sequential.py` for runs of
-layers, `transformer.py` for torch's transformer layers, and the others for those of other packages.
-What they share is in files with an underscore.
+The public names are those in ``__all__`` and the command
+``python -m fused_dropout.fusion.fingerprint``. All other names in the files of this folder are
+internal, although the files have no underscore in their names.
+
+Files:
+    fuse.py: the public functions.
+    report.py: what ``fuse`` returns.
+    registry.py: the list of patterns.
+    patterns/: the patterns, a file or folder for each library.
+    class_swap.py: changes the class of a module to its fused subclass and back.
+    eligibility.py: decides whether a child of a fused module may be bypassed.
+    fingerprint.py: recognises classes of other libraries by the source code of their ``forward``.
+    fused_calls.py: the kernel calls that fused modules consist of.
+    activations.py, dropout_layers.py, drop_path.py: the child layers that those calls understand.
 """
 
-from fused_dropout.fusion import dropout, sequential, transformer  # noqa: F401  (add patterns)
-from fused_dropout.fusion._fuse import fuse, fused, unfuse
-from fused_dropout.fusion._patterns import register_pattern
-from fused_dropout.fusion._report import FusionError, FusionReport, Place
+from fused_dropout.fusion.fuse import fuse, fused, unfuse
+from fused_dropout.fusion.registry import import_patterns, register_pattern
+from fused_dropout.fusion.report import FusionError, FusionReport, Place
+
+import_patterns("fused_dropout.fusion.patterns.torch_nn")
 
 __all__ = [
     "FusionError",

@@ -1,55 +1,40 @@
-from fused_dropout.modules.drop_block import DropBlock1d, DropBlock2d, DropBlock3d
-from fused_dropout.modules.drop_connect import DropConnectLinear
-from fused_dropout.modules.dropout import (
-    AlphaDropout,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    FeatureAlphaDropout,
+"""Modules, one file for each family. A file lists its public names in `__all__`."""
+
+from fused_dropout.modules import (
+    drop_block,
+    drop_connect,
+    dropout,
+    embedding,
+    gated,
+    noise,
+    norm,
+    pointwise,
+    ramp,
+    structured,
+    weight_drop,
 )
-from fused_dropout.modules.embedding import EmbeddingDropout
-from fused_dropout.modules.gated import BiasGLUDropout, GatedMLP, LinearGLUDropout
-from fused_dropout.modules.noise import (
-    ConcreteDropout,
-    GaussianDropout,
-    Standout,
-    concrete_regularization,
-)
-from fused_dropout.modules.norm import DropoutAddLayerNorm, DropoutAddRMSNorm
-from fused_dropout.modules.pointwise import MLP, BiasActDropout, BiasDropoutAdd, LinearActDropout
-from fused_dropout.modules.ramp import LinearRamp
-from fused_dropout.modules.structured import DropPath, LockedDropout, linear_drop_rates
-from fused_dropout.modules.weight_drop import WeightDrop
+from fused_dropout.modules.drop_block import *
+from fused_dropout.modules.drop_connect import *
+from fused_dropout.modules.dropout import *
+from fused_dropout.modules.embedding import *
+from fused_dropout.modules.gated import *
+from fused_dropout.modules.noise import *
+from fused_dropout.modules.norm import *
+from fused_dropout.modules.pointwise import *
+from fused_dropout.modules.ramp import *
+from fused_dropout.modules.structured import *
+from fused_dropout.modules.weight_drop import *
 
 __all__ = [
-    "MLP",
-    "AlphaDropout",
-    "BiasActDropout",
-    "BiasDropoutAdd",
-    "BiasGLUDropout",
-    "ConcreteDropout",
-    "DropBlock1d",
-    "DropBlock2d",
-    "DropBlock3d",
-    "DropConnectLinear",
-    "DropPath",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "DropoutAddLayerNorm",
-    "DropoutAddRMSNorm",
-    "EmbeddingDropout",
-    "FeatureAlphaDropout",
-    "GatedMLP",
-    "GaussianDropout",
-    "LinearActDropout",
-    "LinearGLUDropout",
-    "LinearRamp",
-    "LockedDropout",
-    "Standout",
-    "WeightDrop",
-    "concrete_regularization",
-    "linear_drop_rates",
+    *drop_block.__all__,
+    *drop_connect.__all__,
+    *dropout.__all__,
+    *embedding.__all__,
+    *gated.__all__,
+    *noise.__all__,
+    *norm.__all__,
+    *pointwise.__all__,
+    *ramp.__all__,
+    *structured.__all__,
+    *weight_drop.__all__,
 ]

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments."""
+"""Checks of the constructors' arguments."""
 
 from fused_dropout.functional import ACTIVATIONS
 from fused_dropout.functional._arguments import probability
@@ -9,14 +9,14 @@ def check_p(module, p):
     return p
 
 
-def check_number(module, argument, value, is_right, expected):
-    """``is_right`` gets the value, and raises a TypeError where that is no number."""
+def check_number(module, argument, value, is_valid, expected):
+    """Raises unless `is_valid(value)`; `is_valid` raises a TypeError if `value` is not a number."""
     message = f"{type(module).__name__}: {argument} is {value!r}, but expected {expected}"
     try:
-        right = is_right(value)
+        valid = is_valid(value)
     except TypeError:
         raise TypeError(message) from None
-    if not right:
+    if not valid:
         raise ValueError(message)
     return value
 

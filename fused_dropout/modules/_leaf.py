@@ -1,16 +1,17 @@
-"""How torch.fx sees the modules of this package."""
+"""How torch.fx traces the modules of this package."""
 
 
 class Leaf:
-    """A module that symbolic tracing records a call of, instead of looking inside: a mixin.
+    """Mixin for modules that torch.fx records as one call instead of tracing into `forward`.
 
-    So ``train()`` and ``eval()`` of the traced model switch the dropping, as with torch.nn's
-    layers. Tracers know what is a leaf by ``module.__module__``, which for these instances says
-    torch.nn; that of the class, where pickles look for it, stays. A subclass that is defined
-    elsewhere is looked into, as one of torch's layers is.
+    `train()` and `eval()` of the traced model therefore switch dropout on and off, as with the
+    layers of torch.nn. Tracers treat a module as a leaf if its `__module__` starts with "torch.nn",
+    so instances get this attribute. The attribute of the class does not change, because pickles
+    use it. A subclass that is defined outside of this package is traced into, as a subclass of a
+    torch.nn layer is.
 
-    A module that consists of leaves and calls nothing else needs no mixin. In the list of bases it
-    stands behind the one that has ``__init__``, whose signature the class then shows.
+    A module that only calls leaf modules does not need this mixin. List the mixin after the base
+    class that defines `__init__`, so that `inspect.signature` finds the signature of `__init__`.
     """
 
     def __new__(cls, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""What modules have in common that compute more than a linear layer, with the weights of one."""
+"""Base class of modules with the parameters of a linear layer."""
 
 import torch
 from torch import nn
@@ -7,10 +7,10 @@ from fused_dropout.modules._leaf import Leaf
 
 
 class LinearWeights(Leaf, nn.Module):
-    """The parameters, initialisation and state-dict keys of a ``torch.nn.Linear``.
+    """The parameters, initialisation and state-dict keys of `torch.nn.Linear`.
 
-    No subclass of it: adapters, quantisers and whatever else looks for linear layers would put a
-    product in the place of all that these modules compute.
+    It is not a subclass of `torch.nn.Linear`. Adapters and quantisers search for linear layers and
+    replace them. They would replace the activation and dropout of these modules too.
     """
 
     def __init__(self, in_features, out_features, bias=True, device=None, dtype=None):

@@ -1,4 +1,4 @@
-"""What modules that drop single elements have in common."""
+"""Options of the modules that drop single elements."""
 
 import operator
 
@@ -11,11 +11,11 @@ def mode_repr(mode):
 
 
 class DropOptions(Leaf):
-    """The keyword-only options ``mode``, ``shared_dims`` and ``noise_shape``: a mixin."""
+    """Mixin with the keyword-only options `mode`, `shared_dims` and `noise_shape`."""
 
     is_dropout = True
 
-    # Pickles of torch.nn's own layers have none of these.
+    # Defaults for pickles of torch.nn layers, which do not have these attributes.
     mode = "inverted"
     shared_dims = ()
     noise_shape = None
@@ -37,7 +37,7 @@ class DropOptions(Leaf):
 
     @property
     def independent_rows(self):
-        # A negative dimension may be the first.
+        # A negative dimension may be dimension 0: the number of dimensions is not known here.
         if self.noise_shape is not None:
             return self.noise_shape[:1] == (None,)
         return all(dim > 0 for dim in self.shared_dims)

@@ -1,16 +1,16 @@
-"""Which modules drop at random, and how. The one place that knows.
+"""Decides which modules are dropout layers.
 
-A module that drops where its own ``training`` flag is set says so by two class attributes:
+A module that drops while its own `training` flag is set has two attributes:
 
-``is_dropout = True``
-    It is found by :func:`fused_dropout.mc_mode` and all that builds on it.
-``independent_rows = True``
-    Each row of a batch (dimension 0 of the module's input) gets decisions of its own, so that
-    copies of a row in one batch are independent samples. Left out where decisions are shared by
-    the batch, as those about weights or about words are.
+`is_dropout = True`
+    `fused_dropout.mc_mode` finds the module.
+`independent_rows = True`
+    Each row of a batch (dimension 0 of the module's input) has its own mask, so copies of a row in
+    one batch are independent samples. Modules whose mask is shared by the batch, such as a mask of
+    weights or of words, do not set it.
 
-Both are looked up on the instance, so that a foreign class can be told apart from outside
-(``StochasticDepth.is_dropout = True``) and a property can decide by the module's options.
+Both are looked up on the instance. They can be set on a class of another package
+(`StochasticDepth.is_dropout = True`), and a property can depend on the options of a module.
 """
 
 from torch import nn
@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 def is_dropout(module):
-    """Whether the module drops in training mode, by its own flag rather than a child's."""
+    """Whether the module itself drops in training mode. Its children do not count."""
     return (
         isinstance(module, _DropoutNd)
         or getattr(module, "is_dropout", False) is True
@@ -27,14 +27,14 @@ def is_dropout(module):
 
 
 def has_independent_rows(module):
-    """Whether a dropout module is known to decide for each row of a batch anew."""
-    # Subclasses of torch's layers may share their masks in any way.
-    torchs_own = isinstance(module, _DropoutNd) and type(module).__module__ == _DropoutNd.__module__
-    return torchs_own or _drops_inside(module) or getattr(module, "independent_rows", False) is True
+    """Whether a dropout module is known to have a separate mask for each row of a batch."""
+    # Subclasses of torch's layers, defined elsewhere, may share masks in any way.
+    is_torch = isinstance(module, _DropoutNd) and type(module).__module__ == _DropoutNd.__module__
+    return is_torch or _drops_inside(module) or getattr(module, "independent_rows", False) is True
 
 
 def never_drops(module):
-    """Whether a dropout module's probability is a number, and zero."""
+    """Whether the probability of a dropout module is known to be zero."""
     if _drops_inside(module):
         return False
     try:
@@ -44,7 +44,7 @@ def never_drops(module):
 
 
 def _drops_inside(module):
-    """torch.nn's modules that call functional dropout: no layer among their children does it."""
+    """Whether the module is one of torch.nn that drops without a dropout layer as a child."""
     if isinstance(module, nn.MultiheadAttention):
         return module.dropout > 0
     return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1

@@ -1,4 +1,4 @@
-"""Modules around :func:`fused_dropout.functional.drop_block`."""
+"""DropBlock: modules that call `fused_dropout.functional.drop_block`."""
 
 import torch
 from torch import nn
@@ -9,11 +9,13 @@ from fused_dropout.functional.drop_block import check_block_size
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 
+__all__ = ["DropBlock1d", "DropBlock2d", "DropBlock3d"]
+
 _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
 def _drop_block_of(name, dims, x, p, block_size, training, **options):
-    """The call of a module, which knows how many spatial dimensions there are."""
+    """Calls the function after a check that `x` has `dims` spatial dimensions."""
     check_tensor(name, "x", x)
     if x.dim() != dims + 2:
         raise RuntimeError(
@@ -22,7 +24,7 @@ def _drop_block_of(name, dims, x, p, block_size, training, **options):
     return FF.drop_block(x, p, block_size, training, **options)
 
 
-# Symbolic tracing records calls of it, as it cannot follow a comparison of shapes.
+# torch.fx records calls of this function, as it cannot trace a comparison of shapes.
 torch.fx.wrap("_drop_block_of")
 
 
@@ -60,48 +62,49 @@ class _DropBlock(Leaf, nn.Module):
 
 
 class DropBlock2d(_DropBlock):
-    """Dropout of square regions of feature maps, for input (N, C, H, W).
+    """Drops square regions of feature maps of shape (N, C, H, W).
 
-    Args:
-        p: probability to drop; what is really dropped is somewhat less, see
-            ``fused_dropout.functional.drop_block_rate(x.shape[2:], p, block_size)``.
-        block_size: height and width of a region, odd; clamped to the map.
-        shared_channels: whether one mask is for all channels of an example.
-        mode: "inverted" scales by what was kept in training; "classic" scales by the expected
-            share in evaluation instead.
+    Use it after convolutions. There, dropping single elements has little effect, because the
+    network can infer them from their neighbours. The paper's ResNet-50 has it after every
+    convolution and skip connection of the last two groups, with p = 0.1 and regions of 7 x 7.
 
-    There is nothing in its state dict. ``p`` can be set at any time, and is checked at the call;
-    the paper lets it grow from 0 in the course of training, which :class:`fused_dropout.LinearRamp`
-    does.
+    `p` can be set at any time and is checked in the next call. The paper increases it from 0 during
+    training, as `fused_dropout.LinearRamp` does. The state dict is empty.
 
-    Use it behind convolutions, where single elements can be guessed from their neighbours and
-    dropping them does little: in the paper's ResNet-50 behind every convolution, skip connection
-    included, of the last two groups, with p = 0.1 and blocks of 7.
+    Shape: input (N, C, H, W); the output has the same shape.
 
-    Shape: (N, C, H, W); the output has the input's.
+    Equivalent PyTorch code: see `fused_dropout.functional.drop_block`.
 
-    Equivalent: see :func:`fused_dropout.functional.drop_block`.
     Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks",
     NeurIPS 2018.
+
+    Args:
+        p: probability to drop an element. The true rate is somewhat lower:
+            `fused_dropout.functional.drop_block_rate(x.shape[2:], p, block_size)`.
+        block_size: height and width of a region, odd. Limited to the size of the feature map.
+        shared_channels: whether all channels of an example share one mask.
+        mode: "inverted" divides by the share of elements that were kept, in training. "classic"
+            multiplies by the expected share in evaluation instead.
     """
 
     dims = 2
 
 
 class DropBlock1d(_DropBlock):
-    """Dropout of contiguous runs, for input (N, C, L).
+    """Drops contiguous segments of sequences of shape (N, C, L).
 
-    Arguments are those of :class:`DropBlock2d`; ``block_size`` is the length of a run.
+    The arguments are those of `fused_dropout.DropBlock2d`. `block_size` is the length of a segment.
     """
 
     dims = 1
 
 
 class DropBlock3d(_DropBlock):
-    """Dropout of cubes, for input (N, C, D, H, W).
+    """Drops cubes of volumes of shape (N, C, D, H, W).
 
-    Arguments are those of :class:`DropBlock2d`. A cube of 7 has 343 elements, so that its seeds
-    are rare: with the steps of 2^-16 of their probability, ``p`` acts in steps of about 0.005.
+    The arguments are those of `fused_dropout.DropBlock2d`. A cube is dropped at each seed, and the
+    probability of a seed acts in steps of 2^-16. With `block_size=7` a cube has 343 elements, so
+    `p` acts in steps of about 0.005.
     """
 
     dims = 3

@@ -1,4 +1,4 @@
-"""A linear layer that drops weights."""
+"""DropConnect: a linear layer that drops weights."""
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +14,53 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import mode_repr
 
-# Numbers that the evaluation by samples holds at a time.
-_NUMBERS_AT_A_TIME = 2**22
+__all__ = ["DropConnectLinear"]
+
+# The most elements of samples that Gaussian evaluation holds in memory at a time.
+_MAX_SAMPLE_ELEMENTS = 2**22
 
 
 class DropConnectLinear(LinearWeights):
-    """A linear layer that drops single weights in training, with the activation behind it.
+    """A linear layer with an activation, whose weights are dropped element by element in training.
 
-    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
-    It is no subclass of that class, so that tools which replace linear layers leave it alone.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of `torch.nn.Linear`.
+    It is not a subclass of `torch.nn.Linear`, so tools that replace linear layers do not replace
+    it.
 
-    Each call in training draws one mask over the weight matrix, for all examples of the batch; the
-    paper draws one for each example, which takes a matrix for each. The bias is not dropped (in the
-    paper it is).
+    Each call in training draws one mask of the weight matrix for the whole batch. The paper draws
+    one for each example, which needs a matrix for each example. The bias is not dropped (the paper
+    drops it too).
 
-    Evaluation has two ways. By the mean, as with any dropout, it computes ``activation(W x + b)``;
-    this is exact only without an activation. By the paper's Gaussian, each unit's input ``u`` in
-    training has mean ``W x + b`` and variance ``(1 - q) / q * (W * W) (x * x)``, ``q`` being the
-    probability to keep a weight; as a sum of many terms it is nearly normal, and the result is the
-    mean of ``activation`` over ``samples`` normal draws of ``u``, from torch's default generator.
+    `evaluation` selects one of two ways to evaluate:
 
-    Args:
-        in_features, out_features, bias: as in ``torch.nn.Linear``.
-        p: probability to drop a weight, in steps of 2^-16.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``. Without one the mean is exact,
-            and nothing is drawn in evaluation.
-        evaluation: "mean" or "gaussian".
-        samples: how many draws the Gaussian is averaged over.
-        mode: "inverted" scales the weights that are kept by ``1 / q`` in training; "classic" leaves
-            them, as the paper does: then ``q * W x + b`` and ``q * (1 - q) * (W * W) (x * x)`` are
-            the mean and the variance.
+    - "mean" computes `activation(W x + b)`, as in other kinds of dropout. It is exact only without
+      an activation.
+    - "gaussian" is the paper's way. In training, the pre-activation `u` of a unit has mean
+      `W x + b` and variance `(1 - q) / q * (W * W) (x * x)`, where `q` is the probability to keep a
+      weight. It is the sum of many terms, so it is nearly normal. The result is the mean of
+      `activation(u)` over `samples` normal draws of `u` from torch's default generator.
 
-    Shape: (..., in_features) to (..., out_features).
+    Shape: input (..., in_features); output (..., out_features).
 
-    Equivalent: ``activation(F.linear(x, F.dropout(weight, p, training), bias))``.
+    Equivalent PyTorch code: `activation(F.linear(x, F.dropout(weight, p, training), bias))`.
+
     Source: Wan, Zeiler, Zhang, LeCun and Fergus, "Regularization of neural networks using
     DropConnect", ICML 2013, section 3 and algorithm 2.
+
+    Args:
+        in_features: size of the input's last dimension.
+        out_features: size of the output's last dimension.
+        bias: whether the layer has a bias.
+        p: probability to drop a weight, in steps of 2^-16.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`. With "identity" the mean is
+            exact, and evaluation draws nothing.
+        evaluation: "mean" or "gaussian".
+        samples: number of draws in Gaussian evaluation.
+        mode: "inverted" scales the weights that are kept by `1 / q` in training. "classic" does not
+            scale them, as in the paper. The mean and the variance are then `q * W x + b` and
+            `q * (1 - q) * (W * W) (x * x)`.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
     """
 
     is_dropout = True
@@ -78,7 +89,7 @@ class DropConnectLinear(LinearWeights):
             )
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
             raise ValueError(
-                f"DropConnectLinear: samples is {samples!r}, but expected a number from 1"
+                f"DropConnectLinear: samples is {samples!r}, but expected a positive integer"
             )
         self.evaluation = evaluation
         self.samples = samples
@@ -95,17 +106,24 @@ class DropConnectLinear(LinearWeights):
         return self._activate(F.linear(x, weight), self.bias)
 
     def moments(self, x):
-        """Mean and variance of each unit's input in training, for given ``x``.
+        """Computes mean and variance of the pre-activations in training, over all masks.
+
+        Args:
+            x: input of shape (..., in_features).
 
         Returns:
-            two Tensors of shape (..., out_features), in float32, or ``x``'s dtype if it is wider.
+            tuple: mean and variance, tensors of shape (..., out_features). Their dtype is float32,
+                or the dtype of `x` if that is float64.
+
+        Raises:
+            ValueError: if `p` is 1 and `mode` is "inverted".
         """
         q = keep_probability(probability(self.p, "DropConnectLinear"))
         if q == 0 and self.mode == "inverted":
             raise ValueError(
                 f"DropConnectLinear: p is {self.p}, but the variance of dropped weights needs p < 1"
             )
-        # The squares of 16-bit numbers leave their range.
+        # The squares of float16 numbers overflow.
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, x = self.weight.to(dtype), x.to(dtype)
         scale, variance = (1, (1 - q) / q) if self.mode == "inverted" else (q, q * (1 - q))
@@ -117,12 +135,12 @@ class DropConnectLinear(LinearWeights):
 
     def _mean_over_samples(self, x):
         mean, variance = self.moments(x)
-        # The square root has no derivative at 0.
+        # The square root is not differentiable at 0.
         deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
         total = torch.zeros_like(mean)
-        at_a_time = max(1, _NUMBERS_AT_A_TIME // max(mean.numel(), 1))
-        for first in range(0, self.samples, at_a_time):
-            count = min(at_a_time, self.samples - first)
+        chunk = max(1, _MAX_SAMPLE_ELEMENTS // max(mean.numel(), 1))
+        for first in range(0, self.samples, chunk):
+            count = min(chunk, self.samples - first)
             normal = torch.randn((count, *mean.shape), dtype=mean.dtype, device=mean.device)
             total = total + self._activate(mean + deviation * normal).sum(0)
         return (total / self.samples).to(x.dtype)

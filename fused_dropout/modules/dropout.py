@@ -1,4 +1,4 @@
-"""Drop-in replacements of torch.nn's dropout layers, with their signatures and errors."""
+"""Drop-in replacements for torch.nn's dropout layers, with the same signatures and errors."""
 
 import warnings
 
@@ -11,12 +11,14 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, mode_repr
 
+__all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout"]
+
 
 class _ModeMixin(Leaf):
-    """The keyword-only ``mode`` of the layers that can drop without rescaling."""
+    """Mixin with the keyword-only option `mode`."""
 
     is_dropout = independent_rows = True
-    mode = "inverted"  # of pickles of torch.nn's own layers, which have none
+    mode = "inverted"  # default for pickles of torch.nn layers, which do not have this attribute
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted"):
         check_mode(type(self).__name__, mode)
@@ -31,21 +33,23 @@ class _ModeMixin(Leaf):
 
 
 class Dropout(DropOptions, nn.Dropout):
-    """Dropout of single elements, without a mask in memory.
+    """Drops single elements, without a mask in memory.
+
+    Shape: any; the output has the shape of the input.
+
+    Equivalent PyTorch code: `torch.nn.Dropout(p, inplace)`.
+
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple way to
+    prevent neural networks from overfitting", JMLR 2014.
 
     Args:
         p: probability to drop an element, in steps of 2^-16.
-        inplace: write the result into the input.
-        mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
+        inplace: whether the result is written into the input.
+        mode: "inverted" scales by `1 / (1 - p)` in training. "classic" scales by `1 - p` in
             evaluation instead.
-        shared_dims: dimensions of the input along which elements share one decision, such as
-            ``(-1,)`` to drop whole tokens of shape (batch, length, width).
-        noise_shape: the same in Keras's spelling, such as ``(None, None, 1)``.
-
-    Shape: any; the output has the input's.
-
-    Equivalent: ``torch.nn.Dropout(p, inplace)``.
-    Source: Srivastava et al., JMLR 2014.
+        shared_dims: dimensions of the input along which all elements are kept or dropped together,
+            such as `(-1,)` to drop whole tokens of shape (batch, length, width).
+        noise_shape: the same in the notation of Keras, such as `(None, None, 1)`.
     """
 
     def __init__(self, p=0.5, inplace=False, *, mode="inverted", shared_dims=(), noise_shape=None):
@@ -60,10 +64,17 @@ class Dropout(DropOptions, nn.Dropout):
 
 
 class Dropout1d(_ModeMixin, nn.Dropout1d):
-    """Dropout of whole channels of shape (L,), for input (N, C, L) or (C, L).
+    """Drops whole channels of inputs of shape (N, C, L) or (C, L).
 
-    Arguments are those of :class:`Dropout`. Equivalent: ``torch.nn.Dropout1d(p, inplace)``.
-    Source: Tompson et al., "Efficient object localization using convolutional networks", 2015.
+    Equivalent PyTorch code: `torch.nn.Dropout1d(p, inplace)`.
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization using
+    convolutional networks", CVPR 2015.
+
+    Args:
+        p: probability to drop a channel, in steps of 2^-16.
+        inplace: whether the result is written into the input.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
     """
 
     def forward(self, input):
@@ -71,11 +82,19 @@ class Dropout1d(_ModeMixin, nn.Dropout1d):
 
 
 class Dropout2d(_ModeMixin, nn.Dropout2d):
-    """Dropout of whole channels of shape (H, W), for input (N, C, H, W).
+    """Drops whole channels of inputs of shape (N, C, H, W).
 
-    As in torch, a 3-D input is taken as (N, C, L), with a warning. Arguments are those of
-    :class:`Dropout`. Equivalent: ``torch.nn.Dropout2d(p, inplace)``.
-    Source: Tompson et al., 2015.
+    As in torch, a 3-D input is interpreted as (N, C, L), with a warning.
+
+    Equivalent PyTorch code: `torch.nn.Dropout2d(p, inplace)`.
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization using
+    convolutional networks", CVPR 2015.
+
+    Args:
+        p: probability to drop a channel, in steps of 2^-16.
+        inplace: whether the result is written into the input.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
     """
 
     def forward(self, input):
@@ -83,10 +102,17 @@ class Dropout2d(_ModeMixin, nn.Dropout2d):
 
 
 class Dropout3d(_ModeMixin, nn.Dropout3d):
-    """Dropout of whole channels of shape (D, H, W), for input (N, C, D, H, W) or (C, D, H, W).
+    """Drops whole channels of inputs of shape (N, C, D, H, W) or (C, D, H, W).
 
-    Arguments are those of :class:`Dropout`. Equivalent: ``torch.nn.Dropout3d(p, inplace)``.
-    Source: Tompson et al., 2015.
+    Equivalent PyTorch code: `torch.nn.Dropout3d(p, inplace)`.
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization using
+    convolutional networks", CVPR 2015.
+
+    Args:
+        p: probability to drop a channel, in steps of 2^-16.
+        inplace: whether the result is written into the input.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
     """
 
     def forward(self, input):
@@ -94,12 +120,18 @@ class Dropout3d(_ModeMixin, nn.Dropout3d):
 
 
 class AlphaDropout(nn.AlphaDropout, Leaf):
-    """Dropout that keeps mean and variance, for networks of SELU units.
+    """Dropout that preserves mean and variance, for networks with the activation SELU.
 
-    As in torch, ``inplace`` is accepted and has no effect.
+    Shape: any; the output has the shape of the input.
 
-    Shape: any. Equivalent: ``torch.nn.AlphaDropout(p)``.
-    Source: Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+    Equivalent PyTorch code: `torch.nn.AlphaDropout(p)`.
+
+    Source: Klambauer, Unterthiner, Mayr and Hochreiter, "Self-normalizing neural networks",
+    NeurIPS 2017.
+
+    Args:
+        p: probability to drop an element, in steps of 2^-16.
+        inplace: accepted without effect, as in torch.
     """
 
     is_dropout = independent_rows = True
@@ -112,10 +144,15 @@ class AlphaDropout(nn.AlphaDropout, Leaf):
 
 
 class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
-    """:class:`AlphaDropout` of whole channels, for input (N, C, ...).
+    """Alpha dropout of whole channels, for inputs of shape (N, C, ...).
 
-    As in torch, ``inplace`` is accepted and has no effect.
-    Equivalent: ``torch.nn.FeatureAlphaDropout(p)``.
+    Equivalent PyTorch code: `torch.nn.FeatureAlphaDropout(p)`.
+
+    Source: see `fused_dropout.AlphaDropout`.
+
+    Args:
+        p: probability to drop a channel, in steps of 2^-16.
+        inplace: accepted without effect, as in torch.
     """
 
     is_dropout = independent_rows = True
@@ -127,8 +164,8 @@ class FeatureAlphaDropout(nn.FeatureAlphaDropout, Leaf):
         return _feature_alpha_dropout(input, self.p, self.training)
 
 
-# The functions below look at the number of dimensions. They stand outside of the classes so that
-# torch.fx can record calls of them instead of looking inside.
+# The functions below depend on the number of dimensions. They are not methods, so that torch.fx can
+# record calls of them instead of tracing into them.
 
 
 def _dropout1d(x, p, training, inplace, mode):
@@ -166,7 +203,7 @@ def _dropout3d(x, p, training, inplace, mode):
     check_tensor("dropout3d", "x", x)
     if x.dim() not in (4, 5):
         _warn_dimensions("dropout3d", x.dim(), 3, "4D or 5D")
-    # Any input but a batched one is a single example, as in torch.
+    # As in torch, every input that is not 5-D is a single example.
     shared_dims = _feature_dims(x, p, training, first=2 if x.dim() == 5 else 1)
     return FF.dropout(x, p, training, inplace, shared_dims=shared_dims, mode=mode)
 
@@ -182,7 +219,7 @@ for _name in ("_dropout1d", "_dropout2d", "_dropout3d", "_feature_alpha_dropout"
 
 
 def _feature_dims(x, p, training, first=2):
-    """The dimensions behind (N, C), or behind (C) alone; as in torch, checked where it drops."""
+    """The dimensions after the channels. As in torch, checked only if something is dropped."""
     if x.dim() < first and training and x.numel() > 0 and 0 < p < 1:
         raise RuntimeError(
             f"Feature dropout requires at least 2 dimensions in the input, but got {x.dim()}"

@@ -1,4 +1,4 @@
-"""A module around :func:`fused_dropout.functional.embedding_dropout`."""
+"""Embedding dropout: a module that calls `fused_dropout.functional.embedding_dropout`."""
 
 import torch
 from torch import nn
@@ -9,28 +9,41 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
 
+__all__ = ["EmbeddingDropout"]
+
 
 class EmbeddingDropout(Leaf, nn.Module):
-    """An embedding that drops whole words: all occurrences of one in a call, or none.
+    """An embedding that drops whole words: a call drops all occurrences of a word or none.
 
-    Parameter, initialisation, attributes and state-dict key (weight) are those of a
-    ``torch.nn.Embedding``. It is no subclass of that class, so that tools which replace embeddings
-    leave it alone: what they put in its place would not drop.
+    Parameter, initialisation, attributes and state-dict key (weight) are those of
+    `torch.nn.Embedding`. It is not a subclass of `torch.nn.Embedding`, so tools that replace
+    embeddings do not replace it. Their embeddings would not drop.
+
+    `fused_dropout.functional.embedding_dropout` says when to use it.
+
+    Shape: indices `(*)`; output `(*, embedding_dim)`.
+
+    Equivalent PyTorch code, which needs a second table:
+
+        mask = F.dropout(torch.ones(num_embeddings, 1), p, training)
+        F.embedding(input, mask * weight)
+
+    Source: see `fused_dropout.functional.embedding_dropout`.
 
     Args:
-        num_embeddings, embedding_dim: as in ``torch.nn.Embedding``.
+        num_embeddings: number of words.
+        embedding_dim: size of an embedding.
         p: probability to drop a word, in steps of 2^-16.
-        mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
+        mode: "inverted" scales by `1 / (1 - p)` in training. "classic" scales by `1 - p` in
             evaluation instead.
-        padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as in ``torch.nn.Embedding``.
-            With ``max_norm`` each call changes the table in place, as in torch: threads must not
-            call such a module at once.
-
-    Shape: indices (*) to (*, embedding_dim).
-
-    Equivalent: ``F.embedding(input, F.dropout(torch.ones(num_embeddings, 1), p, training) *
-    weight)``, without the second table. When to use it, and its source: see
-    :func:`fused_dropout.functional.embedding_dropout`.
+        padding_idx: index of the padding word, as in `torch.nn.Embedding`.
+        max_norm: largest norm of an embedding, as in `torch.nn.Embedding`. If it is given, each
+            call changes the table in place. Threads must not call such a module at the same time.
+        norm_type: the p of the p-norm for `max_norm`.
+        scale_grad_by_freq: whether gradients are divided by the frequency of a word in the batch.
+        sparse: whether the gradient of `weight` is a sparse tensor.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
     """
 
     is_dropout = True
@@ -74,7 +87,16 @@ class EmbeddingDropout(Leaf, nn.Module):
 
     @classmethod
     def from_pretrained(cls, embeddings, freeze=True, **options):
-        """As ``torch.nn.Embedding.from_pretrained``; the options are those of the constructor."""
+        """Creates a module from a table of embeddings, as `torch.nn.Embedding.from_pretrained`.
+
+        Args:
+            embeddings: table of shape (num_embeddings, embedding_dim).
+            freeze: whether the table gets no gradient.
+            **options: further arguments of the constructor.
+
+        Returns:
+            EmbeddingDropout: the module, whose parameter shares memory with `embeddings`.
+        """
         if embeddings.dim() != 2:
             raise ValueError(
                 f"{cls.__name__}: embeddings has {embeddings.dim()} dimensions, but expected 2"

@@ -1,4 +1,4 @@
-"""Modules around :func:`fused_dropout.functional.bias_glu_dropout`."""
+"""Gated units: modules that call `fused_dropout.functional.bias_glu_dropout`."""
 
 import torch
 import torch.nn.functional as F
@@ -9,27 +9,36 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["BiasGLUDropout", "GatedMLP", "LinearGLUDropout"]
+
 
 class BiasGLUDropout(DropOptions, nn.Module):
-    """``dropout(activation(x1 + b1) * (x2 + b2))``, ``x = [x1 | x2]``, with a bias of its own.
+    """Bias, gated unit and dropout: `dropout(activation(x1 + b1) * (x2 + b2))`, `x = [x1 | x2]`.
+
+    Shape: input (..., 2 * num_features); output (..., num_features).
+
+    Equivalent PyTorch code:
+
+        gate, value = (x + bias).chunk(2, -1)
+        F.dropout(F.silu(gate) * value, p, training)
+
+    Source: Shazeer, "GLU variants improve transformer", 2020.
 
     Args:
-        num_features: size of the result along its last dimension, half of ``x``'s.
-        p: probability to drop an element of the result.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``: "silu" is SwiGLU, "gelu"
-            GEGLU, "relu" ReGLU, "sigmoid" GLU.
-        gate_first: whether the activation is applied to the first half or, as in ``nn.GLU``, to
-            the second.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`; they speak of the
-            result.
+        num_features: size of the output's last dimension, half of the input's.
+        p: probability to drop an element of the output.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`. "silu" makes a SwiGLU, "gelu" a
+            GEGLU, "relu" a ReGLU and "sigmoid" a GLU.
+        gate_first: if True, the activation is applied to the first half. If False, it is applied to
+            the second half, as in `torch.nn.GLU`.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: dimensions of the output, as in `fused_dropout.Dropout`.
+        noise_shape: for the output, as in `fused_dropout.Dropout`.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
 
     Attributes:
-        bias: parameter of shape (2 * num_features,), zeros at first.
-
-    Shape: (..., 2 * num_features) to (..., num_features).
-
-    Equivalent: ``F.dropout(F.silu(gate) * value, p, training)`` with ``gate, value =
-    (x + self.bias).chunk(2, -1)``.
+        bias: parameter of shape (2 * num_features,), initialised with zeros.
     """
 
     def __init__(
@@ -76,22 +85,34 @@ class BiasGLUDropout(DropOptions, nn.Module):
 
 
 class LinearGLUDropout(DropOptions, LinearWeights):
-    """A linear layer to two halves, the gated unit of them, and dropout.
+    """A linear layer with twice the output features, a gated unit and dropout.
 
-    Parameters, initialisation and state-dict keys (weight, bias) are those of a
-    ``torch.nn.Linear(in_features, 2 * out_features)``; the bias is added in the pass of the gated
-    unit. It is no subclass of that class, so that tools which replace linear layers leave it alone.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of
+    `torch.nn.Linear(in_features, 2 * out_features)`. The kernel of the gated unit adds the bias.
+    This module is not a subclass of `torch.nn.Linear`, so tools that replace linear layers do not
+    replace it.
+
+    Shape: input (..., in_features); output (..., out_features).
+
+    Equivalent PyTorch code:
+
+        gate, value = F.linear(x, weight, bias).chunk(2, -1)
+        F.dropout(F.silu(gate) * value, p, training)
+
+    Source: Shazeer, "GLU variants improve transformer", 2020.
 
     Args:
-        in_features: size of ``x`` along its last dimension.
-        out_features: size of the result, half of what the linear layer computes.
-        bias: as in ``torch.nn.Linear``.
-        p, activation, gate_first, mode, shared_dims, noise_shape: as in :class:`BiasGLUDropout`.
-
-    Shape: (..., in_features) to (..., out_features).
-
-    Equivalent: ``F.dropout(F.silu(gate) * value, p, training)`` with ``gate, value =
-    F.linear(x, weight, bias).chunk(2, -1)``.
+        in_features: size of the input's last dimension.
+        out_features: size of the output's last dimension, half of what the linear layer computes.
+        bias: whether the linear layer has a bias.
+        p: probability to drop an element of the output.
+        activation: activation of the gate, as in `fused_dropout.BiasGLUDropout`.
+        gate_first: which half is the gate, as in `fused_dropout.BiasGLUDropout`.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: dimensions of the output, as in `fused_dropout.Dropout`.
+        noise_shape: for the output, as in `fused_dropout.Dropout`.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
     """
 
     def __init__(
@@ -136,17 +157,29 @@ class LinearGLUDropout(DropOptions, LinearWeights):
 class GatedMLP(nn.Module):
     """Two linear layers with a gated unit and dropout between them.
 
+    Shape: input (..., in_features); output (..., out_features). State-dict keys: `fc1.*`, `fc2.*`.
+
+    Equivalent PyTorch code:
+
+        gate, value = fc1(x).chunk(2, -1)
+        fc2(F.dropout(F.silu(gate) * value, p, training))
+
+    Source: Shazeer, "GLU variants improve transformer", 2020.
+
     Args:
-        in_features, hidden_features, out_features: widths; the first layer computes twice
-            ``hidden_features``, gate and value.
+        in_features: size of the input's last dimension.
+        hidden_features: number of hidden units. The first layer computes twice as many numbers,
+            gate and value.
+        out_features: size of the output's last dimension.
         p: probability to drop a hidden unit.
-        activation, gate_first, mode, shared_dims, noise_shape: as in :class:`BiasGLUDropout`.
-        bias: whether the linear layers have one.
-
-    Shape: (..., in_features) to (..., out_features). State-dict keys: fc1.*, fc2.*.
-
-    Equivalent: ``fc2(F.dropout(F.silu(gate) * value, p, training))`` with ``gate, value =
-    fc1(x).chunk(2, -1)``. Source: Shazeer, "GLU variants improve transformer", 2020.
+        activation: activation of the gate, as in `fused_dropout.BiasGLUDropout`.
+        gate_first: which half is the gate, as in `fused_dropout.BiasGLUDropout`.
+        bias: whether the linear layers have a bias.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: dimensions of the hidden units, as in `fused_dropout.Dropout`.
+        noise_shape: for the hidden units, as in `fused_dropout.Dropout`.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Modules around :mod:`fused_dropout.functional.noise`."""
+"""Continuous noise and learned masks: Gaussian dropout, Concrete dropout and Standout."""
 
 import math
 
@@ -13,23 +13,29 @@ from fused_dropout.modules._checks import check_activation, check_number, check_
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import DropOptions, tuple_of_integers
 
+__all__ = ["ConcreteDropout", "GaussianDropout", "Standout", "concrete_regularization"]
+
 
 class GaussianDropout(DropOptions, nn.Module):
-    """Multiplies by normal noise of mean 1 and standard deviation ``sqrt(p / (1 - p))``.
+    """Multiplies by normal noise with mean 1 and standard deviation `sqrt(p / (1 - p))`.
+
+    Use it instead of `fused_dropout.Dropout` if zeros are harmful, as in regression or before a
+    layer that takes logarithms of absolute values. Srivastava et al. found it as good as dropout or
+    slightly better. In evaluation it is the identity.
+
+    Shape: any; the output has the shape of the input.
+
+    Equivalent PyTorch code: `x * (1 + (p / (1 - p)) ** 0.5 * torch.randn_like(x))`.
+
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple way to
+    prevent neural networks from overfitting", JMLR 2014, section 10. See also
+    `fused_dropout.functional.gaussian_dropout`.
 
     Args:
-        p: probability to drop of the dropout that has the same mean and variance; 0 <= p < 1.
-        shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`.
-
-    Shape: any; the output has the input's.
-
-    Use it in place of :class:`Dropout` where zeros would hurt, as in regression or before a layer
-    that takes logarithms of absolute values; Srivastava et al. found it as good or slightly better.
-    In evaluation it is the identity.
-
-    Equivalent: ``x * (1 + (p / (1 - p)) ** 0.5 * torch.randn_like(x))``.
-    Source: Srivastava et al., JMLR 2014, section 10; see
-    :func:`fused_dropout.functional.gaussian_dropout`.
+        p: the noise has the mean and variance of dropout with this probability; 0 <= p < 1.
+        shared_dims: dimensions along which all elements share one number, as in
+            `fused_dropout.Dropout`.
+        noise_shape: the same in the notation of Keras, as in `fused_dropout.Dropout`.
     """
 
     def __init__(self, p=0.5, *, shared_dims=(), noise_shape=None):
@@ -48,11 +54,12 @@ class GaussianDropout(DropOptions, nn.Module):
 
 
 class ConcreteDropout(Leaf, nn.Module):
-    """Dropout that learns its probability, by gradient, together with the weights.
+    """Dropout that learns its probability `p` by gradient descent, together with the weights.
 
-    The mask is relaxed to numbers between 0 and 1 (the Concrete distribution), through which the
-    loss has a gradient by ``p``; a regulariser, which has to be added to the loss, keeps ``p`` from
-    going to zero and makes it shrink as data grow. Put it before each layer with weights::
+    The mask is relaxed to numbers between 0 and 1 (the Concrete distribution), so the loss has a
+    gradient with respect to `p`. A regulariser has to be added to the loss. It keeps `p` from going
+    to zero, and makes it smaller the more data there are. Put the module before each layer with
+    weights:
 
         net = nn.Sequential(
             fd.ConcreteDropout(layer=nn.Linear(64, 512)), nn.ReLU(),
@@ -60,44 +67,48 @@ class ConcreteDropout(Leaf, nn.Module):
         )
         loss = F.mse_loss(net(x), y) + fd.concrete_regularization(net)
 
-    In evaluation it is the identity, as usual for an inverted scaling. The paper, which is about
-    the uncertainty of predictions, samples there too and averages: set these modules alone to
-    training mode, as :func:`fused_dropout.mc_dropout` does.
+    In evaluation it is the identity, as usual with inverted scaling. The paper is about the
+    uncertainty of predictions, and averages over samples in evaluation too. To do so, set only
+    these modules to training mode, as `fused_dropout.mc_dropout` does.
 
-    Args:
-        p: the probability to start with; 0 < p < 1.
-        temperature: of the relaxation; 0.1 in the paper.
-        weight_regularizer: factor of the squared weights. For ``N`` training examples, a prior
-            length scale ``l`` and a loss that is a mean over examples ``l ** 2 / N``, for the mean
-            squared error divided by the precision of the noise in the data.
-        dropout_regularizer: factor of the negative entropy of ``p``: ``1 / N`` for the cross
-            entropy, ``2 / N``, divided by the same precision, for the mean squared error.
-        shared_dims: dimensions along which one number is shared: ``(2, 3)`` for channels of
-            images.
-        layer: if given, a module that the result goes through, whose input is what is dropped.
+    Shape: any; without `layer` the output has the shape of the input.
 
-    Attributes:
-        p_logit: parameter of shape (1,): ``log(p / (1 - p))``. State dicts in which its shape is ()
-            can be loaded.
-        p: its probability, a 0-d tensor.
-        layer: as given, or None. With it, the state dict has its entries under ``layer.``.
-
-    Shape: any; without ``layer`` the output has the input's.
-
-    Equivalent::
+    Equivalent PyTorch code:
 
         u = torch.rand_like(x)
         dropped = torch.sigmoid((p_logit + torch.logit(u)) / temperature)
         layer(x * (1 - dropped) / (1 - p))
 
     Source: Gal, Hron and Kendall, "Concrete dropout", NeurIPS 2017.
+
+    Args:
+        p: the initial probability; 0 < p < 1.
+        temperature: temperature of the relaxation; 0.1 in the paper.
+        weight_regularizer: factor of the squared weights. For `N` training examples, a prior
+            length scale `l` and a loss that is a mean over examples, it is `l ** 2 / N`. For the
+            mean squared error, divide it by the precision of the noise in the data.
+        dropout_regularizer: factor of the negative entropy of `p`. It is `1 / N` for the cross
+            entropy. For the mean squared error it is `2 / N`, divided by the same precision.
+        shared_dims: dimensions along which all elements share one number, such as `(2, 3)` for the
+            channels of images.
+        layer: module that is applied to the result, or None.
+        device: device of `p_logit`.
+        dtype: dtype of `p_logit`.
+
+    Attributes:
+        p_logit: parameter of shape (1,), `log(p / (1 - p))`. It can be loaded from state dicts in
+            which its shape is ().
+        p: the probability, a 0-d tensor.
+        layer: the module that is applied to the result, or None. Its entries in the state dict
+            begin with `layer.`.
     """
 
     is_dropout = True
 
     @property
     def independent_rows(self):
-        return all(dim > 0 for dim in self.shared_dims)  # a negative one may be the first
+        # A negative dimension may be dimension 0: the number of dimensions is not known here.
+        return all(dim > 0 for dim in self.shared_dims)
 
     def __init__(
         self,
@@ -123,7 +134,7 @@ class ConcreteDropout(Leaf, nn.Module):
             ("weight_regularizer", weight_regularizer),
             ("dropout_regularizer", dropout_regularizer),
         ):
-            expected = "a number that is not negative"
+            expected = "a finite number that is not negative"
             check_number(self, argument, value, lambda v: 0 <= v < math.inf, expected)
         if layer is not None and not isinstance(layer, nn.Module):
             raise TypeError(f"{name}: layer is {layer!r}, but expected a torch.nn.Module")
@@ -150,7 +161,7 @@ class ConcreteDropout(Leaf, nn.Module):
 
     @property
     def _logit(self):
-        # A sum, as the one element of a distributed tensor may lie on another rank.
+        # `sum` works for a distributed tensor too, whose only element may lie on another rank.
         return self.p_logit.sum()
 
     def forward(self, x):
@@ -160,19 +171,25 @@ class ConcreteDropout(Leaf, nn.Module):
         return x if self.layer is None else self.layer(x)
 
     def regularization(self, weight=None, input_features=None):
-        """What this layer adds to the loss: a 0-d tensor with a gradient by weights and ``p``.
+        """Computes the term that this module adds to the loss.
 
-        ``weight_regularizer * ||W||^2 / (1 - p) + dropout_regularizer * K * (p log p + (1 - p)
-        log(1 - p))``, with ``W`` the weight that the result of this module is multiplied with and
-        ``K`` the number of features that are dropped.
+        With the weight `W` of the layer after this module and the number `K` of features that this
+        module drops, the term is
+
+            weight_regularizer * (W * W).sum() / (1 - p)
+            + dropout_regularizer * K * (p * log(p) + (1 - p) * log(1 - p))
 
         Args:
-            weight: a tensor, or a module with a ``weight``; ``self.layer`` if None.
-            input_features: ``K``; if None, the module's ``in_features`` or ``in_channels``, or the
-                second size of a matrix.
+            weight: a tensor, or a module with a tensor `weight`. None means `self.layer`.
+            input_features: the number `K`. None means `in_features` or `in_channels` of the module,
+                or the second size of a matrix.
+
+        Returns:
+            Tensor: a 0-d tensor, differentiable with respect to the weight and `p_logit`.
 
         Raises:
-            TypeError: there is no weight. ValueError: ``K`` cannot be told.
+            TypeError: if there is no weight.
+            ValueError: if `input_features` is None and `K` is not known.
         """
         name = f"{type(self).__name__}.regularization"
         owner = self.layer if weight is None else weight
@@ -190,11 +207,11 @@ class ConcreteDropout(Leaf, nn.Module):
             input_features = matrix.shape[1]
         if input_features is None:
             raise ValueError(
-                f"{name}: weight has shape {tuple(matrix.shape)}, so that input_features has to be "
-                "given"
+                f"{name}: weight has shape {tuple(matrix.shape)}, which does not tell the number "
+                "of input features; pass input_features"
             )
         logit = self._logit
-        # 1 / (1 - p) = 1 + e^logit; log p and log(1 - p) without a difference that cancels.
+        # 1 / (1 - p) = 1 + e^logit. softplus computes log p and log(1 - p) without cancellation.
         weights = self.weight_regularizer * matrix.square().sum() * (1 + logit.exp())
         entropy = torch.sigmoid(logit) * _softplus(-logit) + torch.sigmoid(-logit) * _softplus(
             logit
@@ -202,7 +219,7 @@ class ConcreteDropout(Leaf, nn.Module):
         return weights - self.dropout_regularizer * input_features * entropy
 
     def extra_repr(self):
-        # On the meta device there is no value, and that of a distributed tensor asks all ranks.
+        # A meta tensor has no value, and to read that of a distributed tensor is a collective call.
         if type(self.p_logit) in (torch.Tensor, nn.Parameter) and not self.p_logit.is_meta:
             text = f"p={self.p.item():.4g}, temperature={self.temperature}"
         else:
@@ -211,18 +228,23 @@ class ConcreteDropout(Leaf, nn.Module):
 
 
 def _softplus(x):
-    """``-log(sigmoid(-x))``, exact in every dtype; distributed tensors have no logsigmoid."""
+    """`-log(sigmoid(-x))`, accurate in every dtype. Distributed tensors have no logsigmoid."""
     return F.softplus(x, threshold=50)
 
 
 def concrete_regularization(model):
-    """The sum of ``regularization()`` of every :class:`ConcreteDropout` in a model.
+    """Sums `regularization()` of every `fused_dropout.ConcreteDropout` in a model.
 
-    To be added to the loss, a mean over examples. Zero for a model without one.
+    Add the result to a loss that is a mean over examples.
+
+    Args:
+        model: a `torch.nn.Module`.
+
+    Returns:
+        Tensor: a 0-d tensor, zero for a model without such modules.
 
     Raises:
-        ValueError: one of them was given no ``layer``, so that its weight is not known; it is
-            named.
+        ValueError: if one of the modules has no `layer`. The error names it.
     """
     total = None
     for name, module in model.named_modules():
@@ -239,31 +261,32 @@ def concrete_regularization(model):
 
 
 class Standout(Leaf, nn.Module):
-    """An activation with dropout whose probability each unit's own pre-activation decides.
+    """Activation and dropout, where the pre-activation of a unit determines its probability.
 
-    It stands behind a layer in place of the activation and the dropout, and takes the
-    pre-activations: ``nn.Sequential(nn.Linear(64, 512), fd.Standout())``. In the paper the
-    probability to keep is ``sigmoid(alpha * z + beta)`` with the weights of the layer itself, so
-    that there is nothing else to learn or to store; for the same reason this module has no weights,
-    goes behind convolutions too, and changes no key of a state dict.
+    It replaces the activation and the dropout after a layer, and its input is the pre-activations:
+    `nn.Sequential(nn.Linear(64, 512), fd.Standout())`. As in the paper, the probability to keep a
+    unit is `sigmoid(alpha * z + beta)`, where `z` is computed with the weights of the layer itself.
+    So this module has no parameters, does not change the keys of a state dict, and also works after
+    convolutions.
 
-    Args:
-        alpha, beta: scale and shift of the pre-activations. With ``alpha = 0`` it is classic
-            dropout with a probability of ``sigmoid(beta)`` to keep.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``.
+    Use it instead of a fixed p in networks of fully connected layers, above all in autoencoders.
+    There the paper found it better than dropout.
 
-    Shape: any; the output has the input's.
+    Shape: any; the output has the shape of the input.
 
-    Use it in place of a fixed p in networks of fully connected layers, above all autoencoders,
-    where the paper found it to be better than dropout.
-
-    Equivalent::
+    Equivalent PyTorch code:
 
         q = torch.sigmoid(alpha * z + beta)
         torch.where(torch.rand_like(z) < q, relu(z), 0) if training else relu(z) * q
 
-    Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013; see
-    :func:`fused_dropout.functional.standout`.
+    Source: Ba and Frey, "Adaptive dropout for training deep neural networks", NeurIPS 2013. See
+    also `fused_dropout.functional.standout`.
+
+    Args:
+        alpha: factor of the pre-activations. With `alpha=0` it is classic dropout that keeps a unit
+            with probability `sigmoid(beta)`.
+        beta: summand of the pre-activations.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`.
     """
 
     is_dropout = independent_rows = True

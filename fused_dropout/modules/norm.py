@@ -1,4 +1,4 @@
-"""Modules around :func:`fused_dropout.functional.dropout_add_layer_norm` and its RMS sibling."""
+"""Dropout, residual and normalisation: modules that call the functions of this name."""
 
 import math
 
@@ -11,12 +11,14 @@ from fused_dropout.functional._nested import on_values
 from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["DropoutAddLayerNorm", "DropoutAddRMSNorm"]
 
-def _over(function, x, residual, normalized_shape, options):
-    """Calls `function` with the normalised dimensions of all tensors flattened to one."""
+
+def _call(function, x, residual, normalized_shape, options):
+    """Flattens the normalised dimensions to one and calls `function`, which normalises one."""
     check_tensor(function.__name__, "x", x)
     if x.is_nested:
-        return _over_values(function, x, residual, normalized_shape, options)
+        return _call_nested(function, x, residual, normalized_shape, options)
     shape, dims = x.shape, len(normalized_shape)
     if shape[-dims:] != normalized_shape:
         raise RuntimeError(
@@ -38,8 +40,8 @@ def _over(function, x, residual, normalized_shape, options):
     return result.reshape(shape)
 
 
-def _over_values(function, x, residual, normalized_shape, options):
-    """The same for a nested tensor."""
+def _call_nested(function, x, residual, normalized_shape, options):
+    """Does the same for a nested tensor."""
     if x.dim() <= len(normalized_shape):
         raise RuntimeError(
             f"{function.__name__}: x, a nested tensor, has {x.dim()} dimensions, but expected more "
@@ -50,8 +52,8 @@ def _over_values(function, x, residual, normalized_shape, options):
     )
 
     def call(values, residual, row_scale, shared_dims=(), noise_shape=None):
-        place = {"shared_dims": shared_dims, "noise_shape": noise_shape, "row_scale": row_scale}
-        return _over(function, values, residual, normalized_shape, {**options, **place})
+        more = {"shared_dims": shared_dims, "noise_shape": noise_shape, "row_scale": row_scale}
+        return _call(function, values, residual, normalized_shape, {**options, **more})
 
     return on_values(
         function.__name__,
@@ -66,7 +68,7 @@ def _over_values(function, x, residual, normalized_shape, options):
 
 
 def _flat_shared_dims(function, x, dims, options):
-    """The shared dimensions where the last `dims` have become one."""
+    """Returns the shared dimensions after the last `dims` dimensions were flattened to one."""
     shared = shared_dims_of(function, x, options["shared_dims"], options.pop("noise_shape"))
     shared = normalized_dims(function, shared, x.dim())
     first = x.dim() - dims
@@ -82,20 +84,20 @@ def _flat_shared_dims(function, x, dims, options):
 
 
 def _layer_norm_over(x, residual, normalized_shape, **options):
-    return _over(FF.dropout_add_layer_norm, x, residual, normalized_shape, options)
+    return _call(FF.dropout_add_layer_norm, x, residual, normalized_shape, options)
 
 
 def _rms_norm_over(x, residual, normalized_shape, **options):
-    return _over(FF.dropout_add_rms_norm, x, residual, normalized_shape, options)
+    return _call(FF.dropout_add_rms_norm, x, residual, normalized_shape, options)
 
 
-# Symbolic tracing records these calls, as it cannot follow a comparison of shapes.
+# torch.fx records calls of these functions, as it cannot trace a comparison of shapes.
 torch.fx.wrap("_layer_norm_over")
 torch.fx.wrap("_rms_norm_over")
 
 
 class _Branch(DropOptions):
-    """What is in front of the normalisation: a mixin of the two modules below."""
+    """Mixin of the two modules below: all that precedes the normalisation."""
 
     def _init_branch(
         self,
@@ -152,31 +154,44 @@ class _Branch(DropOptions):
 
 
 class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
-    """``layer_norm(residual + dropout(x))``: a ``torch.nn.LayerNorm`` with what precedes it.
+    """Dropout, residual connection and layer norm: `layer_norm(residual + dropout(x))`.
 
-    Args:
-        normalized_shape: sizes of the last dimensions of ``x``, as in ``torch.nn.LayerNorm``.
-        p: probability to drop an element of ``x``.
-        eps, elementwise_affine, bias: as in ``torch.nn.LayerNorm``.
-        branch_bias: whether a bias is added to ``x`` first, such as that of the linear layer
-            before.
-        activation: of ``x``; one of ``fused_dropout.functional.ACTIVATIONS``.
-        prenorm: return the sum ``h`` too, from which the next residual connection starts.
-        layer_scale_init: if given, the branch is multiplied by a parameter of this initial value.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`; of several normalised
-            dimensions all or none can be shared.
+    It is a `torch.nn.LayerNorm` with the dropout and the residual connection that precede it.
+    Call it as `module(x, residual, row_scale=None)`.
 
-    Attributes:
-        weight, bias: the normalisation's, of shape ``normalized_shape``, as in
-            ``torch.nn.LayerNorm``; ``branch_bias`` (zeros at first) and ``layer_scale`` likewise.
+    Shape: `x` and `residual` (or None) have the same shape `(*, *normalized_shape)`. `row_scale`
+    has shape `*`; it is optional and serves stochastic depth. The output `y` has the shape of `x`.
+    With `prenorm` the output is `(y, h)`, two tensors of this shape.
 
-    Shape: ``x`` and ``residual`` (or None) of one shape ``(*, *normalized_shape)``; ``row_scale``
-    (optional, for stochastic depth) of shape ``*``. Returns ``y``, or ``(y, h)`` with ``prenorm``.
-
-    Equivalent::
+    Equivalent PyTorch code:
 
         h = residual + row_scale * layer_scale * F.dropout(act(x + branch_bias), p, training)
         y = F.layer_norm(h, normalized_shape, weight, bias, eps)
+
+    Args:
+        normalized_shape: sizes of the last dimensions of `x`, as in `torch.nn.LayerNorm`.
+        p: probability to drop an element of `x`.
+        eps: summand of the variance, as in `torch.nn.LayerNorm`.
+        elementwise_affine: whether the normalisation has parameters, as in `torch.nn.LayerNorm`.
+        bias: whether the normalisation has a bias, as in `torch.nn.LayerNorm`.
+        branch_bias: whether a bias is added to `x` first. It can take the place of the bias of a
+            linear layer before this module.
+        activation: applied to `x`; one of `fused_dropout.functional.ACTIVATIONS`.
+        prenorm: whether the sum `h` is returned too, as the input of the next residual connection.
+        layer_scale_init: initial value of a parameter `layer_scale` that multiplies the branch, or
+            None for no such parameter.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: as in `fused_dropout.Dropout`. If several dimensions are normalised, either all
+            or none of them can be shared.
+        noise_shape: the same in the notation of Keras.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Attributes:
+        weight: weight of the normalisation, of shape `normalized_shape`, or None.
+        bias: bias of the normalisation, of shape `normalized_shape`, or None.
+        branch_bias: parameter of shape `normalized_shape`, initialised with zeros, or None.
+        layer_scale: parameter of shape `normalized_shape`, or None.
     """
 
     def __init__(
@@ -232,12 +247,15 @@ class DropoutAddLayerNorm(_Branch, nn.LayerNorm):
 
 
 class DropoutAddRMSNorm(_Branch, nn.RMSNorm):
-    """``rms_norm(residual + dropout(x))``: a ``torch.nn.RMSNorm`` with what precedes it.
+    """Dropout, residual connection and RMS norm: `rms_norm(residual + dropout(x))`.
 
-    Arguments, attributes and shapes are those of :class:`DropoutAddLayerNorm`, without a ``bias``
-    of the normalisation. Unlike in ``torch.nn.RMSNorm``, ``eps`` is a number in any case.
+    It is a `torch.nn.RMSNorm` with the dropout and the residual connection that precede it. Call it
+    as `module(x, residual, row_scale=None)`.
 
-    Equivalent::
+    Arguments, attributes and shapes are those of `fused_dropout.DropoutAddLayerNorm`, except that
+    the normalisation has no `bias`. Unlike in `torch.nn.RMSNorm`, `eps` cannot be None.
+
+    Equivalent PyTorch code:
 
         h = residual + row_scale * layer_scale * F.dropout(act(x + branch_bias), p, training)
         y = F.rms_norm(h, normalized_shape, weight, eps)

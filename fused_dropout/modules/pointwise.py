@@ -1,4 +1,4 @@
-"""Modules around :func:`fused_dropout.functional.bias_act_dropout`."""
+"""Bias, activation, dropout and residual in one kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -9,21 +9,30 @@ from fused_dropout.modules._checks import check_activation, check_p
 from fused_dropout.modules._linear import LinearWeights
 from fused_dropout.modules._options import DropOptions
 
+__all__ = ["MLP", "BiasActDropout", "BiasDropoutAdd", "LinearActDropout"]
+
 
 class BiasActDropout(DropOptions, nn.Module):
-    """``dropout(activation(x + bias))`` with a bias of its own.
+    """Bias, activation and dropout: `dropout(activation(x + bias))`.
+
+    Shape: any shape with `num_features` elements along `bias_dim`; the output has the shape of the
+    input.
+
+    Equivalent PyTorch code: `F.dropout(F.gelu(x + bias), p, training)`.
 
     Args:
-        num_features: size of ``x`` along ``bias_dim``.
+        num_features: size of the input along `bias_dim`.
         p: probability to drop an element.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``.
-        bias_dim: the dimension that the bias belongs to: -1, or 1 after convolutions.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`.
+        bias_dim: dimension that the bias belongs to: -1 after linear layers, 1 after convolutions.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: as in `fused_dropout.Dropout`.
+        noise_shape: as in `fused_dropout.Dropout`.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
 
     Attributes:
-        bias: parameter of shape (num_features,), zeros at first.
-
-    Equivalent: ``F.dropout(F.gelu(x + self.bias), p, training)``.
+        bias: parameter of shape (num_features,), initialised with zeros.
     """
 
     def __init__(
@@ -70,17 +79,25 @@ class BiasActDropout(DropOptions, nn.Module):
 
 
 class BiasDropoutAdd(DropOptions, nn.Module):
-    """``residual + dropout(x + bias)`` with a bias of its own.
+    """Bias, dropout and residual connection: `residual + dropout(x + bias)`.
+
+    Call it as `module(x, residual)`.
+
+    Shape: `x` and `residual` have the same shape (..., num_features), and so has the output.
+
+    Equivalent PyTorch code: `residual + F.dropout(x + bias, p, training)`.
 
     Args:
-        num_features: size of ``x`` along its last dimension.
+        num_features: size of the input's last dimension.
         p: probability to drop an element.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: as in `fused_dropout.Dropout`.
+        noise_shape: as in `fused_dropout.Dropout`.
+        device: device of the parameter.
+        dtype: dtype of the parameter.
 
     Attributes:
-        bias: parameter of shape (num_features,), zeros at first.
-
-    Equivalent: ``residual + F.dropout(x + self.bias, p, training)``.
+        bias: parameter of shape (num_features,), initialised with zeros.
     """
 
     def __init__(
@@ -114,20 +131,27 @@ class BiasDropoutAdd(DropOptions, nn.Module):
 
 
 class LinearActDropout(DropOptions, LinearWeights):
-    """``dropout(activation(linear(x)))``: the bias is added in the activation's pass.
+    """Linear layer, activation and dropout: `dropout(activation(linear(x)))`.
 
-    Parameters, initialisation and state-dict keys (weight, bias) are those of ``torch.nn.Linear``.
-    It is no subclass of that class, so that tools which replace linear layers leave it alone.
+    Parameters, initialisation and state-dict keys (weight, bias) are those of `torch.nn.Linear`.
+    The kernel of the activation adds the bias. This module is not a subclass of `torch.nn.Linear`,
+    so tools that replace linear layers do not replace it.
+
+    Shape: input (..., in_features); output (..., out_features).
+
+    Equivalent PyTorch code: `F.dropout(F.gelu(F.linear(x, weight, bias)), p, training)`.
 
     Args:
-        in_features, out_features, bias: as in ``torch.nn.Linear``.
+        in_features: size of the input's last dimension.
+        out_features: size of the output's last dimension.
+        bias: whether the linear layer has a bias.
         p: probability to drop an element of the output.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`.
-
-    Shape: (..., in_features) to (..., out_features).
-
-    Equivalent: ``F.dropout(F.gelu(F.linear(x, weight, bias)), p, training)``.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: dimensions of the output, as in `fused_dropout.Dropout`.
+        noise_shape: for the output, as in `fused_dropout.Dropout`.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
     """
 
     def __init__(
@@ -165,17 +189,23 @@ class LinearActDropout(DropOptions, LinearWeights):
 
 
 class MLP(nn.Module):
-    """Two linear layers with activation and dropout between them.
+    """Two linear layers with an activation and dropout between them.
+
+    Shape: input (..., in_features); output (..., out_features). State-dict keys: `fc1.*`, `fc2.*`.
+
+    Equivalent PyTorch code: `fc2(F.dropout(F.gelu(fc1(x)), p, training))`.
 
     Args:
-        in_features, hidden_features, out_features: widths.
+        in_features: size of the input's last dimension.
+        hidden_features: number of hidden units.
+        out_features: size of the output's last dimension.
         p: probability to drop a hidden unit.
-        activation: one of ``fused_dropout.functional.ACTIVATIONS``.
-        mode, shared_dims, noise_shape: as in :class:`fused_dropout.Dropout`.
-
-    Shape: (..., in_features) to (..., out_features). State-dict keys: fc1.*, fc2.*.
-
-    Equivalent: ``fc2(F.dropout(F.gelu(fc1(x)), p, training))``.
+        activation: one of `fused_dropout.functional.ACTIVATIONS`.
+        mode: "inverted" or "classic", as in `fused_dropout.Dropout`.
+        shared_dims: dimensions of the hidden units, as in `fused_dropout.Dropout`.
+        noise_shape: for the hidden units, as in `fused_dropout.Dropout`.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
     """
 
     def __init__(

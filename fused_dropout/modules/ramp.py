@@ -1,4 +1,4 @@
-"""A probability to drop that grows in the course of training."""
+"""A schedule for the probability to drop."""
 
 import threading
 
@@ -7,22 +7,26 @@ from torch import nn
 
 from fused_dropout.functional._arguments import probability
 
-_STEPPING = threading.Lock()  # none of a ramp's own, which could not be copied or pickled
+__all__ = ["LinearRamp"]
+
+_STEP_LOCK = threading.Lock()  # shared, because an attribute would prevent copies and pickles
 
 
 class LinearRamp:
-    """Lets the probability ``p`` of some modules go linearly from one value to another.
+    """Changes the probability `p` of modules linearly from one value to another during training.
 
-    DropBlock hurts early in training and helps late, so that the paper begins with p = 0 and ends
-    with the value wanted. The same serves any module with a ``p``, torch's own dropout included.
+    DropBlock is harmful early in training and helps late, so the paper starts with p = 0 and ends
+    with the desired value. The schedule works for every module with an attribute `p`, torch's own
+    dropout layers included.
 
-    Args:
-        modules: a module with an attribute ``p``, or several.
-        steps: after how many calls of :meth:`step` the end is reached.
-        start: the first value, which is set at once.
-        end: the last value; the ``p`` that each module has now if None.
+    If `p` of a module is a tensor, the new value is written into the tensor. Under `torch.compile`
+    set it to `torch.tensor(0.1, dtype=torch.float64)`, so that new values do not cause
+    recompilation.
 
-    Example::
+    As in torch, `p` is not in the state dict of a module. Save `state_dict()` of the schedule
+    instead. `load_state_dict()` sets `p` of the modules too.
+
+    Example:
 
         blocks = [m for m in model.modules() if isinstance(m, fd.DropBlock2d)]
         ramp = fd.LinearRamp(blocks, steps=epochs * len(loader))
@@ -31,14 +35,18 @@ class LinearRamp:
             optimizer.step()
             ramp.step()
 
-    A ``p`` that is a tensor is written into rather than replaced: under ``torch.compile`` make it
-    ``torch.tensor(0.1, dtype=torch.float64)``, and its new values need no new graph.
+    Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks",
+    NeurIPS 2018, "Scheduled DropBlock".
 
-    ``p`` is no part of a module's state dict, as in torch. :meth:`state_dict` has the place and the
-    values; loading it sets the ``p`` of the modules too.
+    Args:
+        modules: a module with an attribute `p`, or several.
+        steps: number of calls of `step()` until the end.
+        start: the first value. The constructor sets it.
+        end: the last value. None means the current `p` of each module.
 
-    Source of the schedule: Ghiasi, Lin and Le, "DropBlock: a regularization method for
-    convolutional networks", NeurIPS 2018, "Scheduled DropBlock".
+    Raises:
+        TypeError: if one of the modules has no `p`.
+        ValueError: if `steps` is not a positive integer, or a probability is not between 0 and 1.
     """
 
     def __init__(self, modules, steps, *, start=0.0, end=None):
@@ -50,7 +58,7 @@ class LinearRamp:
                     "a probability p"
                 )
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"LinearRamp: steps is {steps!r}, but expected a number from 1 on")
+            raise ValueError(f"LinearRamp: steps is {steps!r}, but expected a positive integer")
         self.steps = steps
         self.start = float(probability(start, "LinearRamp", "start"))
         ends = [module.p if end is None else end for module in self.modules]
@@ -59,17 +67,21 @@ class LinearRamp:
         self._apply()
 
     def step(self):
-        """Goes one step further. Beyond the last one nothing changes.
+        """Advances by one step. After the last step nothing changes.
 
-        Threads may call it at once: no step is lost. Calls of the modules meanwhile use either the
-        old or the new value.
+        Several threads may call it at the same time, and every call counts. Concurrent calls of
+        the modules use either the old or the new value.
         """
-        with _STEPPING:
+        with _STEP_LOCK:
             self.count = min(self.count + 1, self.steps)
             self._apply()
 
     def state_dict(self):
-        """Everything but the modules, in the order that they were given in."""
+        """Returns all values of the schedule as a dict, without the modules.
+
+        Returns:
+            dict: `count` (steps so far), `steps`, `start` and `ends`, one for each module.
+        """
         return {
             "count": self.count,
             "steps": self.steps,
@@ -78,10 +90,17 @@ class LinearRamp:
         }
 
     def load_state_dict(self, state):
-        """Continues where another ramp, over as many modules, was."""
+        """Continues a schedule from its `state_dict()` and sets `p` of the modules.
+
+        Args:
+            state: the dict. It must be from a schedule of as many modules, in the same order.
+
+        Raises:
+            ValueError: if the number of modules differs.
+        """
         if len(state["ends"]) != len(self.modules):
             raise ValueError(
-                f"LinearRamp: the state is of {len(state['ends'])} modules, but there are "
+                f"LinearRamp: state has {len(state['ends'])} modules, but expected "
                 f"{len(self.modules)}"
             )
         self.count, self.steps, self.start = state["count"], state["steps"], state["start"]
@@ -91,7 +110,7 @@ class LinearRamp:
     def _apply(self):
         done = self.count / self.steps
         for module, end in zip(self.modules, self.ends, strict=True):
-            # In this form the end is met exactly.
+            # With this formula the last value is exact.
             value = self.start * (1 - done) + end * done
             if isinstance(module.p, torch.Tensor):
                 module.p.fill_(value)

@@ -1,4 +1,7 @@
-"""Dropout of whole parts of a tensor: :func:`fused_dropout.functional.dropout` by shared dims."""
+"""Structured dropout: whole slices of a tensor are dropped.
+
+The modules call `fused_dropout.functional.dropout` with `shared_dims`.
+"""
 
 import torch
 from torch import nn
@@ -9,28 +12,33 @@ from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._leaf import Leaf
 from fused_dropout.modules._options import mode_repr
 
+__all__ = ["DropPath", "LockedDropout", "linear_drop_rates"]
+
 
 class LockedDropout(Leaf, nn.Module):
-    """Dropout with one mask for all time steps of a sequence.
+    """Variational dropout: one mask for all time steps of a sequence.
 
-    It belongs between the layers of a recurrent network, on a padded sequence: a
-    ``PackedSequence`` is dropped before it is packed. The mask is that of one step, so that neither
-    a mask of all steps nor an expanded one is ever in memory.
+    Use it between the layers of a recurrent network, on padded sequences. Apply it before a
+    sequence is packed into a `PackedSequence`. Neither a mask of all steps nor an
+    expanded mask is in memory.
 
-    Args:
-        p: probability to drop an element of a step, in steps of 2^-16.
-        batch_first: whether the batch comes before the time, as in ``torch.nn.LSTM``.
-        mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
-            evaluation instead.
+    Shape: input (T, B, H), or (B, T, H) with `batch_first`, or (T, H) without a batch; the output
+    has the shape of the input.
 
-    Shape: (T, B, H), with ``batch_first`` (B, T, H), or (T, H) without a batch; the output has the
-    input's.
+    Equivalent PyTorch code, for a time dimension of 0:
 
-    Equivalent: ``x * F.dropout(torch.ones_like(x[:1]), p, training)``, with ``batch_first``
-    ``x[:, :1]``; ``FF.dropout(x, p, training, shared_dims=(0,))``.
+        x * F.dropout(torch.ones_like(x[:1]), p, training)
+        FF.dropout(x, p, training, shared_dims=(0,))
+
     Source: Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
     networks", NeurIPS 2016; Merity, Keskar and Socher, "Regularizing and optimizing LSTM language
     models", ICLR 2018, section 4.2.
+
+    Args:
+        p: probability to drop a feature of an example in all time steps, in steps of 2^-16.
+        batch_first: whether dimension 0 is the batch, as in `torch.nn.LSTM`.
+        mode: "inverted" scales by `1 / (1 - p)` in training. "classic" scales by `1 - p` in
+            evaluation instead.
     """
 
     is_dropout = True
@@ -53,27 +61,28 @@ class LockedDropout(Leaf, nn.Module):
 
 
 class DropPath(Leaf, nn.Module):
-    """Stochastic depth: drops the branch of a residual network, for whole examples or the batch.
+    """Stochastic depth: drops the residual branch of single examples, or of the whole batch.
 
-    Args:
-        p: probability to drop, in steps of 2^-16; see :func:`linear_drop_rates`.
-        scale_by_keep: whether what is kept is divided by ``1 - p``. Without it the expectation in
-            training is ``1 - p`` times the output in evaluation, as in timm.
-        per: "row" decides for each example, which lies along dimension 0, "batch" for all at once.
-        mode: "classic" leaves what is kept in training and scales by ``1 - p`` in evaluation, as
-            the paper does.
+    `fused_dropout.functional.bias_dropout_add` also adds the residual in the same kernel:
+    `FF.bias_dropout_add(x, None, residual, p, training, shared_dims=(1, 2, 3))`.
 
-    Shape: (N, ...), per batch any; the output has the input's.
+    Shape: input (N, ...), or any shape with `per="batch"`; the output has the shape of the input.
 
-    Equivalent::
+    Equivalent PyTorch code:
 
         x * torch.empty(len(x), 1, 1, 1).bernoulli_(1 - p).div_(1 - p)  # timm, per row
         torchvision.ops.stochastic_depth(x, p, per, training)           # scale_by_keep=True
         FF.dropout(x, p, training, shared_dims=tuple(range(1, x.dim())))
 
-    The sum with the residual is one pass too:
-    ``FF.bias_dropout_add(x, None, residual, p, training, shared_dims=(1, 2, 3))``.
     Source: Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.
+
+    Args:
+        p: probability to drop, in steps of 2^-16. See `fused_dropout.linear_drop_rates`.
+        scale_by_keep: whether branches that are kept are divided by `1 - p`. If False, the expected
+            output in training is `1 - p` times the output in evaluation, as in timm.
+        per: "row" draws for each example (dimension 0), "batch" draws once for the whole batch.
+        mode: "inverted" follows `scale_by_keep`. "classic" does not scale in training and scales by
+            `1 - p` in evaluation, as in the paper.
     """
 
     is_dropout = True
@@ -89,7 +98,7 @@ class DropPath(Leaf, nn.Module):
         if mode == "classic" and not scale_by_keep:
             raise ValueError(
                 "DropPath: mode is 'classic', which scales in evaluation, and scale_by_keep is "
-                "False, which never scales; only one of them can be given"
+                "False, which never scales, but only one of them can be given"
             )
 
     @property
@@ -105,29 +114,34 @@ class DropPath(Leaf, nn.Module):
 
 
 def linear_drop_rates(p, depth):
-    """Probabilities for :class:`DropPath` that grow with depth: from 0 at the first block to ``p``.
+    """Returns probabilities for `fused_dropout.DropPath` that grow linearly with depth.
+
+    They grow from 0 at the first block to `p` at the last one, as in timm. In the paper they start
+    at `p / depth` (Huang et al. 2016, section 3, "linear decay"). The probabilities of the paper
+    are `linear_drop_rates(p, depth + 1)[1:]`.
+
+    Equivalent PyTorch code: `torch.linspace(0, p, depth).tolist()`.
 
     Args:
         p: probability at the last block.
-        depth: number of blocks; a single one is the first, and gets 0.
+        depth: number of blocks. A single block gets 0.
 
     Returns:
-        list of float: one for each block.
+        list: a float for each block.
 
-    Equivalent: ``torch.linspace(0, p, depth).tolist()``, as in timm. The paper starts at
-    ``p / depth`` (Huang et al. 2016, section 3, "linear decay"): the blocks of a network whose
-    first block may be dropped as well take ``linear_drop_rates(p, depth + 1)[1:]``.
+    Raises:
+        ValueError: if `p` is not between 0 and 1, or `depth` is not a non-negative integer.
     """
     p = float(probability(p, "linear_drop_rates"))
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(
-            f"linear_drop_rates: depth is {depth!r}, but expected a number of blocks from 0"
+            f"linear_drop_rates: depth is {depth!r}, but expected a non-negative integer"
         )
     return [block / max(depth - 1, 1) * p for block in range(depth)]
 
 
-# The functions below look at the number of dimensions. They stand outside of the classes so that
-# torch.fx can record calls of them instead of looking inside.
+# The functions below depend on the number of dimensions. They are not methods, so that torch.fx can
+# record calls of them instead of tracing into them.
 
 
 def _locked_dropout(x, p, training, batch_first, mode):

@@ -1,4 +1,4 @@
-"""Dropout of the weights of any module."""
+"""WeightDrop: dropout of the weights of any module."""
 
 import copyreg
 import warnings
@@ -9,72 +9,82 @@ from torch import nn
 from fused_dropout import functional as FF
 from fused_dropout._once import made_once
 from fused_dropout.functional._arguments import check_mode, is_zero, probability
-from fused_dropout.modules._attributes import take_over
 from fused_dropout.modules._checks import check_p
 from fused_dropout.modules._options import mode_repr
-from fused_dropout.modules._recurrent import FlatWeights, note_wrapped
-from fused_dropout.modules._views import Weights, forward_with
-from fused_dropout.modules._weights import check_name, check_names, weight_and_hooks
+from fused_dropout.modules._weight_drop.attributes import share_attributes
+from fused_dropout.modules._weight_drop.recurrent import FlatWeights, remember_wrapped
+from fused_dropout.modules._weight_drop.views import Weights, forward_with
+from fused_dropout.modules._weight_drop.weights import check_name, check_names, weight_and_hooks
+
+__all__ = ["WeightDrop"]
 
 
 class WeightDrop(nn.Module):
-    """A module whose weights are dropped, element by element, anew in each call in training.
+    """A module whose weights are dropped element by element, with a new mask in each training call.
 
-    The result is a module of the wrapped one's class (``WeightDrop(nn.LSTM(...), ...)`` is an
-    ``nn.LSTM``) which shares all of its state: parameters, buffers and submodules are the same
-    objects under the same names, so that state dicts, optimisers and attributes are those of the
-    wrapped module, which itself stays as it was. Gradients reach the parameters through the masks.
-    In evaluation nothing is dropped.
+    Use it for the recurrent weights of an LSTM or a GRU. It regularises them without dropout
+    between the time steps, which would harm the recurrence. In evaluation nothing is dropped.
 
-    A parameter that is tied, known under several names, is dropped under those that are given, with
-    one mask for all of them.
+    The result has the class of the wrapped module: `WeightDrop(nn.LSTM(...), ...)` is an `nn.LSTM`.
+    It shares all state with the wrapped module. Parameters, buffers and submodules are the same
+    objects under the same names, so state dicts, optimisers and attributes do not change. The
+    wrapped module itself does not change either. Gradients reach the parameters through the masks.
+
+    Each call runs the forward of a view of the module. A view is an object of the wrapped class
+    with the same attributes, buffers and children, but with the dropped weights. So several threads
+    may call one module. Submodules that contain a dropped weight get a view too. Their forward
+    pre-hooks receive the view, and all other hooks receive the module itself. Attributes that
+    forward sets on a view are copied to the module afterwards. The first call warns if forward does
+    not read a parameter, because dropping it has no effect then.
+
+    A tied parameter, which has several names, is dropped under the names that are given. All of
+    them get the same mask.
+
+    Equivalent PyTorch code:
+
+        dropped = {name: F.dropout(module.get_parameter(name), p, training) for name in weights}
+        torch.func.functional_call(module, dropped, x)
+
+    Source: Merity, Keskar and Socher, "Regularizing and optimizing LSTM language models", ICLR
+    2018, section 2; Wan, Zeiler, Zhang, LeCun and Fergus, "Regularization of neural networks using
+    DropConnect", ICML 2013.
 
     Args:
-        module: any module, ``nn.LSTM`` and ``nn.GRU`` among them.
-        weights: name of a parameter, or several, as in ``module.named_parameters()``: dotted in
-            submodules, such as ``"weight_hh_l0"`` or ``"decoder.weight"``. Also of a weight that
-            ``torch.nn.utils`` computes (``weight_norm``, ``spectral_norm``, ``prune``, and all
-            parametrisations): what is dropped then is the weight that was computed.
+        module: any module, such as `nn.LSTM` or `nn.GRU`.
+        weights: name of a parameter, or several names, as in `module.named_parameters()`:
+            `"weight_hh_l0"`, or `"decoder.weight"` in a submodule. It can also be the name of a
+            weight that `torch.nn.utils` computes (`weight_norm`, `spectral_norm`, `prune` and
+            parametrisations). Then the computed weight is dropped.
         p: probability to drop an element of a weight, in steps of 2^-16.
-        mode: "inverted" scales by ``1 / (1 - p)`` in training; "classic" scales by ``1 - p`` in
+        mode: "inverted" scales by `1 / (1 - p)` in training. "classic" scales by `1 - p` in
             evaluation instead.
 
     Attributes:
-        weight_names, weight_p, weight_mode: the arguments; ``weight_p`` may be set later.
+        weight_names: the names, a tuple.
+        weight_p: the probability. It can be set at any time.
+        weight_mode: the mode.
 
     Raises:
-        ValueError: for a name that is no parameter of the module, with those that are; for a
-            parameter from which a hook computes the weight that is used, or that has no shape yet.
-        TypeError: for a module, or a submodule on the way to a weight, that is compiled by
-            TorchScript or whose ``forward`` has been replaced.
-
-    A call works on a view of the module: an object of the wrapped class with the same attributes,
-    buffers and children, but with the dropped weights, so that nothing that threads share changes
-    and several may call one module. Submodules on the way to a weight are viewed as well; their
-    forward pre-hooks get the view, all other hooks the module itself. Attributes that a forward
-    sets are given to the modules at its end. The first call warns of a parameter that forward does
-    not read: dropping it has no effect.
-
-    Equivalent: ``torch.func.functional_call(module, {name: F.dropout(weight, p, training)}, x)``.
-    It regularises recurrent weights without a change of the recurrence itself, which dropout
-    between the steps would hurt. Source: Merity, Keskar and Socher, "Regularizing and optimizing
-    LSTM language models", ICLR 2018, section 2; Wan et al., "Regularization of neural networks
-    using DropConnect", ICML 2013.
+        ValueError: if a name is not a parameter of the module (the error lists the parameters), if
+            a hook computes the used weight from this parameter, or if the parameter is
+            uninitialised and has no shape yet.
+        TypeError: if the module, or a submodule that contains a weight, is compiled by TorchScript
+            or has a replaced `forward`.
     """
 
     is_dropout = True
-    independent_rows = False  # whatever the wrapped module says
-    _watches_weights = True  # until the first call
+    independent_rows = False  # replaces the attribute of the wrapped class
+    _checks_unread = True  # until the first call
 
     def __new__(cls, module=None, *args, **kwargs):
-        return super().__new__(_dropping(module) if cls is WeightDrop else cls)
+        return super().__new__(_class_for(module) if cls is WeightDrop else cls)
 
     def __init__(self, module, weights, p=0.5, *, mode="inverted"):
-        # All of the wrapped module is shared, the dictionaries of parameters and submodules too.
-        take_over(self, module)
-        self.__dict__.pop("_compiled_call_impl", None)  # the call of the wrapped module
+        # All state is shared, including the dictionaries of parameters and submodules.
+        share_attributes(self, module)
+        self.__dict__.pop("_compiled_call_impl", None)  # compiled for the wrapped module
         if isinstance(module, nn.RNNBase):
-            note_wrapped(self, module)
+            remember_wrapped(self, module)
         self.weight_names = (weights,) if isinstance(weights, str) else tuple(weights)
         self.weight_p = check_p(self, p)
         self.weight_mode = check_mode(type(self).__name__, mode)
@@ -92,18 +102,18 @@ class WeightDrop(nn.Module):
         if is_zero(p) or not drops:
             return super().forward(*args, **kwargs)
         weights = self._dropped(p)
-        if torch.compiler.is_compiling() or not self._watches_weights:
+        if torch.compiler.is_compiling() or not self._checks_unread:
             return forward_with(self, self.wrapped_class, weights, args, kwargs)
         unread = []
         result = forward_with(self, self.wrapped_class, weights, args, kwargs, unread)
-        self._watches_weights = False
+        self._checks_unread = False
         if unread:
-            self._warn_of(unread)
+            self._warn_unread(unread)
         return result
 
     def _dropped(self, p):
-        """:class:`Weights` by the id of the module that they are of."""
-        pairs = []  # of a weight and its dropped copy
+        """Drops the weights. Returns {id of the module that has them: `Weights`}."""
+        pairs = []  # (weight, its dropped copy)
         dropped = {}
         for name in self.weight_names:
             owner, key, weight, hooks = weight_and_hooks(self, name)
@@ -116,16 +126,15 @@ class WeightDrop(nn.Module):
             own.hooks += hooks
         return dropped
 
-    def _warn_of(self, unread):
+    def _warn_unread(self, unread):
         names = []
         for name in self.weight_names:
             path, _, key = name.rpartition(".")
             if (id(self.get_submodule(path)), key) in unread:
                 names.append(repr(name))
         warnings.warn(
-            f"WeightDrop: the forward of {self.wrapped_class.__name__} has not read "
-            f"{', '.join(names)}: where it computes with something else in its place, that is not "
-            "dropped",
+            f"WeightDrop: the forward of {self.wrapped_class.__name__} did not read "
+            f"{', '.join(names)}, so dropout of these weights has no effect",
             stacklevel=2,
         )
 
@@ -136,7 +145,7 @@ class WeightDrop(nn.Module):
         return text + mode_repr(self.weight_mode)
 
     def __reduce_ex__(self, protocol):
-        # Copies and pickles know the class by the one that it is made from.
+        # The class is created at run time, so copies and pickles refer to the wrapped class.
         make, (cls,), *state = super().__reduce_ex__(max(protocol, 2))
         if make is not copyreg.__newobj__:
             raise TypeError(f"WeightDrop: {cls.__name__} cannot be copied or pickled")
@@ -144,26 +153,30 @@ class WeightDrop(nn.Module):
 
 
 @made_once
-def _dropping_class(wrapped):
-    # Tools that know torch's own layers by their module, as torch.fx does, know this one.
+def _subclass_of(wrapped):
+    # Tools such as torch.fx recognise torch's own layers by `__module__`.
     names = {"wrapped_class": wrapped, "__module__": wrapped.__module__}
     bases = (WeightDrop, FlatWeights) if issubclass(wrapped, nn.RNNBase) else (WeightDrop,)
     return type(f"WeightDrop{wrapped.__name__}", (*bases, wrapped), names)
 
 
-def _dropping(module):
-    """The class of a wrapped module."""
+def _class_for(module):
+    """Returns the class of `WeightDrop(module)`."""
     if not isinstance(module, nn.Module):
-        raise TypeError(f"WeightDrop: module is {type(module).__name__}, but expected a Module")
+        raise TypeError(
+            f"WeightDrop: module is of type {type(module).__name__}, but expected a torch.nn.Module"
+        )
     if isinstance(module, WeightDrop):
-        raise TypeError("WeightDrop: module is a WeightDrop; give it the names of all weights")
+        raise TypeError(
+            "WeightDrop: module is a WeightDrop already; pass all names to one WeightDrop"
+        )
     if "forward" in module.__dict__:
         raise TypeError(
             f"WeightDrop: the forward of this {type(module).__name__} has been replaced by another"
         )
-    return _dropping_class(type(module))
+    return _subclass_of(type(module))
 
 
 def _new(wrapped):
-    cls = _dropping_class(wrapped)
+    cls = _subclass_of(wrapped)
     return cls.__new__(cls)

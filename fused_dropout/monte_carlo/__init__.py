@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: what a trained network predicts while its dropout layers keep dropping."""
+"""Monte Carlo dropout: predictions of a trained network whose dropout layers stay active."""
 
 from fused_dropout.monte_carlo.mode import mc_mode
 from fused_dropout.monte_carlo.prediction import MCPrediction, mc_dropout

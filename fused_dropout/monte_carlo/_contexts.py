@@ -1,7 +1,8 @@
-"""Contexts in which some modules drop: any number at once, of several threads, ending in any order.
+"""Contexts in which some modules drop. They may overlap in several threads and end in any order.
 
-``training`` flags and the switch of torch's fast path are shared by the whole process. What they
-were is kept from the first context that covers them until the last one has ended.
+`training` flags and the switch of torch's fast path are shared by the whole process. Their original
+values are stored when the first context that covers them begins, and restored when the last one
+ends.
 """
 
 import threading
@@ -11,13 +12,13 @@ import torch
 
 # Reentrant, as the garbage collector can end a context while the same thread begins another.
 _LOCK = threading.RLock()
-_ACTIVE = []  # entries, in the order in which they began
-_FLAGS = {}  # id of a module that an entry covers: (the module, its flag before)
-_FAST_PATH = []  # whether torch's fast path was enabled before the first entry
+_ACTIVE = []  # entries in the order in which they began
+_FLAGS = {}  # {id of a module in an active entry: (the module, its original flag)}
+_FAST_PATH = []  # whether torch's fast path was enabled before the first entry; empty if none
 
 
 class _Entry:
-    """One stay in a context: which flag it wants for each module."""
+    """One entered context: the flag that it needs for each module."""
 
     def __init__(self, function, model, layers):
         self.function = function
@@ -40,7 +41,7 @@ class _Entry:
                 module.training = self.flags[key]
 
     def end(self):
-        """May be repeated: after an interruption, it does what is left to do."""
+        """Ends the entry. If it is interrupted, call it again to finish."""
         with _LOCK:
             if self in _ACTIVE:
                 _ACTIVE.remove(self)
@@ -74,7 +75,7 @@ class _Entry:
 
 
 class Dropping(ContextDecorator):
-    """The context that :func:`fused_dropout.mc_mode` describes; may be entered several times."""
+    """The context manager that `fused_dropout.mc_mode` returns. It can be entered several times."""
 
     entries = ()
 
@@ -83,7 +84,7 @@ class Dropping(ContextDecorator):
         self.entries = []
 
     def _recreate_cm(self):
-        return Dropping(*self.arguments)  # for each call of a function that it decorates
+        return Dropping(*self.arguments)  # a new context for each call of a decorated function
 
     def __enter__(self):
         entry = _Entry(*self.arguments)
@@ -99,7 +100,7 @@ class Dropping(ContextDecorator):
         self._leave()
 
     def __del__(self):
-        # Where not even `__exit__` has been reached, as between two of Python's instructions.
+        # An interruption before the body of the `with` statement skips `__exit__`.
         while self.entries:
             self._leave()
 

@@ -1,4 +1,4 @@
-"""Evaluation with dropout: which layers drop, and for how long."""
+"""Evaluation mode with active dropout layers."""
 
 import warnings
 
@@ -9,79 +9,89 @@ from fused_dropout.monte_carlo._contexts import Dropping
 
 
 def mc_mode(model, only=None):
-    """A context in which ``model`` is in evaluation mode, but for its dropout layers.
+    """Creates a context in which a model is in evaluation mode while its dropout layers drop.
 
-    Batch normalisation and everything else that tells training from evaluation stays in
-    evaluation. On leaving, also by an exception, every module has the ``training`` flag that it
-    had, whatever was done to it inside; only flags are set, no ``train()`` or ``eval()`` that a
-    module overrides is called.
+    Batch normalisation and all other modules that differ between training and evaluation are in
+    evaluation mode. When the context ends, also by an exception, every module gets back the
+    `training` flag that it had before. The context only sets flags. It does not call `train()` or
+    `eval()`, which a module may override.
 
-    Contexts may overlap, on one model or on several that share modules, nested or not, in one
-    thread or in many, and may end in any order. Of those that cover a module the one entered last
-    decides, and when the last of them has ended the module has the flag that it had before the
-    first. Flags belong to the model: other threads that call it meanwhile see them too.
-    :func:`mc_dropout` enters such a context for the time of its passes, so that several threads may
-    predict with one model at once. Threads that want different layers of one model to drop at one
-    time cannot be served: the second one gets a RuntimeError; give it a copy of the model.
+    These modules count as dropout layers:
 
-    Dropout layers are ``torch.nn``'s and their subclasses, this package's modules, every module
-    with a true attribute ``is_dropout`` (a class of your own that calls ``F.dropout(x, p,
-    self.training)`` should have it), and those of ``torch.nn`` that drop inside:
-    ``MultiheadAttention`` and recurrent layers with ``dropout > 0``. Dropout in evaluation is
-    skipped by torch's fast path of transformers, so that the fast path is switched off for the
-    whole process (``torch.backends.mha``) until the last context has ended.
+    - the dropout layers of `torch.nn` and their subclasses;
+    - the modules of this package;
+    - every module with an attribute `is_dropout = True`. Set it on your own classes that call
+      `F.dropout(x, p, self.training)`;
+    - `torch.nn.MultiheadAttention` and recurrent layers with `dropout > 0`.
 
-    Args:
-        model: a ``torch.nn.Module``.
-        only: which of the dropout layers shall drop: a class, a name as in
-            ``model.named_modules()`` (of a layer or of anything that contains layers), a tuple,
-            list or set of those, or a function of a layer that tells. None: all.
+    torch's fast path of transformers skips dropout in evaluation mode. It is switched off for the
+    whole process (`torch.backends.mha`) until the last context has ended.
 
-    Yields:
-        dict: the layers that drop, by name.
+    Contexts may overlap: on one model or on models that share modules, nested or not, in one thread
+    or in several. They may end in any order. The context that was entered last determines the flag
+    of a module. When the last context of a module ends, the module gets the flag that it had before
+    the first. Flags belong to the model, so other threads that call the model see them too.
 
-    Errors: ValueError if the model has no dropout layer or none is chosen, TypeError for anything
-    but a module or such an ``only``; RuntimeError on entering while another thread is in a context
-    that wants another flag for a module of this model. Warns if every layer that is to drop has
-    ``p = 0``.
+    `fused_dropout.mc_dropout` is in such a context during its passes, so several threads may
+    predict with one model at the same time. Two threads cannot have different layers of one model
+    drop at the same time: the second one gets a RuntimeError. Use a copy of the model in this case.
 
-    Equivalent, for a model of ``nn.Dropout`` alone::
+    Equivalent PyTorch code, for a model whose only dropout layers are `nn.Dropout`:
 
         model.eval()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.train()
+
+    Args:
+        model: a `torch.nn.Module`.
+        only: the dropout layers that drop: a class, a name as in `model.named_modules()` (of a
+            layer, or of a module that contains layers), a tuple, list or set of these, or a
+            function that gets a layer and returns a bool. None means all dropout layers.
+
+    Returns:
+        Dropping: a context manager and decorator. As a context manager it yields a dict of the
+            layers that drop, by name.
+
+    Raises:
+        TypeError: if `model` is not a module, or `only` is of another type.
+        ValueError: if the model has no dropout layer, or `only` selects none.
+        RuntimeError: on entering, if another thread is in a context that needs another flag for a
+            module of this model.
+
+    Warns:
+        UserWarning: if all layers that drop have `p = 0`.
     """
     return Dropping("mc_mode", model, choose_layers("mc_mode", model, only))
 
 
 def choose_layers(function, model, only):
-    """{name: layer} of the dropout layers of `model` that `only` means."""
+    """Returns {name: layer} of the dropout layers of `model` that `only` selects."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"{function}: model is of type {type(model).__name__}, but expected a torch.nn.Module"
         )
-    # A layer that several modules share is found under each name.
+    # A layer that several modules share is listed under each of its names.
     named = model.named_modules(remove_duplicate=False)
     layers = {name: module for name, module in named if is_dropout(module)}
     if not layers:
         raise ValueError(
-            f"{function}: {type(model).__name__} has no dropout layer, so nothing would be random. "
-            "Looked for torch.nn's and fused_dropout's, attention and recurrent layers with "
-            "dropout > 0, and modules with a true attribute is_dropout: give it to classes of your "
-            "own that call F.dropout(x, p, self.training)"
+            f"{function}: {type(model).__name__} has no dropout layer, but expected at least one: "
+            "a layer of torch.nn or fused_dropout, an attention or recurrent layer with "
+            "dropout > 0, or a module with an attribute is_dropout = True. Set this attribute on "
+            "your own classes that call F.dropout(x, p, self.training)"
         )
     if only is not None:
         chosen = _matching(function, only, layers)
         if not chosen:
             raise ValueError(
-                f"{function}: only={only!r} chooses none of the dropout layers, which are "
+                f"{function}: only is {only!r}, which selects none of the dropout layers "
                 + ", ".join(f"{name!r} ({type(m).__name__})" for name, m in layers.items())
             )
         layers = chosen
     if all(never_drops(layer) for layer in layers.values()):
         warnings.warn(
-            f"{function}: every dropout layer that is to drop has p = 0: all samples will be equal",
+            f"{function}: all dropout layers that drop have p = 0, so all samples are equal",
             stacklevel=3,
         )
     return layers

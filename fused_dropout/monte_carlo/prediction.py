@@ -1,4 +1,4 @@
-"""Samples of a network that drops, and their statistics."""
+"""Samples of a network with active dropout layers, and their statistics."""
 
 import operator
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ OUTPUTS = ("logits", "probs", "regression")
 
 @dataclass(frozen=True, eq=False)
 class MCPrediction:
-    """What :func:`mc_dropout` returns: statistics over its samples.
+    """The result of `fused_dropout.mc_dropout`: statistics over the samples.
 
     Attributes:
-        mean: of the model's output; of the class probabilities where it classifies.
-        variance: of the same, elementwise: the population variance, divided by the number of
-            samples.
-        entropy: predictive entropy, that of ``mean``, in nats; without the dimension of the
-            classes. None for regression.
-        mutual_information: between the class and the dropped network, in nats: the entropy of the
-            mean minus the mean of the entropies, never negative. None for regression.
-        samples: all of them, of shape (samples, *mean.shape), if they were to be kept.
+        mean: mean of the class probabilities, or of the model's output in regression.
+        variance: elementwise variance of the same. The sum of squared deviations is divided by the
+            number of samples.
+        entropy: predictive entropy in nats: the entropy of `mean` along the class dimension. None
+            for regression.
+        mutual_information: mutual information between the class and the mask, in nats: the entropy
+            of the mean minus the mean of the entropies. Never negative. None for regression.
+        samples: all samples, of shape `(samples, *mean.shape)`, or None unless `keep_samples`.
     """
 
     mean: torch.Tensor
@@ -46,38 +46,11 @@ def mc_dropout(
     keep_samples=False,
     grad=False,
 ):
-    """Runs a trained model several times with its dropout layers dropping, for its uncertainty.
+    """Estimates the uncertainty of a trained model from several passes with active dropout layers.
 
-    Args:
-        model: a ``torch.nn.Module`` that returns one floating-point tensor. Its mode does not
-            matter, and does not change: see :func:`mc_mode`.
-        x: the input; a tuple is several. The model may change it in place.
-        samples: number of samples T.
-        output: what the model returns: "logits" (a softmax along ``class_dim`` follows), "probs"
-            (probabilities that add up to 1 along it), or "regression" (anything else).
-        only: which dropout layers shall drop, as in :func:`mc_mode`.
-        samples_per_pass: how many samples one forward pass computes, by repeating the batch: the
-            memory of so many batches for fewer, larger passes. The same in distribution if every
-            mask belongs to a row, as those of elementwise dropout and of dropped channels do, and
-            if rows do not see each other: dimension 0 of every input and of the output has to be
-            the batch. Masks that a batch shares (of weights, of words, of stochastic depth per
-            batch) would be shared by the samples; where a layer is not known to have masks per
-            row, more than 1 is an error.
-        class_dim: the dimension of the output that the classes lie along; not used for regression.
-        keep_samples: whether to return all samples, too, and not statistics alone.
-        grad: whether the result has an autograd graph, of all passes.
+    Layers draw from the default generators, so `torch.manual_seed` makes the result reproducible.
 
-    Returns:
-        MCPrediction: in the output's dtype, float32 at least. Sums are in float64 where the device
-        has it. For regression the variance is that of the dropped networks alone: the noise of
-        the data, such as a constant that was fitted, is to be added (Gal, Ghahramani, section 4).
-
-    Errors: TypeError or ValueError for a wrong argument, before the model runs; these and
-    IndexError for an output that is not as described.
-
-    Seeds: layers draw from the default generators, so ``torch.manual_seed`` reproduces everything.
-
-    Equivalent, for logits::
+    Equivalent PyTorch code, for logits:
 
         with torch.no_grad(), fd.mc_mode(model):
             p = torch.stack([model(x).softmax(-1) for _ in range(samples)])
@@ -85,8 +58,42 @@ def mc_dropout(
         entropy = torch.special.entr(mean).sum(-1)
         mutual_information = entropy - torch.special.entr(p).sum(-1).mean(0)
 
-    Sources: Gal, Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; mutual information:
-    Houlsby et al., "Bayesian active learning for classification and preference learning", 2011.
+    Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016. Mutual
+    information: Houlsby, Huszár, Ghahramani and Lengyel, "Bayesian active learning for
+    classification and preference learning", 2011.
+
+    Args:
+        model: a `torch.nn.Module` that returns one floating-point tensor. It may be in training or
+            evaluation mode, and its mode does not change: see `fused_dropout.mc_mode`.
+        x: the input, or a tuple of inputs. The model gets copies, so it may work in place.
+        samples: number of samples.
+        output: the kind of output: "logits" (the softmax along `class_dim` is applied), "probs"
+            (probabilities, whose sum along `class_dim` is 1) or "regression" (anything else).
+        only: the dropout layers that drop, as in `fused_dropout.mc_mode`.
+        samples_per_pass: number of samples that one forward pass computes. The batch is repeated
+            so many times, which needs more memory for fewer, larger passes. Dimension 0 of every
+            input and of the output must be the batch, and rows must not depend on each other. The
+            distribution of the result does not change if every mask belongs to a row, as in dropout
+            of elements and of channels. A mask of the whole batch (of weights, of words, of
+            stochastic depth per batch) would be shared by the samples. A value above 1 is an error
+            if a layer is not known to have masks for each row.
+        class_dim: dimension of the classes in the output. Not used for regression.
+        keep_samples: whether the result contains all samples.
+        grad: whether the result has an autograd graph of all passes.
+
+    Returns:
+        MCPrediction: the statistics, in the dtype of the output, at least float32. Sums are
+            computed in float64 if the device supports it. For regression, the variance is only that
+            of the masks. Add the noise of the data, such as a fitted constant (Gal and Ghahramani,
+            section 4).
+
+    Raises:
+        TypeError: if an argument has a wrong type, or the model does not return a floating-point
+            tensor.
+        ValueError: if an argument has a wrong value, or the output does not fit to `output` and
+            `samples_per_pass`. Errors that do not depend on the output are raised before the model
+            runs.
+        IndexError: if the output has no dimension `class_dim`.
     """
     layers = choose_layers("mc_dropout", model, only)
     samples = _positive("samples", samples)
@@ -112,7 +119,7 @@ def mc_dropout(
             if output != "regression":
                 dim = _class_dim(y, class_dim)
                 wide = _probabilities(wide, y.dtype, output, dim)
-            # From now on the samples lie along a dimension of their own, the first.
+            # Adds a dimension 0 of samples.
             wide = wide.unsqueeze(0) if rows is None else wide.unflatten(0, (count, rows))
             moments.add(wide)
             if output != "regression":
@@ -127,7 +134,7 @@ def mc_dropout(
     if output != "regression":
         entropy = _entropy(moments.mean, dim)
         uncertainty["entropy"] = result(entropy)
-        # Rounding alone can take it below zero.
+        # Rounding errors can make it negative.
         uncertainty["mutual_information"] = result((entropy - entropies.mean).clamp(min=0))
     return MCPrediction(
         result(moments.mean),
@@ -138,9 +145,9 @@ def mc_dropout(
 
 
 class _Moments:
-    """Mean and sum of squared deviations of samples that come a few at a time (Chan et al. 1979).
+    """Mean and sum of squared deviations, updated with a few samples at a time (Chan et al. 1979).
 
-    Equal samples have exactly their mean and a sum of exactly zero.
+    For equal samples, the mean is exactly the sample and the sum is exactly zero.
     """
 
     def __init__(self):
@@ -162,16 +169,16 @@ def _entropy(probabilities, dim):
 
 
 def _probabilities(y, dtype, output, dim):
-    """In the precision of ``y``; those of logits by way of their logarithms, never overflowing."""
+    """Returns the probabilities in the precision of `y`. The softmax of logits cannot overflow."""
     if output == "logits":
         return y.log_softmax(dim).exp()
     total = y.sum(dim, keepdim=True)
-    # NaN is the model's affair.
+    # These comparisons are false for NaN, which passes through to the result.
     if (y < 0).any() or ((total - 1).abs() > torch.finfo(dtype).eps ** 0.5).any():
         raise ValueError(
-            "mc_dropout: output is 'probs', but what the model returned is not: the values are "
-            f"between {y.min().item():.4g} and {y.max().item():.4g}, their sums along class_dim "
-            f"between {total.min().item():.4g} and {total.max().item():.4g}"
+            "mc_dropout: output is 'probs', but the model did not return probabilities: the values "
+            f"are between {y.min().item():.4g} and {y.max().item():.4g}, their sums along "
+            f"class_dim between {total.min().item():.4g} and {total.max().item():.4g}"
         )
     return y / total
 
@@ -196,25 +203,25 @@ def _positive(name, value):
 
 
 def _check_samples_are_independent(model, layers):
-    """Refuses to put several samples into a batch where they might share a mask."""
+    """Raises an error if several samples in one batch might share a mask."""
     for name, layer in layers.items():
         if not has_independent_rows(layer):
             raise ValueError(
                 f"mc_dropout: samples_per_pass is more than 1, but {name!r} "
                 f"({type(layer).__name__}) is not known to have a mask for each row of a batch "
-                "(attribute independent_rows), so that the samples of a pass might share one"
+                "(attribute independent_rows), so the samples of a pass might share a mask"
             )
     for name, module in model.named_modules():
         if getattr(module, "batch_first", None) is False:
             raise ValueError(
                 f"mc_dropout: samples_per_pass is more than 1, but {name!r} "
-                f"({type(module).__name__}) has batch_first=False, so that dimension 0 of its "
+                f"({type(module).__name__}) has batch_first=False, so dimension 0 of its "
                 "input is not the batch"
             )
 
 
 def _rows(inputs):
-    """The size of the batch, which has to be the same for all tensors."""
+    """Returns the size of the batch, which must be the same for all tensors."""
     sizes = {value.shape[:1] for value in inputs if isinstance(value, torch.Tensor)}
     if len(sizes) != 1 or sizes == {torch.Size()}:
         raise ValueError(
@@ -226,7 +233,7 @@ def _rows(inputs):
 
 
 def _copies(value, count):
-    """Memory of its own also for a single copy: the first layer may work in place."""
+    """Repeats a tensor along dimension 0. Always a copy, as the first layer may work in place."""
     if not isinstance(value, torch.Tensor):
         return value
     return value.clone() if count == 1 else torch.cat([value] * count)
@@ -237,12 +244,13 @@ def _check_output(y, count, rows):
         what = f"{y.dtype} tensor" if isinstance(y, torch.Tensor) else type(y).__name__
         raise TypeError(
             f"mc_dropout: the model returned a {what}, but expected a floating-point tensor; wrap "
-            "a model that returns something else in a module that returns the tensor wanted"
+            "the model in a module that returns one"
         )
     if rows is not None and y.shape[:1] != (count * rows,):
         raise ValueError(
-            f"mc_dropout: samples_per_pass is more than 1, but from {count} times {rows} rows "
-            f"the model made an output of shape {tuple(y.shape)}: dimension 0 is not the batch"
+            f"mc_dropout: samples_per_pass is more than 1, and the model returned a tensor of "
+            f"shape {tuple(y.shape)} for {count} times {rows} rows, but expected {count * rows} "
+            "rows along dimension 0"
         )
 
 
@@ -254,7 +262,8 @@ def _class_dim(y, class_dim):
     if y.shape[class_dim] < 2:
         raise ValueError(
             f"mc_dropout: the output has shape {tuple(y.shape)}, so {y.shape[class_dim]} classes "
-            f"along class_dim={class_dim}, but expected at least 2. For regression say "
-            "output='regression'; a single logit z of two classes is torch.cat([-z, z], -1) / 2"
+            f"along class_dim={class_dim}, but expected at least 2. For regression pass "
+            "output='regression'. For two classes and a single logit z, let the model return "
+            "torch.cat([-z, z], -1) / 2"
         )
     return class_dim % y.dim()

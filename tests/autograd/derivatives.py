@@ -6,10 +6,10 @@ of it says what every derivative has to be.
 
 import pytest
 import torch
-from module_helpers import fixed_state
 
 import fused_dropout.functional as FF
 from fused_dropout import reference
+from tests.module_helpers import fixed_state
 
 STATE = fixed_state()
 every_activation = pytest.mark.parametrize("activation", FF.ACTIVATIONS)

@@ -5,11 +5,11 @@ Most of them run on the backend `aot_eager`, which traces as Inductor does and g
 
 import pytest
 import torch
-from module_helpers import fixed_state
 from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
+from tests.module_helpers import fixed_state
 
 STATE = fixed_state()
 every_quick_backend = pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -199,7 +199,7 @@ void run_drop_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t i
   }
   args.geometry.inner = inner;
   args.geometry.run = run;
-  args.geometry.copy_stride = args.geometry.places() * run;
+  args.geometry.copy_stride = args.geometry.decisions() * run;
   args.geometry.volume_stride = copies * args.geometry.copy_stride;
   args.geometry.keep_count = 65000;
   args.random.seed = 42;
@@ -213,31 +213,39 @@ void run_drop_block(int64_t volumes, const std::vector<int64_t>& axes, int64_t i
   launch_drop_block_apply(args, storage, nullptr);
 }
 
-void run_noise(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
+template <class Functor>
+void run_functor(int64_t rows, int64_t width, Storage storage, int shift, bool strided) {
   const size_t size = size_of(storage), wide_size = storage == Storage::kFloat64 ? 8 : 4;
   const int64_t numel = rows * width;
-  const Input x(numel, size, shift), z(numel, size, shift), dy(numel, size, shift);
-  const Input logit(1, wide_size, 0);
-  const Output y(numel, size, shift), dx(numel, size, shift), dz(numel, size, shift);
-  const Output dlogit(1, wide_size, 0);
+  const Input x(numel, size, shift), y(numel, size, shift), z(numel, size, shift);
+  const Output dx(numel, size, shift), dz(numel, size, shift);
+  const Input scalar(1, wide_size, 0);
+  const Output sum(1, wide_size, 0);
   const Layout layout = flat_layout(numel);
   const Output partials(partial_rows(layout) * layout.period, wide_size, 0);
-  const MaskIndexing mask = mask_for(rows, width, strided);
 
-  launch_gaussian({x.data(), y.data(), layout, {}, mask, 1.5}, storage, nullptr);
-  launch_concrete_forward({x.data(), logit.data(), y.data(), layout, {}, mask, 10.0}, storage,
-                          nullptr);
-  launch_concrete_backward(
-      {dy.data(), x.data(), logit.data(), dx.data(), partials.data(), layout, {}, mask, 10.0},
-      storage, nullptr);
-  launch_column_sums(flat_sums(partials.data(), layout, dlogit.data()),
-                     storage == Storage::kFloat64,
-                     storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
-  const StandoutArgs units{x.data(), z.data(), y.data(), layout, {}, mask, 1.0, 0.5};
-  launch_standout(units, storage, true, nullptr);
-  launch_standout(units, storage, false, nullptr);
-  launch_standout_backward({dy.data(), x.data(), z.data(), dx.data(), dz.data(), layout, 1.0, 0.5},
-                           storage, nullptr);
+  static_assert(kMaxNoiseInputs == 3 && kMaxNoiseOutputs == 2);
+  const Input* inputs[] = {&x, &y, &z};
+  const Output* outputs[] = {&dx, &dz};
+  NoiseArgs args;
+  for (int i = 0; i < Functor::kInputs; ++i) args.inputs[i] = inputs[i]->data();
+  for (int i = 0; i < Functor::kOutputs; ++i) args.outputs[i] = outputs[i]->data();
+  for (Number& constant : args.constants) constant = 1.5;
+  args.scalar = scalar.data();
+  args.layout = layout;
+  args.mask = mask_for(rows, width, strided);
+  if (Functor::kSum) args.partials = partials.data();
+  launch_noise(kNoiseIndex<Functor>, args, storage, nullptr);
+  if (Functor::kSum) {
+    launch_column_sums(flat_sums(partials.data(), layout, sum.data()), storage == Storage::kFloat64,
+                       storage == Storage::kFloat64 ? storage : Storage::kFloat32, nullptr);
+  }
+}
+
+template <class... Functors>
+void run_noise(NoiseList<Functors...>, int64_t rows, int64_t width, Storage storage, int shift,
+               bool strided) {
+  (run_functor<Functors>(rows, width, storage, shift, strided), ...);
 }
 
 using Call = std::function<void()>;
@@ -278,7 +286,7 @@ void add_rows(std::vector<Call>& calls) {
           const NormTypes types{type, wide, wide && shift > 0};
           calls.push_back([=] { run_gated(rows, width, type, activation, shift, strided); });
           calls.push_back([=] { run_norm(rows, width, types, activation, shift, strided); });
-          calls.push_back([=] { run_noise(rows, width, type, shift, strided); });
+          calls.push_back([=] { run_noise(NoiseFunctors(), rows, width, type, shift, strided); });
         }
       }
     }

@@ -1,6 +1,7 @@
 """Runs the CUDA kernels on the CPU: g++ compiles csrc/cuda with shim.h to a library."""
 
 import ctypes
+import fcntl
 import functools
 import math
 import subprocess
@@ -40,8 +41,11 @@ def build(target, entry, flags=()):
         objects.append(f"{source.name}.o")
         lines.append(f"build {objects[-1]}: compile {source}")
     lines.append(f"build {target}: link {' '.join(objects)}")
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
+    # One process at a time: the others find it built.
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(["ninja", "-C", folder, target], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return folder / target
@@ -120,14 +124,14 @@ class Kernels:
             bias_wide=bias is not None and bias.dtype != x.dtype, **options,
         )  # fmt: skip
 
-    def forward(self, residual=None, y=None, state=None):
+    def forward(self, residual=None, y=None):
         wide = residual is not None and residual.dtype != self.x.dtype
         self.call.wide = wide
         if y is None:
             y = torch.empty_like(self.x, dtype=residual.dtype if wide else None)
         library().shim_forward(
             ctypes.byref(self.call), _pointer(self.x), _pointer(self.bias), _pointer(residual),
-            _pointer(y), _pointer(state),
+            _pointer(y),
         )  # fmt: skip
         return y
 
@@ -316,6 +320,17 @@ class DropBlockKernels:
         return y
 
 
+class NoiseCall(ctypes.Structure):
+    """`NoiseCall` of shim_api.cpp."""
+
+    _fields_ = [
+        ("inputs", ctypes.c_void_p * 3),
+        ("outputs", ctypes.c_void_p * 2),
+        ("constants", ctypes.c_double * 4),
+        *((name, ctypes.c_void_p) for name in ("scalar", "partials", "sum")),
+    ]
+
+
 class NoiseKernels:
     """One call's noise kernels: those of Gaussian and Concrete dropout, and of Standout."""
 
@@ -323,50 +338,45 @@ class NoiseKernels:
         self.x = x
         self.call = _call(x.numel(), x.dtype, p=0.5, **options)
 
-    def gaussian(self, p, state=None):
-        y = torch.empty_like(self.x)
-        sigma = ctypes.c_double((p / (1 - p)) ** 0.5)
-        library().shim_gaussian(
-            ctypes.byref(self.call), sigma, _pointer(self.x), _pointer(y), _pointer(state)
-        )
-        return y
+    def run(self, functor, inputs, constants, wanted=(True,), scalar=None, need_sum=False):
+        """The outputs, None where not wanted, and the sum of a functor that has one."""
+        outputs = [torch.empty_like(self.x) if one else None for one in wanted]
+        partials = total = None
+        if scalar is not None:
+            scalar = scalar.to(_arithmetic(self.x.dtype))
+        if need_sum:
+            count = _returning("shim_partials")(ctypes.byref(self.call))
+            partials, total = _unwritten(count, self.x.dtype), _unwritten(1, self.x.dtype)[0]
+        noise = NoiseCall(
+            constants=tuple(constants), scalar=_pointer(scalar), partials=_pointer(partials),
+            sum=_pointer(total),
+        )  # fmt: skip
+        for field, tensors in ((noise.inputs, inputs), (noise.outputs, outputs)):
+            for i, tensor in enumerate(tensors):
+                field[i] = _pointer(tensor).value
+        library().shim_noise(ctypes.byref(self.call), functor.encode(), ctypes.byref(noise))
+        return (*outputs, total) if need_sum else tuple(outputs)
+
+    def gaussian(self, p):
+        sigma = (p / (1 - p)) ** 0.5
+        return self.run("Gaussian", [self.x], [sigma])[0]
 
     def concrete(self, logit, temperature):
-        y, logit = torch.empty_like(self.x), logit.to(_arithmetic(self.x.dtype))
-        library().shim_concrete_forward(
-            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(self.x),
-            _pointer(logit), _pointer(y),
-        )  # fmt: skip
-        return y
+        return self.run("ConcreteForward", [self.x], [0, 1 / temperature], scalar=logit)[0]
 
     def concrete_backward(self, dy, logit, temperature, need_dx=True, need_dlogit=True):
-        dx = torch.empty_like(self.x) if need_dx else None
-        logit, dlogit, partials = logit.to(_arithmetic(self.x.dtype)), None, None
-        if need_dlogit:
-            count = _returning("shim_partials")(ctypes.byref(self.call))
-            partials, dlogit = _unwritten(count, self.x.dtype), torch.empty_like(logit)
-        library().shim_concrete_backward(
-            ctypes.byref(self.call), ctypes.c_double(temperature), _pointer(dy), _pointer(self.x),
-            _pointer(logit), _pointer(dx), _pointer(partials), _pointer(dlogit),
-        )  # fmt: skip
-        return dx, dlogit
+        found = self.run(
+            "ConcreteBackward", [dy, self.x], [0, 1 / temperature], [need_dx], logit, need_dlogit
+        )
+        return found if need_dlogit else (*found, None)
 
     def standout(self, z, alpha, beta, training=True):
-        y = torch.empty_like(self.x)
-        library().shim_standout(
-            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), training,
-            _pointer(self.x), _pointer(z), _pointer(y),
-        )  # fmt: skip
-        return y
+        functor = "Standout" if training else "StandoutMean"
+        return self.run(functor, [self.x, z], [alpha, beta])[0]
 
     def standout_backward(self, dy, z, alpha, beta, wanted=(True, True)):
-        """Of evaluation."""
-        dx, dz = (torch.empty_like(self.x) if one else None for one in wanted)
-        library().shim_standout_backward(
-            ctypes.byref(self.call), ctypes.c_double(alpha), ctypes.c_double(beta), _pointer(dy),
-            _pointer(self.x), _pointer(z), _pointer(dx), _pointer(dz),
-        )  # fmt: skip
-        return dx, dz
+        """In evaluation."""
+        return self.run("StandoutMeanBackward", [dy, self.x, z], [alpha, beta], wanted)
 
 
 def set_shared(size):

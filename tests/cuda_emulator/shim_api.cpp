@@ -1,5 +1,6 @@
 // The functions that shim.py calls: launches of the kernels that g++ compiles with shim.h.
 #include <cstdlib>
+#include <cstring>
 
 #include "cuda/device/column_loop.cuh"
 #include "cuda/device/row_group.cuh"
@@ -129,24 +130,41 @@ static DropBlockArgs drop_block_args(const DropBlockCall& call) {
   return args;
 }
 
-template <class Args>
-static void set_noise(const Call& call, const void* x, Args& args) {
-  args.x = x;
-  args.layout = flat_layout(call.numel);
-  args.random = random_of(call);
-  args.mask = mask_of(call);
+// What the noise kernels take beside a Call. Tensors that a functor does not have, or that are not
+// wanted, are null. `scalar` and `sum` are of arithmetic type; `partials` has shim_partials
+// numbers.
+struct NoiseCall {
+  const void* inputs[kMaxNoiseInputs];
+  void* outputs[kMaxNoiseOutputs];
+  double constants[kMaxNoiseConstants];
+  const void* scalar;
+  void *partials, *sum;
+};
+
+template <class... Functors>
+static int noise_index(NoiseList<Functors...>, const char* name) {
+  const char* names[] = {Functors::kName...};
+  for (int i = 0; i < NoiseFunctors::kCount; ++i) {
+    if (std::strcmp(names[i], name) == 0) return i;
+  }
+  std::abort();
 }
 
 extern "C" {
 
-void shim_forward(const Call* call, const void* x, const void* bias, const void* residual, void* y,
-                  int64_t* written_state) {
+void shim_state(const int64_t* drawn, uint64_t added_offset, int64_t* rng_state) {
+  RandomState random = RandomState::at(drawn, 1);
+  random.added_offset = added_offset;
+  launch_state(random, rng_state, nullptr);
+}
+
+void shim_forward(const Call* call, const void* x, const void* bias, const void* residual,
+                  void* y) {
   PointwiseForwardArgs args{x,          residual,       y, {}, {}, {}, {}, call->scale, call->shift,
                             call->fill, call->parameter};
   args.bias = {bias, call->bias_wide != 0};
   args.layout = layout_for(call->numel, call->channels, call->inner);
   args.random = random_of(*call);
-  args.random.written_to = written_state;
   args.mask = mask_of(*call);
   launch_pointwise_forward(args, static_cast<Storage>(call->storage), call->wide, call->activation,
                            nullptr);
@@ -329,57 +347,22 @@ void shim_mask(const Call* call, bool* kept) {
   launch_mask(mask_of(*call), random_of(*call), call->numel, kept, nullptr);
 }
 
-void shim_gaussian(const Call* call, double sigma, const void* x, void* y, int64_t* written_state) {
-  GaussianArgs args;
-  set_noise(*call, x, args);
-  args.random.written_to = written_state;
-  args.y = y;
-  args.sigma = sigma;
-  launch_gaussian(args, static_cast<Storage>(call->storage), nullptr);
-}
-
-// `logit` is of arithmetic type, and so is `dlogit`; `partials` has shim_partials.
-void shim_concrete_forward(const Call* call, double temperature, const void* x, const void* logit,
-                           void* y) {
-  ConcreteForwardArgs args;
-  set_noise(*call, x, args);
-  args.logit = logit;
-  args.y = y;
-  args.inverse_temperature = 1 / temperature;
-  launch_concrete_forward(args, static_cast<Storage>(call->storage), nullptr);
-}
-
-void shim_concrete_backward(const Call* call, double temperature, const void* dy, const void* x,
-                            const void* logit, void* dx, void* partials, void* dlogit) {
-  ConcreteBackwardArgs args;
-  set_noise(*call, x, args);
-  args.dy = dy;
-  args.logit = logit;
-  args.dx = dx;
-  args.partials = partials;
-  args.inverse_temperature = 1 / temperature;
+// `functor`: its kName.
+void shim_noise(const Call* call, const char* functor, const NoiseCall* noise) {
+  NoiseArgs args;
+  for (int i = 0; i < kMaxNoiseInputs; ++i) args.inputs[i] = noise->inputs[i];
+  for (int i = 0; i < kMaxNoiseOutputs; ++i) args.outputs[i] = noise->outputs[i];
+  for (int i = 0; i < kMaxNoiseConstants; ++i) args.constants[i] = noise->constants[i];
+  args.scalar = noise->scalar;
+  args.partials = noise->partials;
+  args.layout = flat_layout(call->numel);
+  args.random = random_of(*call);
+  args.mask = mask_of(*call);
   const auto storage = static_cast<Storage>(call->storage);
-  launch_concrete_backward(args, storage, nullptr);
-  if (!dlogit) return;
+  launch_noise(noise_index(NoiseFunctors(), functor), args, storage, nullptr);
+  if (!noise->sum) return;
   const Storage arithmetic = storage == Storage::kFloat64 ? storage : Storage::kFloat32;
-  launch_column_sums(flat_sums(partials, args.layout, dlogit), storage == Storage::kFloat64,
-                     arithmetic, nullptr);
-}
-
-void shim_standout(const Call* call, double alpha, double beta, bool training, const void* x,
-                   const void* z, void* y) {
-  StandoutArgs args;
-  set_noise(*call, x, args);
-  args.z = z;
-  args.y = y;
-  args.alpha = alpha;
-  args.beta = beta;
-  launch_standout(args, static_cast<Storage>(call->storage), training, nullptr);
-}
-
-void shim_standout_backward(const Call* call, double alpha, double beta, const void* dy,
-                            const void* x, const void* z, void* dx, void* dz) {
-  const StandoutBackwardArgs args{dy, x, z, dx, dz, flat_layout(call->numel), alpha, beta};
-  launch_standout_backward(args, static_cast<Storage>(call->storage), nullptr);
+  launch_column_sums(flat_sums(args.partials, args.layout, noise->sum),
+                     storage == Storage::kFloat64, arithmetic, nullptr);
 }
 }

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from module_helpers import drawing_nothing
 
 import fused_dropout.functional as FF
+from tests.module_helpers import drawing_nothing
 
 X = torch.randn(4, 6)
 

@@ -1,4 +1,4 @@
-"""What the tests of fused models share."""
+"""Models and assertions that the tests of fused models share."""
 
 import copy
 
@@ -24,7 +24,7 @@ def decoder_layer(**options):
 
 
 class Net(nn.Module):
-    """Every pattern of torch.nn's layers, one inside of another."""
+    """A model with modules for several patterns of torch.nn, some nested."""
 
     def __init__(self, p=0.1):
         super().__init__()
@@ -66,7 +66,7 @@ class _Names(TorchDispatchMode):
 
 
 def called(function):
-    """Names of this package's operators that a function calls."""
+    """The names of this package's operators that a function calls."""
     with _Names() as mode:
         function()
     return {name for name in mode.names if name.startswith("fused_dropout::")}
@@ -77,8 +77,8 @@ def uses_kernels(model, *inputs):
 
 
 def assert_as_torch(unfused, fused, *inputs):
-    """The library's own forward runs, with the library's masks."""
+    """The original forward runs: no fused kernel is called, and the masks are those of torch."""
     outputs = [seeded(unfused, *inputs)]
-    # In one call, as some parametrisations change at each.
+    # One call of each model, because some parametrisations change their weight at each call.
     assert not called(lambda: outputs.append(seeded(fused, *inputs)))
     assert torch.equal(*outputs)

@@ -1,4 +1,4 @@
-"""What two processes check together; `test_fusion_distributed.py` starts them, once for all."""
+"""Checks that run in two processes. `test_fusion_distributed.py` starts the processes once."""
 
 import copy
 import datetime
@@ -7,66 +7,66 @@ import traceback
 
 import torch
 import torch.distributed as dist
-from fusing import Net, called, classes, mlp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
+from tests.fusion.fusing import Net, called, classes, mlp
 
 RANKS = 2
 X = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))
 
 
 def net(p):
-    """The same on every rank."""
+    """A fused model, the same on every rank."""
     torch.manual_seed(0)
     model = Net(p)
     fd.fuse(model)
     return model
 
 
-def mine(x):
+def own_chunk(x):
     return x.chunk(RANKS)[dist.get_rank()]
 
 
-def of_all(x):
+def gather(x):
     parts = [torch.empty_like(x) for _ in range(RANKS)]
     dist.all_gather(parts, x.detach().contiguous())
     return parts
 
 
-def whole(tensor):
+def full(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def assert_same_training(parallel, steps=2):
-    """Two steps of halves of a batch, against two of all of it in an unfused copy."""
+    """Two steps on half a batch per rank, against an unfused model on the full batch."""
     torch.manual_seed(0)
-    alone = Net(0.0)
-    optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (parallel, alone)]
+    single = Net(0.0)
+    optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (parallel, single)]
     for step in range(steps):
         x = X + step
         for optimizer in optimizers:
             optimizer.zero_grad()
-        y, wanted = parallel(mine(x)), alone(x)
-        torch.testing.assert_close(y, mine(wanted), rtol=1e-4, atol=1e-5)
+        y, wanted = parallel(own_chunk(x)), single(x)
+        torch.testing.assert_close(y, own_chunk(wanted), rtol=1e-4, atol=1e-5)
         y.square().mean().backward()
         wanted.square().mean().backward()
-        for p, other in zip(parallel.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(whole(p.grad), other.grad, rtol=1e-4, atol=1e-5)
+        for p, other in zip(parallel.parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(full(p.grad), other.grad, rtol=1e-4, atol=1e-5)
         for optimizer in optimizers:
             optimizer.step()
-    for p, other in zip(parallel.parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(whole(p), other, rtol=1e-4, atol=1e-5)
+    for p, other in zip(parallel.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(full(p), other, rtol=1e-4, atol=1e-5)
 
 
 def assert_masks(model):
-    """Inputs and parameters are equal, so that it is the masks that make a difference."""
+    """Inputs and parameters are equal on all ranks, so only different masks change the output."""
     for same in (True, False):
         torch.manual_seed(7 if same else 7 + dist.get_rank())
-        one, other = of_all(model(X))
+        one, other = gather(model(X))
         assert torch.equal(one, other) == same
 
 
@@ -83,10 +83,10 @@ def check_data_parallel_with_bucket_views():
 def check_data_parallel_masks():
     model = DistributedDataParallel(net(0.5))
     assert_masks(model)
-    # Each rank has masks of its own, and the gradients are those of all ranks.
+    # The ranks have different masks, and the gradients are averaged over the ranks.
     model(X).sum().backward()
     for p in model.parameters():
-        one, other = of_all(p.grad)
+        one, other = gather(p.grad)
         assert torch.equal(one, other) and p.grad.isfinite().all()
 
 
@@ -101,14 +101,14 @@ def check_data_parallel_fused_afterwards():
 
 
 def check_masks_from_a_state():
-    """A state drawn on one rank and sent to the others."""
+    """A state that one rank draws and sends to the others gives all ranks the same masks."""
     torch.manual_seed(dist.get_rank())
     state = fd.new_rng_state()
     own = FF.dropout(X, 0.5, rng_state=state)
-    one, other = of_all(own)
+    one, other = gather(own)
     assert not torch.equal(one, other)
     dist.broadcast(state, 0)
-    one, other = of_all(FF.dropout(X, 0.5, rng_state=state))
+    one, other = gather(FF.dropout(X, 0.5, rng_state=state))
     assert torch.equal(one, other)
 
 
@@ -121,7 +121,7 @@ def sharded(p):
 
 def check_sharded():
     model = sharded(0.0)
-    names = called(lambda: model(mine(X)))
+    names = called(lambda: model(own_chunk(X)))
     assert {"fused_dropout::dropout_add_norm", "fused_dropout::bias_act_dropout"} <= names
     model = sharded(0.0)
     assert list(model.state_dict()) == list(Net().state_dict())
@@ -133,14 +133,14 @@ def check_sharded_masks():
 
 
 def check_sharded_layers_inside():
-    """A linear layer that is sharded by itself is called, as it gathers its weight when called."""
+    """A linear layer that is sharded by itself is called, because the call gathers its weight."""
     torch.manual_seed(0)
     model = mlp(0.0)
-    wanted = copy.deepcopy(model)(mine(X))
+    wanted = copy.deepcopy(model)(own_chunk(X))
     fd.fuse(model)
     for layer in (model[0], model[3]):
         fully_shard(layer)
-    torch.testing.assert_close(model(mine(X)), wanted)
+    torch.testing.assert_close(model(own_chunk(X)), wanted)
 
 
 def check_sharded_models_are_not_fused_afterwards():
@@ -148,19 +148,19 @@ def check_sharded_models_are_not_fused_afterwards():
     model = Net()
     for layer in model.encoder:
         fully_shard(layer)
-    report = fd.fuse(fully_shard(model), "transformer")
-    assert [place.name for place in report.left] == ["encoder.0", "encoder.1"]
-    assert all("distributed" in place.text for place in report.left)
+    report = fd.fuse(fully_shard(model), "torch.nn")
+    assert [place.name for place in report.skipped] == ["encoder.0", "encoder.1"]
+    assert all("DTensor" in place.text for place in report.skipped)
 
 
-def check_unfuse_says_that_the_class_changed():
+def check_unfuse_reports_a_changed_class():
     model = sharded(0.1)
     before = classes(model)
-    assert {place.text for place in fd.fuse(model, strict=True).places} == {"is fused already"}
+    assert {place.text for place in fd.fuse(model, strict=True).places} == {"is already fused"}
     try:
         fd.unfuse(model)
     except RuntimeError as error:
-        assert "the class of encoder.0 was changed since it was fused" in str(error)
+        assert "the class of encoder.0 was changed after fuse" in str(error)
     else:
         raise AssertionError("nothing was raised")
     assert classes(model) == before

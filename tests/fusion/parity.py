@@ -1,10 +1,10 @@
-"""Holds a fused model to what the model was before.
+"""Compares a fused model with the unfused model, with the same dropout masks.
 
-The comparison with dropout needs no tolerance for chance: :class:`ExplicitMasks` runs the unfused
-model with the masks that the contract gives for the states that are drawn, in the order in which
-they are drawn. A fused model that starts from the same seed has to give the same outputs and, as
-autograd differentiates the explicit masks, the same gradients: so its masks are the contract's, in
-forward and in backward.
+:class:`ExplicitMasks` runs the unfused model with the masks of the random-number contract, for the
+states that are drawn, in the order in which they are drawn. A fused model that starts from the same
+seed has to give the same outputs. It also has to give the same gradients, because autograd
+differentiates the explicit masks. This shows that the fused model applies the masks of the contract
+in forward and in backward. No tolerance for randomness is needed.
 """
 
 import copy
@@ -20,8 +20,8 @@ from torch import nn
 import fused_dropout as fd
 import fused_dropout.functional as FF
 
-# Other packages' functions of stochastic depth, where their layers look them up, and how one asks
-# for the same of :meth:`ExplicitMasks.dropout`.
+# Stochastic depth functions of other libraries: {(module, name): function that takes
+# :meth:`ExplicitMasks.dropout` and returns the replacement}.
 DROP_PATHS = {
     ("timm.layers.drop", "drop_path"): lambda drop: (
         lambda x, drop_prob=0.0, training=False, scale_by_keep=True: drop(
@@ -37,11 +37,13 @@ DROP_PATHS = {
 
 
 class ExplicitMasks:
-    """A context in which torch's functional dropout applies masks of the contract.
+    """A context manager in which torch's dropout functions apply masks of the contract.
 
-    ``kept`` and ``drawn`` count elements, over all calls. Which element a draw decides about goes
-    by the order in memory: a fused layer's tensors are contiguous where torch's attention leaves
-    transposed ones, so masks are taken in row-major order unless ``in_memory_order``.
+    ``drawn`` counts the drawn elements of all calls, and ``kept`` those that are not dropped.
+
+    The index of an element in the contract is its position in memory. Torch's attention returns
+    transposed tensors where a fused layer has contiguous ones, so the masks are taken in row-major
+    order. With ``in_memory_order`` they are taken in the memory order of the input.
     """
 
     def __init__(self, in_memory_order=False):
@@ -86,7 +88,7 @@ class ExplicitMasks:
         return a * kept_or_saturated - a * saturated * (1 - q)
 
     def _mask(self, input, p, shared_dims):
-        """The mask, and the probability to keep."""
+        """The mask, and the keep probability."""
         state = fd.new_rng_state(input.device)
         like = input if self.in_memory_order else None
         kept = FF.dropout_mask(input.shape, p, state, like=like, shared_dims=shared_dims)
@@ -127,7 +129,7 @@ class ExplicitMasks:
 
 
 def run(model, call, seed=0):
-    """Outputs (a list of tensors) and all gradients of a training step's first half."""
+    """Outputs (a list of tensors) and all gradients of a forward and a backward pass."""
     model.zero_grad()
     torch.manual_seed(seed)
     outputs, inputs = call(model)
@@ -143,7 +145,7 @@ def run(model, call, seed=0):
 
 
 def assert_equal_runs(unfused, fused, tolerance):
-    """``tolerance``: of a tensor's largest element, as sums are taken in another order."""
+    """``tolerance`` is relative to the largest element, because sums are in another order."""
     outputs, gradients = unfused
     others, other_gradients = fused
     assert len(outputs) == len(others)
@@ -151,7 +153,7 @@ def assert_equal_runs(unfused, fused, tolerance):
         _assert_close("output", output, other, tolerance)
     assert gradients.keys() == other_gradients.keys()
     assert any(gradient is not None for gradient in gradients.values())
-    # Some gradients are sums that cancel, as those of a key's bias do: nothing but rounding.
+    # Some gradients, such as that of a key's bias, are exactly zero but for rounding errors.
     floor = 1e-3 * max(_largest(g) for g in gradients.values() if g is not None)
     for name, gradient in gradients.items():
         assert (gradient is None) == (other_gradients[name] is None), name
@@ -171,7 +173,7 @@ def _assert_close(name, expected, got, tolerance, floor=1e-3):
 
 
 def with_inputs(*tensors, **arguments):
-    """A call of a model, for :func:`run`: with leaves that get gradients, and other arguments."""
+    """A function for :func:`run` that calls a model; floating-point tensors get gradients."""
 
     def call(model):
         leaves = [x.clone().requires_grad_() if x.is_floating_point() else x for x in tensors]
@@ -183,7 +185,7 @@ def with_inputs(*tensors, **arguments):
 
 
 def set_p(model, p):
-    """Every probability of a model, where torch, Hugging Face and timm keep them."""
+    """Sets all dropout probabilities of a model of torch, transformers or timm."""
     for module in model.modules():
         for name in ("p", "drop_prob"):
             if isinstance(getattr(module, name, None), float):
@@ -194,24 +196,24 @@ def set_p(model, p):
 
 
 def assert_parity(
-    model, call, *, places=(), masks=True, in_memory_order=False, tolerance=2e-5, seed=3
+    model, call, *, fused_classes=(), masks=True, in_memory_order=False, tolerance=2e-5, seed=3
 ):
-    """Everything that has to hold for a model in float64 or float32, whatever the pattern.
+    """Checks everything that has to hold for a fused model in float64 or float32.
 
     Args:
-        model: unfused, in training mode, with any probabilities; it stays as it is.
+        model: unfused, in training mode, with any probabilities; it is not changed.
         call: see :func:`with_inputs`.
-        places: the classes that have to be fused, by name; the report has at least these.
-        masks: whether the masks of the unfused model's calls can be made explicit.
+        fused_classes: names of classes that the report has to list as fused; it may list others.
+        masks: False if :class:`ExplicitMasks` does not cover all dropout of the unfused model.
         in_memory_order: see :class:`ExplicitMasks`.
 
     Returns:
-        the fused copy, at p = 0.1.
+        the fused copy, with p = 0.1.
     """
     unfused, fused = copy.deepcopy(model).train(), copy.deepcopy(model).train()
     report = fd.fuse(fused)
     names = {place.module for place in report.fused}
-    assert names and names >= set(places), f"{report}"
+    assert names and names >= set(fused_classes), f"{report}"
     assert list(fused.state_dict()) == list(unfused.state_dict())
 
     for one in (unfused, fused):
@@ -231,7 +233,7 @@ def assert_parity(
             assert abs(explicit.kept / explicit.drawn - 0.9) < 5 * spread
     _assert_random(fused, call, plain, dropped, seed)
 
-    # In evaluation bit for bit.
+    # In evaluation the results are equal bit for bit.
     unfused.eval()
     fused.eval()
     with torch.no_grad():
@@ -247,7 +249,7 @@ def assert_parity(
 
 
 def _assert_random(fused, call, plain, dropped, seed):
-    """Dropout acts, anew at every call, and reproduces from a seed."""
+    """Dropout changes the output, differently at every call; the same seed gives the same masks."""
     again, other = run(fused, call, seed), run(fused, call, seed + 1)
     assert all(torch.equal(a, b) for a, b in zip(again[0], dropped[0], strict=True))
     if any(_drops(module) for module in fused.modules()):
@@ -260,7 +262,7 @@ def _drops(module):
 
 
 def assert_round_trips(model, fused, call, dropped, seed):
-    """deepcopy and pickle keep a model fused; train, unfuse, save, load gives an unfused one."""
+    """Copies and pickles are fused; a model can be trained fused, unfused, saved and loaded."""
     for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
         assert [type(m) for m in other.modules()] == [type(m) for m in fused.modules()]
         for a, b in zip(run(other, call, seed)[0], dropped[0], strict=True):

@@ -1,13 +1,13 @@
-"""functional.scaled_dot_product_attention against torch's and against explicit masks."""
+"""``scaled_dot_product_attention`` against that of torch, and against explicit masks."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, fixed_state, seed_and_state
 
 import fused_dropout.functional as FF
+from tests.module_helpers import drawing_nothing, fixed_state, seed_and_state
 
 STATE = fixed_state()
 sdpa = FF.scaled_dot_product_attention
@@ -28,7 +28,7 @@ def qkv(length=5, keys=7, heads=4, dtype=torch.float64, grad=True, key_heads=Non
 
 
 def by_hand(q, k, v, mask=None, p=0.0, causal=False, scale=None, state=STATE):
-    """In torch's operators, with the mask of the contract."""
+    """Attention in plain PyTorch operators, with the dropout mask of the contract."""
     scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
@@ -52,7 +52,7 @@ def with_empty_row(mask):
     return mask
 
 
-# Options of a call, from the number of queries and of keys.
+# {name: function of the number of queries and of keys that returns the options of a call}
 CASES = {
     "none": lambda q, k: {},
     "causal": lambda q, k: {"is_causal": True},
@@ -82,7 +82,7 @@ def assert_same(ours, theirs, inputs, **tolerance):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("length, keys", [(5, 7), (7, 5), (1, 1)])
 def test_values(name, length, keys):
-    """Without dropout torch's, and with it by hand; gradients too."""
+    """Values and gradients: without dropout those of torch, with dropout those of `by_hand`."""
     options = CASES[name](length, keys)
     inputs = qkv(length, keys)
     theirs = F.scaled_dot_product_attention(*inputs, **options)
@@ -109,7 +109,7 @@ def test_groups_of_heads(key_heads):
     )
 
 
-def test_without_batch_and_with_many():
+def test_no_and_several_batch_dimensions():
     for shape in ((), (3,), (2, 1, 3)):
         inputs = [tensor(*shape, size, 6, seed=size, grad=True) for size in (4, 5)]
         inputs.append(tensor(*shape, 5, 2, grad=True))
@@ -119,7 +119,7 @@ def test_without_batch_and_with_many():
 
 
 def test_gradient_of_the_mask():
-    """A learned bias of the scores; no row is empty."""
+    """The mask is a learned bias of the scores; no row is empty."""
     inputs, mask = qkv(), tensor(4, 5, 7, seed=8, grad=True)
     assert_same(
         sdpa(*inputs, mask, 0.25, rng_state=STATE), by_hand(*inputs, mask, 0.25), (*inputs, mask)
@@ -136,7 +136,7 @@ def test_rows_without_keys_give_zeros_and_no_nan():
     assert no_keys.shape == (2, 4, 5, 3) and not no_keys.any()
 
 
-def test_a_large_number_is_no_minus_infinity():
+def test_a_large_negative_number_is_not_minus_infinity():
     inputs, mask = qkv(), torch.full((5, 7), -1e300, dtype=torch.float64)
     y = sdpa(*inputs, mask, 0.25, rng_state=STATE)
     torch.testing.assert_close(y, by_hand(*inputs, mask, 0.25))

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from fusing import classes, decoder_layer, encoder_layer, fused_copy, mlp, seeded
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 import fused_dropout as fd
+from tests.fusion.fusing import classes, decoder_layer, encoder_layer, fused_copy, mlp, seeded
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ CAUSAL = nn.Transformer.generate_square_subsequent_mask(5)
 
 
 def counted(model, **options):
-    """A compiled model, and the graphs that were compiled."""
+    """A compiled model, and the list of the graphs that are compiled."""
     graphs = []
 
     def record(graph, inputs):
@@ -53,11 +53,11 @@ def assert_steps(model, other, *inputs, **arguments):
 
 
 def number(graphs):
-    """An analysis that the compiler starts anew leaves an empty graph."""
+    """The number of graphs, without the empty ones that a restart of the analysis leaves."""
     return sum(len(graph.graph.nodes) > 0 for graph in graphs)
 
 
-def compiling_nothing():
+def no_recompilation():
     return torch._dynamo.config.patch(error_on_recompile=True)
 
 
@@ -75,13 +75,13 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_compiled_equals_eager(name):
-    """One graph in training, from the same seed with the same masks, and one in evaluation."""
+    """One graph in training, with the masks of eager code for each seed, and one in evaluation."""
     build, inputs, arguments = MODELS[name]
     model = fused_copy(build())
     compiled, graphs = counted(model)
     assert_steps(compiled, model, *inputs, **arguments)
     assert number(graphs) == 1
-    with compiling_nothing():
+    with no_recompilation():
         assert_steps(compiled, model, *inputs, seed=2, **arguments)
         a, b = (step(compiled, *inputs, seed=seed, **arguments)[0] for seed in (3, 4))
         assert not torch.equal(a, b)
@@ -102,7 +102,7 @@ def test_inductor_equals_eager(name):
 
 def test_new_value_of_a_tensor_p():
     layer = encoder_layer()
-    layer.self_attn.dropout = 0.0  # torch's attention takes no tensor
+    layer.self_attn.dropout = 0.0  # torch's attention does not accept a tensor
     model = fused_copy(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(), layer))
     p = torch.tensor(0.1, dtype=torch.float64)
     for module in model.modules():
@@ -110,7 +110,7 @@ def test_new_value_of_a_tensor_p():
             module.p = p
     compiled, graphs = counted(model)
     step(compiled, TOKENS)
-    with compiling_nothing():
+    with no_recompilation():
         for value in (0.5, 0.0, 0.9, 1.0):
             p.fill_(value)
             assert_steps(compiled, model, TOKENS)
@@ -119,7 +119,7 @@ def test_new_value_of_a_tensor_p():
 
 @pytest.mark.parametrize("name", ["mlp", pytest.param("encoder", marks=pytest.mark.full)])
 def test_changed_requires_grad(name):
-    """Compiles again no more often than unfused, and to the right result."""
+    """The fused model compiles no more often than the unfused one, and the results are right."""
     build, inputs, _ = MODELS[name]
     model, counts = build(), []
     for one in (model, fused_copy(model)):
@@ -154,12 +154,12 @@ def test_changed_training():
         assert torch.equal(compiled(X), compiled(X)) != drops
 
 
-def test_hooks_that_come_after_compiling():
-    """The graph is no longer right; the compiler looks at hooks if it is told to."""
+def test_hooks_added_after_compiling():
+    """The compiler checks for new hooks only if `skip_nnmodule_hook_guards` is False."""
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
         for build, name, x in ((mlp, "0", X), (encoder_layer, "linear1", TOKENS)):
             torch._dynamo.reset()
-            model = fused_copy(build(), ["sequential", "transformer"])
+            model = fused_copy(build(), ["sequential", "torch.nn"])
             compiled = torch.compile(model, backend="eager")
             compiled(x)
             handle = model.get_submodule(name).register_forward_hook(lambda *_: _[2] * 2)
@@ -193,7 +193,7 @@ def test_fused_after_compiling():
 
 
 def test_module_that_compiles_itself():
-    """`model.compile()` before fuse; a copy compiles nothing."""
+    """`model.compile()` before `fuse`. A deepcopy of the model is eager."""
     model = Head()
     model.body[2].p = 0.3
     model.compile(backend="aot_eager", fullgraph=True)

@@ -1,18 +1,19 @@
-"""DistributedDataParallel and FSDP2 around fused models, with two processes over gloo."""
+"""DistributedDataParallel and FSDP2 with fused models, in two processes over gloo."""
 
 import json
 import time
 
 import pytest
 import torch
-from fusion_ranks import CHECKS, RANKS, run
 
-LIMIT = 180  # seconds, on a busy machine
+from tests.fusion.fusion_ranks import CHECKS, RANKS, run
+
+LIMIT = 180  # seconds; enough for a busy machine
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Of all checks, by rank: the processes start once."""
+    """The results of all checks, for each rank. The processes start once."""
     folder = tmp_path_factory.mktemp("ranks")
     context = torch.multiprocessing.spawn(run, (str(folder),), RANKS, join=False)
     end = time.monotonic() + LIMIT

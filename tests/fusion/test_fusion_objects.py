@@ -1,4 +1,4 @@
-"""What a fused model still is: its parameters, its classes, its copies, its files."""
+"""Parameters, classes, copies and saved files of fused models."""
 
 import copy
 import io
@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.fusing import Net, classes, encoder_layer, fused_copy, mlp, seeded
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 
@@ -53,7 +53,7 @@ def test_classes():
     assert isinstance(model.embed, nn.Sequential)
     assert isinstance(model.drop, nn.Dropout) and isinstance(model.drop, fd.Dropout)
     assert isinstance(model.encoder[0], nn.TransformerEncoderLayer)
-    # Wrapping policies go by the name.
+    # Wrapping policies look classes up by name.
     for module, name in ((model.embed, "Sequential"), (model.drop, "Dropout")):
         assert type(module).__name__ == type(module).__qualname__ == name
         assert type(module).__module__.startswith("torch.nn.modules.")
@@ -93,7 +93,7 @@ def test_shallow_copy():
 
 
 class Reduced(nn.Sequential):
-    """Says itself how it is pickled."""
+    """Defines ``__reduce__``."""
 
     def __reduce__(self):
         return _rebuilt, (type(self), list(self)), {"training": self.training}
@@ -119,7 +119,7 @@ class Extended(nn.Sequential):
 
 @pytest.mark.parametrize("cls, options", [(Reduced, {}), (Extended, {"tag": "x"})])
 @pytest.mark.parametrize("way", COPIES)
-def test_classes_that_say_how_they_are_pickled(cls, options, way):
+def test_classes_that_define_how_they_are_pickled(cls, options, way):
     model = cls(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), **options)
     fd.fuse(model)
     other = COPIES[way](model)
@@ -128,7 +128,7 @@ def test_classes_that_say_how_they_are_pickled(cls, options, way):
     assert getattr(other, "tag", None) == options.get("tag")
 
 
-def test_state_of_a_fused_model_in_an_unfused_one():
+def test_state_dicts_of_fused_and_unfused_models():
     model, other = fused_copy(Net()), Net()
     model(X).sum().backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
@@ -147,7 +147,7 @@ def test_casting_and_moving():
     assert classes(model) == classes(fused_copy(Net()))
 
 
-def test_apply_and_train_find_everything():
+def test_apply_and_train_reach_all_modules():
     model = fused_copy(Net())
     seen = []
     model.apply(seen.append)

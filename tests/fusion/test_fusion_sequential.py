@@ -1,15 +1,15 @@
-"""Runs of layers in nn.Sequential: fused against unfused."""
+"""Runs of layers in ``nn.Sequential``: fused against unfused."""
 
 import copy
 
 import pytest
 import torch
-from fusing import assert_as_torch, fused_copy, seeded, uses_kernels
-from parity import assert_parity, with_inputs
 from torch import nn
 
 import fused_dropout as fd
-from fused_dropout.fusion import _activations
+from fused_dropout.fusion import activations
+from tests.fusion.fusing import assert_as_torch, fused_copy, seeded, uses_kernels
+from tests.fusion.parity import assert_parity, with_inputs
 
 ACTIVATIONS = [
     nn.ReLU(),
@@ -35,8 +35,8 @@ ACTIVATIONS = [
     nn.Hardswish(),
 ]
 
-# Products with an input of theirs, batched and not.
-PRODUCTS = {
+# {name: (linear layer or convolution, shape of an input, batched or unbatched)}
+LINEAR_AND_CONV = {
     "linear": (nn.Linear(6, 8), (3, 4, 6)),
     "linear_vector": (nn.Linear(6, 8), (6,)),
     "linear_no_bias": (nn.Linear(6, 8, bias=False), (2, 3, 6)),
@@ -62,17 +62,17 @@ def tensor(*shape, seed=0):
 
 
 def parity(model, *inputs, run, **options):
-    """Fused as a single run of all its layers."""
+    """Checks a model whose runs are described by ``run``."""
     (place,) = (p for p in fd.fuse(copy.deepcopy(model)).places if p.group == "sequential")
     assert place.text == run
     return assert_parity(
-        model, with_inputs(*inputs), places=["Sequential"], in_memory_order=True, **options
+        model, with_inputs(*inputs), fused_classes=["Sequential"], in_memory_order=True, **options
     )
 
 
-def test_activations_are_all_that_have_a_kernel():
+def test_the_list_of_activations_is_complete():
     assert {type(act) for act in ACTIVATIONS} == {
-        cls for cls in _activations._MODULES if cls.__module__.startswith("torch.nn")
+        cls for cls in activations._MODULES if cls.__module__.startswith("torch.nn")
     }
 
 
@@ -86,18 +86,18 @@ def test_activations(act):
     parity(model, x, run=f"Conv2d, {name}, Dropout2d (0 to 2)")
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_products_and_dropouts(name):
-    product, shape = PRODUCTS[name]
+@pytest.mark.parametrize("name", LINEAR_AND_CONV)
+def test_linear_layers_and_dropouts(name):
+    layer, shape = LINEAR_AND_CONV[name]
     kind = name.partition("_")[0]
     for drop in DROPS[kind]:
         if "unbatched" in name and isinstance(drop, nn.Dropout2d):
-            continue  # torch warns: it takes such an input for another
+            continue  # torch warns, because the shape of such an input is ambiguous
         if isinstance(drop, nn.Dropout1d) and len(shape) not in (2, 3):
             continue
-        run = f"{type(product).__name__}, SiLU, {type(drop).__name__} (0 to 2)"
-        model = nn.Sequential(product, nn.SiLU(), drop)
-        # A single layer drops the channels of unbatched input, in another order of dimensions.
+        run = f"{type(layer).__name__}, SiLU, {type(drop).__name__} (0 to 2)"
+        model = nn.Sequential(layer, nn.SiLU(), drop)
+        # For unbatched input the dropout layer itself is called; its mask is laid out differently.
         channels = isinstance(drop, nn.Dropout1d | nn.Dropout3d) and "unbatched" in name
         parity(model, tensor(*shape), run=run, masks=not channels)
 
@@ -125,7 +125,7 @@ def test_runs(layers, run):
 
 
 def test_classic_dropout_of_this_package():
-    """Which scales in evaluation: alone among the layers that can end a run."""
+    """It is the only layer at the end of a run that scales in evaluation."""
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), fd.Dropout(0.2, mode="classic"))
     fused = fused_copy(model)
     x = tensor(3, 6)
@@ -138,11 +138,11 @@ def test_classic_dropout_of_this_package():
 
 @pytest.mark.parametrize("drop", [fd.AlphaDropout(), fd.Dropout2d(), nn.FeatureAlphaDropout()])
 def test_dropouts_that_end_no_run(drop):
-    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").left
+    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").skipped
     assert place.text.startswith("1 is ") and type(drop).__name__ in place.text
-    # With an activation there is a run all the same.
+    # With an activation there is a run without the dropout layer.
     (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), drop), "sequential").fused
-    assert place.text.startswith("Linear, ReLU (0 to 1); but 2 is ")
+    assert place.text.startswith("Linear, ReLU (0 to 1); not fused: 2 is ")
 
 
 class Stack(nn.Sequential):
@@ -152,10 +152,10 @@ class Stack(nn.Sequential):
 
 def test_subclasses_and_nesting():
     model = Stack()
-    fused = assert_parity(model, with_inputs(tensor(4, 6)), places=["Stack"])
+    fused = assert_parity(model, with_inputs(tensor(4, 6)), fused_classes=["Stack"])
     assert isinstance(fused, Stack) and repr(fused).startswith("FusedStack(")
     nested = nn.Sequential(Stack(), nn.Sequential(nn.ReLU(), nn.Dropout(), Stack()), nn.Tanh())
-    fused = assert_parity(nested, with_inputs(tensor(4, 6)), places=["Stack", "Sequential"])
+    fused = assert_parity(nested, with_inputs(tensor(4, 6)), fused_classes=["Stack", "Sequential"])
     assert fused[1][2](tensor(4, 6)).shape == (4, 6)
 
 
@@ -182,8 +182,8 @@ def test_empty_and_single():
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv3d"])
 def test_views_and_empty_batches(name):
-    product, shape = PRODUCTS[name]
-    model = nn.Sequential(product, nn.ReLU(), nn.Dropout(0.3))
+    layer, shape = LINEAR_AND_CONV[name]
+    model = nn.Sequential(layer, nn.ReLU(), nn.Dropout(0.3))
     fused = fused_copy(model)
     x = tensor(*(2 * size for size in shape))
     views = [
@@ -207,12 +207,12 @@ def test_views_and_empty_batches(name):
 def test_dtypes(dtype):
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Dropout(0.0)).to(dtype)
     fused, x = fused_copy(model), tensor(5, 6).to(dtype)
-    # One rounding less than the unfused chain.
+    # The fused result is rounded once less than the unfused one.
     torch.testing.assert_close(fused(x), model(x), rtol=4 * torch.finfo(dtype).eps, atol=1e-3)
     assert fused(x).dtype == dtype
 
 
-# Input that the kernels do not take
+# Input that the kernels do not accept
 
 
 def test_nested_tensors():
@@ -233,7 +233,7 @@ def test_complex_tensors():
     assert_as_torch(model, fused_copy(model), torch.complex(tensor(3, 6), tensor(3, 6)))
 
 
-def test_integers_are_torchs_errors():
+def test_integers_raise_the_error_of_torch():
     model = nn.Sequential(nn.ReLU(), nn.Dropout())
     for one in (model, fused_copy(model)):
         with pytest.raises(RuntimeError, match="result type Float can't be cast to"):
@@ -241,7 +241,7 @@ def test_integers_are_torchs_errors():
 
 
 def test_an_activation_in_place_changes_the_input():
-    """As the block around it may rely on: x + block(x) of a pre-activation network."""
+    """The block around it may rely on that, such as x + block(x) in a pre-activation network."""
     for act in (nn.ReLU(inplace=True), nn.ELU(inplace=True)):
         for layers in ([act, nn.Dropout(0.4)], [nn.Identity(), act, nn.Dropout(0.4)]):
             model = nn.Sequential(*layers)
@@ -264,7 +264,7 @@ def test_inplace_on_a_leaf_is_an_error():
 
 
 def test_mixed_flags():
-    """In evaluation but for a layer: that layer acts, and nothing else changes."""
+    """Only the dropout layer is in training mode: it drops, and nothing else changes."""
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Sigmoid(), nn.Dropout(0.5))
     fused = fused_copy(model)
     x = tensor(64, 6)
@@ -278,7 +278,7 @@ def test_mixed_flags():
     assert torch.equal(fused.eval()(x), model.eval()(x))
 
 
-def test_every_layer_in_evaluation_is_the_librarys_own():
+def test_layers_in_evaluation_are_called():
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 6), nn.Tanh())
     fused, x = fused_copy(model), tensor(4, 6)
     for one in (model, fused):
@@ -291,7 +291,7 @@ def test_every_layer_in_evaluation_is_the_librarys_own():
     assert torch.equal(fused(x), model(x)) and fused.training
 
 
-def test_p_in_a_tensor():
+def test_p_is_a_tensor():
     p = torch.tensor(0.25, dtype=torch.float64)
     for drop in (nn.Dropout(p), nn.Dropout2d(p), nn.AlphaDropout(p)):
         model = fused_copy(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Sigmoid(), drop))

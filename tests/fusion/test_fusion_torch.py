@@ -1,15 +1,16 @@
-"""torch.nn's own layers: fused against unfused."""
+"""Transformer layers of torch.nn with all options: fused against unfused."""
 
 import pytest
 import torch
-from parity import assert_parity, with_inputs
 from torch import nn
+
+from tests.fusion.parity import assert_parity, with_inputs
 
 ENCODER = {"d_model": 16, "nhead": 4, "dim_feedforward": 24}
 
 
 def padding(batch, length):
-    """True where a key takes no part: the last ones of each example."""
+    """A padding mask: True for the last keys of each example, which attention ignores."""
     return torch.arange(length) >= torch.arange(length, length - batch, -1)[:, None]
 
 
@@ -21,7 +22,9 @@ def test_encoder_layers(norm_first, batch_first, bias):
         **ENCODER, norm_first=norm_first, batch_first=batch_first, bias=bias
     )
     assert_parity(
-        layer, with_inputs(torch.randn(3, 5, 16)), places=["TransformerEncoderLayer", "Dropout"]
+        layer,
+        with_inputs(torch.randn(3, 5, 16)),
+        fused_classes=["TransformerEncoderLayer", "Dropout"],
     )
 
 
@@ -31,4 +34,4 @@ def test_decoder_layers(norm_first, batch_first):
     layer = nn.TransformerDecoderLayer(**ENCODER, norm_first=norm_first, batch_first=batch_first)
     memory = torch.randn(*((3, 7) if batch_first else (7, 3)), 16)
     target = torch.randn(*((3, 5) if batch_first else (5, 3)), 16)
-    assert_parity(layer, with_inputs(target, memory), places=["TransformerDecoderLayer"])
+    assert_parity(layer, with_inputs(target, memory), fused_classes=["TransformerDecoderLayer"])

@@ -1,11 +1,15 @@
-"""What training code does around a model: mixed precision, checkpointing, averages, traces."""
+"""Fused models in training code: mixed precision, checkpointing, averages, torch.func, export."""
 
 import copy
 import statistics
 
 import pytest
 import torch
-from fusing import (
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import fused_dropout as fd
+from tests.fusion.fusing import (
     Net,
     classes,
     decoder_layer,
@@ -15,10 +19,6 @@ from fusing import (
     seeded,
     uses_kernels,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-import fused_dropout as fd
 
 
 def tensor(*shape, seed=0):
@@ -58,9 +58,10 @@ def gradients(model):
 @each_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast(name, dtype):
-    """Everything has the dtype that it has unfused, and an error that is no larger.
+    """Outputs and gradients have the dtype of the unfused model, and errors that are no larger.
 
-    ``dtype``: of what comes in. The median counts, as a ReLU that flips makes any error.
+    ``dtype`` is that of the inputs. The test compares the median of the errors, because a single
+    ReLU whose input changes its sign can cause an error of any size.
     """
     ratios = []
     for seed in range(5):
@@ -79,16 +80,16 @@ def test_autocast(name, dtype):
 
 def _with_gradients(model, inputs, dtype, enabled=True):
     model.zero_grad()
-    stream = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
+    leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
     with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-        y = model(*stream)
+        y = model(*leaves)
     (y.float() * tensor(*y.shape, seed=7)).sum().backward()
-    return [y.detach(), *(x.grad for x in stream), *gradients(model)]
+    return [y.detach(), *(x.grad for x in leaves), *gradients(model)]
 
 
 @each_model
 def test_scaled_gradients(name):
-    """GradScaler: the same steps as unfused, and those with overflows skipped."""
+    """GradScaler makes the same steps as for the unfused model, and skips those that overflow."""
     model, inputs = built(name)
     model = without_dropout(model)
     models = model, fused_copy(model)
@@ -112,7 +113,7 @@ def test_scaled_gradients(name):
 @each_model
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_activation_checkpointing(name, use_reentrant):
-    """Backward computes the same masks once more."""
+    """The forward pass that backward repeats has the same masks."""
     model, inputs = built(name)
     fd.fuse(model)
     results = []
@@ -121,14 +122,14 @@ def test_activation_checkpointing(name, use_reentrant):
         leaves = [x.clone().requires_grad_() for x in inputs]
         torch.manual_seed(3)
         y = call(*leaves)
-        torch.rand(3)  # what is drawn before backward makes no difference
+        torch.rand(3)  # random numbers drawn before backward make no difference
         y.square().sum().backward()
         results.append([y, *(x.grad for x in leaves), *gradients(model)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_gradient_accumulation():
-    """Halves of a batch, each with masks of its own, give the sum of their gradients."""
+    """The gradients of two halves of a batch, with different masks, add up."""
     model = fused_copy(mlp())
     parts = []
     for seed, half in enumerate(X.split(2)):
@@ -175,7 +176,7 @@ def test_frozen_parameters():
 
 @each_model
 def test_inference_mode(name):
-    """In training mode, as for Monte Carlo dropout."""
+    """In training mode, as in Monte Carlo dropout."""
     model, inputs = built(name)
     fd.fuse(model)
     with torch.inference_mode():
@@ -207,7 +208,7 @@ def test_functional_call():
 
 @pytest.mark.parametrize("name", ["mlp", "encoder"])
 def test_ensembles(name):
-    """vmap over stacked parameters: masks of one's own, or the same, as asked for."""
+    """vmap over stacked parameters, with different masks or the same, according to `randomness`."""
     models = [fused_copy(built(name)[0]) for _ in range(3)]
     inputs = MODELS[name][1]
     parameters, buffers = torch.func.stack_module_state(models)
@@ -229,12 +230,12 @@ def test_ensembles(name):
     torch.testing.assert_close(y[0], y[1])
 
 
-# Graphs
+# Export and tracing
 
 
 @each_model
 def test_export_of_the_evaluation_graph(name, tmp_path):
-    """Plain torch: the file needs nothing of this package."""
+    """It consists of torch's operators, so loading it does not need this package."""
     model, inputs = built(name)
     fused = fused_copy(model).eval()
     program = torch.export.export(fused, inputs)
@@ -254,7 +255,7 @@ def test_symbolic_trace():
             node.op in ("placeholder", "call_module", "output") for node in traced.graph.nodes
         )
         assert torch.equal(traced(X), one(X))
-    # In training the layers are traced as they are, by their names.
+    # In training the trace calls the unfused layers by name.
     traced = torch.fx.symbolic_trace(fused_copy(model, "sequential"))
     assert torch.equal(seeded(traced, X), seeded(model, X))
 

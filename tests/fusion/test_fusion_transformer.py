@@ -1,4 +1,4 @@
-"""torch.nn's transformer layers: what they take, fused against unfused."""
+"""Masks, activations, norms and errors of torch.nn's transformer layers: fused against unfused."""
 
 import copy
 from unittest.mock import patch
@@ -6,11 +6,18 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from fusing import assert_as_torch, decoder_layer, encoder_layer, fused_copy, seeded, uses_kernels
-from parity import assert_parity, run, with_inputs
 from torch import nn
 
 import fused_dropout as fd
+from tests.fusion.fusing import (
+    assert_as_torch,
+    decoder_layer,
+    encoder_layer,
+    fused_copy,
+    seeded,
+    uses_kernels,
+)
+from tests.fusion.parity import assert_parity, run, with_inputs
 
 
 def tensor(*shape, seed=0):
@@ -28,7 +35,7 @@ def as_float(mask):
     return torch.zeros(mask.shape).masked_fill(mask, -torch.inf)
 
 
-def unknown(x):
+def without_kernel(x):
     return x * x.sigmoid() ** 2
 
 
@@ -43,15 +50,17 @@ ACTIVATIONS = [
 ]
 
 
-@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), unknown], ids=str)
+@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.PReLU(), without_kernel], ids=str)
 def test_activations(act):
-    assert_parity(encoder_layer(activation=act), with_inputs(X), places=["TransformerEncoderLayer"])
+    assert_parity(
+        encoder_layer(activation=act), with_inputs(X), fused_classes=["TransformerEncoderLayer"]
+    )
     report = fd.fuse(encoder_layer(activation=act))
-    assert ("applied as it is" in str(report)) == (act not in ACTIVATIONS)
+    assert ("not fused: activation" in str(report)) == (act not in ACTIVATIONS)
 
 
 def test_activations_of_decoder_layers():
-    for act in ("gelu", nn.SiLU(), unknown):
+    for act in ("gelu", nn.SiLU(), without_kernel):
         assert_parity(decoder_layer(activation=act, bias=False), with_inputs(X, MEMORY))
 
 
@@ -75,7 +84,7 @@ MASKS = {
 
 
 def batch_firsts(name):
-    # Torch's fast path, which is for True, gives NaN for masks of other numbers than 0 and -inf.
+    # With batch_first=True, torch's fast path gives NaN for mask values other than 0 and -inf.
     return (False,) if name == "float" else (True, False)
 
 
@@ -115,14 +124,14 @@ def test_decoder_masks():
         ):
             assert_parity(decoder_layer(norm_first=norm_first), with_inputs(X, MEMORY, **options))
     assert_parity(decoder_layer(), with_inputs(X[0], MEMORY[0]))
-    # The stream as its own memory.
+    # The target as its own memory.
     assert_parity(
         decoder_layer(), lambda model: (lambda x: ([model(x, x)], [x]))(X.clone().requires_grad_())
     )
 
 
 def test_rows_without_keys():
-    """An example that consists of padding: zeros come from its attention, and no NaN."""
+    """For an example that consists of padding only, attention returns zeros and not NaN."""
     padding = PADDING.clone()
     padding[1] = True
     model = encoder_layer(dropout=0.0)
@@ -155,7 +164,7 @@ def test_memory_of_another_width():
 
 
 def test_attention_with_rare_options():
-    """Computed by the module itself, with torch's masks inside of it."""
+    """The attention module is called and has masks of torch."""
     for options in ({"add_bias_kv": True}, {"add_zero_attn": True}):
         model = encoder_layer()
         model.self_attn = nn.MultiheadAttention(16, 4, 0.1, batch_first=True, **options)
@@ -186,7 +195,7 @@ NORMS = {
 @pytest.mark.parametrize("name", NORMS)
 def test_norms(name):
     for norm_first in (True, False):
-        # Not batch first, as torch's fast path asks every norm for what a LayerNorm has.
+        # batch_first=False, because torch's fast path reads attributes that only LayerNorm has.
         layer = encoder_layer(norm_first=norm_first, batch_first=False)
         layer.norm1, layer.norm2 = NORMS[name](), NORMS[name]()
         assert_parity(layer, with_inputs(X))
@@ -194,7 +203,7 @@ def test_norms(name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_epsilon_of_an_rms_norm(dtype):
-    """Where it is not given, of the type that torch computes in; it shows for small numbers."""
+    """Without eps, that of the dtype in which torch computes. Small inputs show the difference."""
     layer = encoder_layer(dropout=0.0, bias=False)
     layer.norm1, layer.norm2 = nn.RMSNorm(16), nn.RMSNorm(16)
     layer, x = layer.to(dtype), (X * 1e-3).to(dtype)
@@ -205,8 +214,8 @@ def test_epsilon_of_an_rms_norm(dtype):
     torch.testing.assert_close(fused_copy(layer)(x), layer(x), rtol=tolerance, atol=tolerance)
 
 
-def test_nested_tensors_are_torchs_matter():
-    """In evaluation they take the fast path, and in training they are torch's error."""
+def test_nested_tensors():
+    """In evaluation they take torch's fast path, and in training torch raises its error."""
     layer = encoder_layer()
     x = torch.nested.nested_tensor(list(X.unbind()))
     messages = []
@@ -236,39 +245,39 @@ BAD = {
 def test_bad_input_raises_as_in_torch(name):
     x, options = BAD[name]
     model = encoder_layer()
-    for one in (model, fused_copy(model, "transformer")):
+    for one in (model, fused_copy(model, "torch.nn")):
         with pytest.raises((RuntimeError, AssertionError)):
             one(x, **options)
 
 
 def test_bad_memory_raises_as_in_torch():
     model = decoder_layer()
-    for one in (model, fused_copy(model, "transformer")):
+    for one in (model, fused_copy(model, "torch.nn")):
         for memory in (MEMORY[:1], MEMORY[0], MEMORY[..., :10]):
             with pytest.raises((RuntimeError, AssertionError)):
                 one(X, memory)
 
 
-# Whole models
+# Full models
 
 
-def test_encoder_as_a_whole():
+def test_encoder_model():
     model = nn.TransformerEncoder(encoder_layer(), 2, nn.LayerNorm(16), enable_nested_tensor=False)
     fused = assert_parity(model, with_inputs(X, mask=CAUSAL, is_causal=True))
     assert_parity(model, with_inputs(X, src_key_padding_mask=PADDING))
-    assert len(fd.fuse(fused, "transformer").fused) == 2
+    assert len(fd.fuse(fused, "torch.nn").fused) == 2
 
 
-def test_transformer_as_a_whole():
+def test_transformer_model():
     model = nn.Transformer(
         16, 4, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=24, batch_first=True
     )
     call = with_inputs(MEMORY, X, tgt_mask=CAUSAL, tgt_is_causal=True)
-    assert_parity(model, call, places=["TransformerEncoderLayer", "TransformerDecoderLayer"])
+    assert_parity(model, call, fused_classes=["TransformerEncoderLayer", "TransformerDecoderLayer"])
 
 
 def test_evaluation_takes_the_fast_path():
-    """Of a single layer, and with nested tensors inside of a stack."""
+    """A single layer takes it, and a stack takes it with nested tensors."""
     taken = []
     fast = torch._transformer_encoder_layer_fwd
 
@@ -296,7 +305,7 @@ def test_evaluation_takes_the_fast_path():
 
 
 def test_monte_carlo_mode():
-    """Everything in evaluation but the dropout layers, attention's included."""
+    """Only dropout is in training mode, also the dropout of attention."""
     model = nn.TransformerEncoder(encoder_layer(), 1, enable_nested_tensor=False)
     fused = fused_copy(model)
     with torch.no_grad():
@@ -312,9 +321,9 @@ def test_monte_carlo_mode():
     assert ((outputs.mean(0) - others.mean(0)).abs() < 5 * spread).all()
 
 
-def test_a_single_layer_in_training():
-    """Whichever it is, in a layer that is in evaluation."""
-    layer = fused_copy(encoder_layer(), "transformer").eval()
+def test_a_single_child_in_training():
+    """Any dropout child of a transformer layer that is in evaluation."""
+    layer = fused_copy(encoder_layer(), "torch.nn").eval()
     for name in ("dropout", "dropout1", "dropout2", "self_attn"):
         one = layer.get_submodule(name)
         one.training = True
@@ -323,10 +332,10 @@ def test_a_single_layer_in_training():
     assert not uses_kernels(layer, X)
 
 
-def test_more_dropout_of_each_kind_moves_the_output():
-    """Every dropout layer inside acts, at its own place."""
+def test_each_dropout_site_changes_the_output():
+    """Every dropout layer of a decoder layer is applied, at the right site."""
     model = copy.deepcopy(decoder_layer(dropout=0.0))
-    fused = fused_copy(model, "transformer")
+    fused = fused_copy(model, "torch.nn")
     plain = seeded(fused, X, MEMORY)
     for name in ("dropout", "dropout1", "dropout2", "dropout3"):
         fused.get_submodule(name).p = 1.0

@@ -7,7 +7,7 @@ says what it shows there.
 import random
 from pathlib import Path
 
-from on_device import DEVICE, IS_ASKED_FOR
+from tests.gpu.on_device import DEVICE, IS_ASKED_FOR
 
 FOLDER = Path(__file__).parent
 CASES = 8  # of each test, in a rehearsal that is part of all tests

@@ -4,7 +4,8 @@ import os
 
 import pytest
 import torch
-from helpers import operator, state
+
+from tests.helpers import operator, state
 
 IS_ASKED_FOR = "FUSED_DROPOUT_TEST_DEVICE" in os.environ
 DEVICE = os.environ.get("FUSED_DROPOUT_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")

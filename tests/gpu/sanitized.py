@@ -7,12 +7,8 @@ seen.
 
 import itertools
 import os
-import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fused_dropout.functional as FF
 

@@ -27,7 +27,7 @@ def test_it_cannot_be_changed():
         fd.Shard((8,), (0,)).shape = (9,)
 
 
-@pytest.mark.parametrize("x", [torch.empty(4, 6), (4, 6), [4, 6], torch.Size([4, 6])], ids=str)
+@pytest.mark.parametrize("x", [torch.empty(4, 6), (4, 6), [4, 6], torch.Size([4, 6])], ids=type)
 def test_equal_parts(x):
     assert fd.Shard.of(x, 0, 2, 3) == fd.Shard((12, 6), (8, 0))
     assert fd.Shard.of(x, -1, 0, 5) == fd.Shard((4, 30), (0, 0))
@@ -73,7 +73,7 @@ def test_the_docstrings_rule_for_uneven_parts(size, count):
         (lambda: fd.Shard((8, 4), (0, 0), order=(0, 0)), ValueError, r"order is \(0, 0\).* 0 to 1"),
         (lambda: fd.Shard((8, 4), (0, 0), order=(0,)), ValueError, r"Shard: order is \(0,\)"),
         (lambda: fd.Shard((8, 4), (0, 0), order=(1, 0.0)), TypeError, "order is .*integers"),
-        (lambda: fd.Shard.of((8, 4), 2, 0, 1), IndexError, "dim is 2, but the part has 2 dim"),
+        (lambda: fd.Shard.of((8, 4), 2, 0, 1), IndexError, "dim is 2, but the shard has 2 dim"),
         (lambda: fd.Shard.of((8, 4), -3, 0, 1), IndexError, "dim is -3"),
         (lambda: fd.Shard.of((8, 4), 0, 2, 2), ValueError, "index is 2 and count is 2"),
         (lambda: fd.Shard.of((8, 4), 0, -1, 2), ValueError, "index is -1 and count is 2"),

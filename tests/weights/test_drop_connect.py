@@ -7,11 +7,11 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, seed_and_state
 from torch import nn
 
 import fused_dropout as fd
 from fused_dropout import reference
+from tests.module_helpers import drawing_nothing, seed_and_state
 
 P = 0.3
 SCALE = reference.scale(P)
@@ -129,7 +129,7 @@ def test_samples(monkeypatch):
     torch.manual_seed(4)
     assert torch.equal(module(x), y)
     assert not torch.equal(module(x), y)
-    parts = "fused_dropout.modules.drop_connect._NUMBERS_AT_A_TIME"
+    parts = "fused_dropout.modules.drop_connect._MAX_SAMPLE_ELEMENTS"
     for numbers in (24 * 7, 1):
         monkeypatch.setattr(parts, numbers)
         assert module(x).shape == y.shape

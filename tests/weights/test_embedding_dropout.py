@@ -6,12 +6,12 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import drawing_nothing, fixed_state, seed_and_state
 from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout import reference
+from tests.module_helpers import drawing_nothing, fixed_state, seed_and_state
 
 P, WORDS, WIDTH = 0.3, 50, 7
 Q = reference.keep_count(P) / 65536

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import seed_and_state
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fused_dropout as fd
 from fused_dropout import reference
+from tests.module_helpers import seed_and_state
 
 P = 0.4
 SCALE = reference.scale(P)
@@ -208,7 +208,7 @@ class Hidden(nn.Module):
 
 def test_a_weight_that_is_not_read():
     dropping = fd.WeightDrop(Hidden(), ["layer.weight", "layer.bias"], P)
-    with pytest.warns(UserWarning, match="forward of Hidden has not read 'layer.weight', 'layer.b"):
+    with pytest.warns(UserWarning, match="forward of Hidden did not read 'layer.weight', 'layer.b"):
         dropping(torch.ones(2, 6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -228,7 +228,7 @@ def equalised(module):
 def test_hooks_of_other_packages():
     x = torch.randn(5, 6)
     dropping = fd.WeightDrop(equalised(nn.Linear(6, 6)), "weight_orig", P)
-    with pytest.warns(UserWarning, match="forward of Linear has not read 'weight_orig'"):
+    with pytest.warns(UserWarning, match="forward of Linear did not read 'weight_orig'"):
         dropping(x)
     inside = equalised(nn.Linear(6, 6))
     dropping = fd.WeightDrop(nn.Sequential(inside), "0.weight_orig", P)
@@ -248,7 +248,7 @@ def test_lazy_modules():
 
 def test_a_forward_that_was_replaced():
     scripted = nn.Sequential(torch.jit.script(nn.Linear(6, 6)))
-    with pytest.raises(TypeError, match="'0' is a module of TorchScript"):
+    with pytest.raises(TypeError, match="'0' is a TorchScript module"):
         fd.WeightDrop(scripted, "0.weight")
     module = nn.Sequential(nn.Linear(6, 6))
     module[0].forward = functools.partial(nn.Linear.forward, module[0])
@@ -257,7 +257,7 @@ def test_a_forward_that_was_replaced():
     del module[0].forward
     dropping = fd.WeightDrop(module, "0.weight")
     module[0].forward = functools.partial(nn.Linear.forward, module[0])
-    with pytest.raises(TypeError, match="the forward of a module inside has been replaced"):
+    with pytest.raises(TypeError, match="the forward of a submodule has been replaced"):
         dropping(torch.ones(2, 6))
     compiled = nn.Sequential(torch.compile(nn.Linear(6, 6), backend="eager"))
     name = next(name for name, _ in compiled.named_parameters())

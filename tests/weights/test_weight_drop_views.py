@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from module_helpers import seed_and_state
 from torch import nn
 from torch.func import functional_call
 
 import fused_dropout as fd
 from fused_dropout import reference
+from tests.module_helpers import seed_and_state
 
 P = 0.4
 

@@ -62,7 +62,6 @@ class Loop:
     instructions: dict  # by activation
     alu: float
     special: float
-    file: str = ""  # default: the family
     counters: int | None = None  # Philox counters in one iteration; default: one for each group
     dtype: str = "bfloat16"
     vectors: int = 0  # loads of 16 bytes before the loop: biases, or a first row
@@ -88,7 +87,7 @@ class Loop:
 
     @property
     def object(self):
-        return f"{self.file or self.family}_{self.dtype}"
+        return f"{self.family}_{self.dtype}"
 
 
 TYPES = {"bfloat16": r"NS_8BFloat16E", "float32": "f"}
@@ -97,7 +96,11 @@ TWO_TYPES = {
     "bfloat16": r"NS_8BFloat16ES\d_NS_\d+([A-Z]\w*?)ELb1",
     "float32": r"ffNS_\d+([A-Z]\w*?)ELb1",
 }
-ONLY_TYPE = r"NS_8BFloat16ELb1"
+# The group names the functor of csrc/math/noise.h.
+NOISE = {
+    functor: rf"NS_8BFloat16ENS_5noise\d+({functor})ELb1"
+    for functor in ("Gaussian", "ConcreteForward", "ConcreteBackward", "Standout")
+}
 ROWS = {"bfloat16": r"NS_8BFloat16ES\d_S\d_Lb1ELb1ELi1", "float32": "fffLb1ELb1ELi1"}
 GATED = {
     **dict.fromkeys(LIGHT, 30),
@@ -133,20 +136,20 @@ LOOPS = [
     ),
     # Each element draws a 32-bit word, so that a group needs two counters.
     Loop(
-        "gaussian", "", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 34}, alu=16, special=3, file="noise", counters=2,
+        "noise", "", NOISE["Gaussian"], unroll=1, loads=1, stores=1,
+        instructions={"Gaussian": 34}, alu=16, special=3, counters=2,
     ),
     Loop(
-        "concrete", "forward", ONLY_TYPE, unroll=1, loads=1, stores=1,
-        instructions={"Identity": 42}, alu=17, special=5, file="noise", counters=2,
+        "noise", "", NOISE["ConcreteForward"], unroll=1, loads=1, stores=1,
+        instructions={"ConcreteForward": 42}, alu=17, special=5, counters=2,
     ),
     Loop(
-        "concrete", "backward", ONLY_TYPE, unroll=1, loads=2, stores=1,
-        instructions={"Identity": 50}, alu=20, special=5, file="noise", counters=2,
+        "noise", "", NOISE["ConcreteBackward"], unroll=1, loads=2, stores=1,
+        instructions={"ConcreteBackward": 50}, alu=20, special=5, counters=2,
     ),
     Loop(
-        "standout", "", ONLY_TYPE, unroll=2, loads=4, stores=2,
-        instructions={"Identity": 62}, alu=20, special=3, file="noise",
+        "noise", "", NOISE["Standout"], unroll=2, loads=4, stores=2,
+        instructions={"Standout": 62}, alu=20, special=3,
     ),
     # fp32 has twice the bytes per element, and so twice the budget.
     Loop(
@@ -330,7 +333,7 @@ def check_loop(loop, architecture, counts, registers):
         limit = loop.instructions.get(activation)
         total = count.instructions + before
         print(
-            f"{where}{activation:14}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
+            f"{where}{activation:17}{count.instructions:7.2f}{before:8.2f}{total:7.2f}"
             f"{limit or '-':>4}"
             f"{count.alu:7.2f}{loop.alu:4}{count.special:9.2f}{loop.special:3}"
             f"{registers[activation]:11}{resident_warps(registers[activation]):7}"
@@ -415,7 +418,7 @@ def main():
     ]
     for architecture in architectures:
         print(f"\nsm_{architecture}, instructions per element")
-        print(f"{'':28}{'activation':14}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
+        print(f"{'':28}{'activation':17}{'loop':>7}{'before':>8}{'sum':>7}{'of':>4}", end="")
         print(f"{'ALU':>7}{'of':>4}{'special':>9}{'of':>3}{'registers':>11}{'warps':>7}")
         for loop in LOOPS:
             registers = {

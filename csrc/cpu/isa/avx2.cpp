@@ -1,15 +1,17 @@
+// All CPU kernels for AVX2 (with FMA, F16C and BMI2).
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
-// A target for the rest of this file only: the standard headers above keep the baseline's, so that
-// no shared inline function is compiled for a machine that may not be there.
+// The target holds for the rest of this file. The standard headers above are compiled for the
+// baseline: the linker may pick their inline functions for code that other machines run.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
 #else

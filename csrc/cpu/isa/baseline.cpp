@@ -1,8 +1,11 @@
+// All CPU kernels without extensions of the instruction set: 128-bit registers. Every build has
+// them.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #if defined(__SSE2__)
 #include <immintrin.h>

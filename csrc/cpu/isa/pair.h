@@ -1,5 +1,6 @@
-// Two registers that go through every formula side by side. The formulas are long chains of
-// dependent instructions; a second chain fills the time that the first one waits.
+// Two registers that go through every formula together. A formula is a long sequence of
+// instructions that wait for each other; a second, independent sequence uses the waiting time. The
+// kernels compute with Pair<F32>, and generate draws with Pair<Pair<Words>>.
 #pragma once
 
 #include "cpu/isa/simd.h"

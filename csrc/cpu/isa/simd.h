@@ -1,6 +1,7 @@
-// One SIMD register of fp32 values, and the words of one register of Philox counters, for the
-// instruction set named by FD_ISA with FD_LANES fp32 lanes. Written with the vector extensions of
-// GCC and Clang; what they express badly is in simd_{baseline,avx2,avx512}.h.
+// F32, a SIMD register of fp32 values, and Words, a SIMD register of Philox words, for the
+// instruction set that FD_ISA names, with FD_LANES fp32 lanes. The functions are the ones that
+// math/scalar.h lists. They are written with the vector extensions of GCC and Clang; functions for
+// which instruction sets need code of their own are in simd_{baseline,avx2,avx512}.h.
 #pragma once
 
 #include "math/philox.h"
@@ -10,8 +11,8 @@ namespace fused_dropout::cpu::FD_ISA {
 
 constexpr int kLanes = FD_LANES;
 
-// Vector types cannot be template arguments under their own name (GCC drops their attributes),
-// hence the wrapper structs, which also give argument-dependent lookup a namespace to find.
+// GCC drops the attributes of vector types that are template arguments, so formulas use the wrapper
+// structs below. These also have a namespace for argument-dependent lookup.
 typedef float FloatVector __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVector __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t UIntVector __attribute__((vector_size(4 * kLanes)));
@@ -71,7 +72,7 @@ FD_HD F32 copy_sign(F32 a, F32 b) {
 
 FD_HD F32 rounded_product(F32 a, F32 b) {
   FloatVector product = a.v * b.v;
-  FD_FORGET(product);
+  FD_OPAQUE(product);
   return product;
 }
 FD_HD F32 rounded_reciprocal(F32 a) { return 1.0f / a.v; }
@@ -83,7 +84,7 @@ FD_HD F32 binary_exponent(F32 a) {
 
 FD_HD F32 load(const float* source) { return load_vector<FloatVector>(source); }
 
-// The upper 24 bits of random words, and integers of 16 bits, as numbers.
+// The upper 24 bits of random words, and 16-bit integers, converted to float.
 FD_HD F32 draw_numbers(UIntVector words) {
   return __builtin_convertvector(bit_cast<IntVector>(words >> 8), FloatVector);
 }
@@ -91,7 +92,8 @@ FD_HD F32 small_numbers(UIntVector integers) {
   return __builtin_convertvector(bit_cast<IntVector>(integers), FloatVector);
 }
 
-// [a0 a1 a2 a3 ...] and [b0 b1 b2 b3 ...] to [a0 b0 a2 b2 ...] and [a1 b1 a3 b3 ...], and back.
+// Turns [a0 a1 a2 a3 ...] and [b0 b1 b2 b3 ...] into [a0 b0 a2 b2 ...] and [a1 b1 a3 b3 ...].
+// Applied twice, it changes nothing.
 FD_HD void transpose_pairs(UIntVector& a, UIntVector& b) {
   constexpr uint64_t kLow = 0xFFFFFFFFu;
   const WordVector first = bit_cast<WordVector>(a), second = bit_cast<WordVector>(b);
@@ -99,8 +101,8 @@ FD_HD void transpose_pairs(UIntVector& a, UIntVector& b) {
   b = bit_cast<UIntVector>((first >> 32) | (second & ~kLow));
 }
 
-// The 64-bit lanes of a register, each holding one 32-bit word of one Philox counter. Only the low
-// half of a lane counts; the high half may hold anything.
+// One word of each of several Philox counters, in 64-bit lanes. Only the low 32 bits of a lane are
+// used; the high ones may have any value.
 struct Words {
   WordVector v;
 };

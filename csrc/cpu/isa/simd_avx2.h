@@ -1,11 +1,11 @@
-// The AVX2 (with FMA and F16C) pieces of simd.h.
+// The part of simd.h that is written for AVX2 with FMA and F16C.
 #pragma once
 
 #include "cpu/isa/simd_integer.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Where either operand is NaN, the instructions return the second one.
+// If an operand is NaN, these instructions return the second operand.
 FD_HD F32 minimum(F32 a, F32 bound) {
   return (FloatVector)_mm256_min_ps((__m256)bound.v, (__m256)a.v);
 }
@@ -38,7 +38,7 @@ FD_HD __m256i pack(const Half*, Pair<F32> value) {
 }
 
 FD_HD __m256i pack(const BFloat16*, Pair<F32> value) {
-  // Packing goes by halves of a register; the permutation puts them in order.
+  // The instruction packs each half of a register by itself; the permutation restores the order.
   const __m256i mixed = _mm256_packus_epi32((__m256i)round_to_bfloat16(value.first),
                                             (__m256i)round_to_bfloat16(value.second));
   return _mm256_permute4x64_epi64(mixed, 0xD8);
@@ -49,7 +49,7 @@ FD_HD void store(T* target, Pair<F32> value) {
   _mm256_storeu_si256((__m256i*)target, pack(target, value));
 }
 
-// Past the cache; the target is aligned to a register.
+// Stores past the cache. The target is aligned to a register.
 template <class T>
 FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   _mm256_stream_si256((__m256i*)target, pack(target, value));
@@ -63,12 +63,12 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(WordVector)_mm256_mul_epu32((__m256i)a.v, _mm256_set1_epi64x(b))};
 }
 
-// The order of the counters within a register that lets store_draws unpack without a permutation.
+// Consecutive counters, in an order in which store_draws needs no permutation.
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 2, 1, 3} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
-  const __m256i low = _mm256_blend_epi32((__m256i)block.x.v, (__m256i)(block.y.v << 32), 0xAA);
-  const __m256i high = _mm256_blend_epi32((__m256i)block.z.v, (__m256i)(block.w.v << 32), 0xAA);
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> bits) {
+  const __m256i low = _mm256_blend_epi32((__m256i)bits.x.v, (__m256i)(bits.y.v << 32), 0xAA);
+  const __m256i high = _mm256_blend_epi32((__m256i)bits.z.v, (__m256i)(bits.w.v << 32), 0xAA);
   _mm256_storeu_si256((__m256i*)target, _mm256_unpacklo_epi64(low, high));
   _mm256_storeu_si256((__m256i*)(target + 16), _mm256_unpackhi_epi64(low, high));
 }

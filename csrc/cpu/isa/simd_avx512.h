@@ -1,4 +1,4 @@
-// The AVX-512 pieces of simd.h.
+// The part of simd.h that is written for AVX-512.
 #pragma once
 
 #include "cpu/isa/pair.h"
@@ -7,7 +7,7 @@
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Where either operand is NaN, the instructions return the second one.
+// If an operand is NaN, these instructions return the second operand.
 FD_HD F32 minimum(F32 a, F32 bound) {
   return (FloatVector)_mm512_min_ps((__m512)bound.v, (__m512)a.v);
 }
@@ -47,28 +47,28 @@ FD_HD F32 load(const Half* source) {
   return (FloatVector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)source));
 }
 
-// 16-bit integers, each in a lane.
+// 16-bit integers, widened to one in each lane.
 FD_HD UIntVector load_wide(const void* source) {
   return (UIntVector)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)source));
 }
 
 FD_HD F32 load(const BFloat16* source) { return (FloatVector)(load_wide(source) << 16); }
 
-// A bf16 in the upper half of each lane, rounded to nearest even. Not by the conversion instruction
-// of AVX512_BF16, which flushes subnormal numbers.
+// A bf16 in the upper half of each lane, rounded to nearest even. Does not use the conversion
+// instruction of AVX512_BF16, because that flushes subnormal numbers to zero.
 FD_HD __m512i round_to_bfloat16(F32 value) {
-  // Four bits for each class of number, NaNs first: they become the one whose bits do not carry,
-  // anything else stays.
-  const __m512i fate = _mm512_set1_epi32(0x11111133);
-  const __m512i bits = (__m512i)_mm512_fixupimm_ps((__m512)value.v, (__m512)value.v, fate, 0);
-  // Just below half a unit, and exactly half where the unit is odd.
+  // The table has four bits for each class of numbers, beginning with NaNs. A NaN is replaced by
+  // the NaN that the addition below does not change; other numbers stay.
+  const __m512i table = _mm512_set1_epi32(0x11111133);
+  const __m512i bits = (__m512i)_mm512_fixupimm_ps((__m512)value.v, (__m512)value.v, table, 0);
+  // Adds just below half a unit of the result, or exactly half if the last bit is odd.
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
   const __m512i carried = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
   return _mm512_mask_sub_epi32(carried, odd, carried, _mm512_set1_epi32(-1));
 }
 
 FD_HD __m512i pack(const BFloat16*, Pair<F32> value) {
-  // The upper halves of all 32 lanes.
+  // Collects the upper halves of all 32 lanes.
   constexpr __v32hi kUpper = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                               33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
   return _mm512_permutex2var_epi16(round_to_bfloat16(value.first), (__m512i)kUpper,
@@ -86,7 +86,7 @@ FD_HD void store(T* target, Pair<F32> value) {
   _mm512_storeu_si512(target, pack(target, value));
 }
 
-// Past the cache; the target is aligned to a register.
+// Stores past the cache. The target is aligned to a register.
 template <class T>
 FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   _mm512_stream_si512((__m512i*)target, pack(target, value));
@@ -100,13 +100,14 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
   return {(WordVector)_mm512_mul_epu32((__m512i)a.v, _mm512_set1_epi64(b))};
 }
 
-// The order of the counters within a register that lets store_draws unpack without a permutation.
+// Consecutive counters, in an order in which store_draws needs no permutation.
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 4, 1, 5, 2, 6, 3, 7} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
-  // Lane k of `low` holds words 0 and 1 of one counter, of `high` words 2 and 3.
-  const __m512 low = _mm512_mask_moveldup_ps((__m512)block.x.v, 0xAAAA, (__m512)block.y.v);
-  const __m512 high = _mm512_mask_moveldup_ps((__m512)block.z.v, 0xAAAA, (__m512)block.w.v);
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> bits) {
+  // Each lane of `low` holds the words 0 and 1 of one counter, each lane of `high` the words 2
+  // and 3.
+  const __m512 low = _mm512_mask_moveldup_ps((__m512)bits.x.v, 0xAAAA, (__m512)bits.y.v);
+  const __m512 high = _mm512_mask_moveldup_ps((__m512)bits.z.v, 0xAAAA, (__m512)bits.w.v);
   _mm512_storeu_si512(target, _mm512_unpacklo_epi64((__m512i)low, (__m512i)high));
   _mm512_storeu_si512(target + 32, _mm512_unpackhi_epi64((__m512i)low, (__m512i)high));
 }

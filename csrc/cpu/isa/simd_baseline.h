@@ -1,5 +1,5 @@
-// The pieces of simd.h for 128-bit registers: x86-64 as it always was, aarch64, and any other
-// target whose compiler knows vector extensions.
+// The part of simd.h for 128-bit registers: for x86-64 without extensions, for aarch64, and for any
+// other target whose compiler has vector extensions.
 #pragma once
 
 #include "cpu/isa/simd_integer.h"
@@ -25,7 +25,7 @@ FD_HD F32 square_root(F32 a) {
 #endif
 
 FD_HD F32 round_even(F32 a) {
-  const F32 magic(12582912.0f);  // 1.5 * 2^23: the sum's last bit is worth one
+  const F32 magic(12582912.0f);  // 1.5 * 2^23: the last bit of the sum has the value 1
   return (a + magic) - magic;
 }
 
@@ -35,7 +35,7 @@ FD_HD UIntVector load_wide(const void* source) {
 
 FD_HD F32 load(const Half* source) {
   const UIntVector half = load_wide(source);
-  // The exponent moves by 112; a multiplication does it for subnormal numbers too.
+  // Adds 112 to the exponent. A multiplication is correct for subnormal numbers, too.
   const FloatVector magnitude = bit_cast<FloatVector>((half & 0x7FFFu) << 13) * 0x1p112f;
   const UIntVector special = (UIntVector)((half & 0x7C00u) == 0x7C00u) & 0x7F800000u;
   return bit_cast<FloatVector>(bit_cast<UIntVector>(magnitude) | special |
@@ -49,9 +49,9 @@ FD_HD ShortVector pack(const BFloat16*, F32 value) {
 FD_HD ShortVector pack(const Half*, F32 value) {
   const UIntVector bits = bit_cast<UIntVector>(value.v);
   const UIntVector magnitude = bits & 0x7FFFFFFFu;
-  // Normal results: rebias the exponent and round to nearest even on the 13 bits that go.
+  // Normal results: change the bias of the exponent and round 13 bits away, to nearest even.
   const UIntVector normal = (magnitude - 0x38000000u + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
-  // Subnormal results: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+  // Subnormal results: after adding 0.5, the low bits hold the rounded multiple of 2^-24.
   const UIntVector subnormal =
       bit_cast<UIntVector>(bit_cast<FloatVector>(magnitude) + 0.5f) - 0x3F000000u;
   const UIntVector finite = (IntVector)magnitude < 0x38800000 ? subnormal : normal;
@@ -68,7 +68,7 @@ FD_HD void store(T* target, Pair<F32> value) {
   store_vector(target + kLanes, pack(target, value.second));
 }
 
-// No stores past the cache here: they are for machines that also have wider registers.
+// Ordinary stores. Machines for which stores past the cache matter have wider registers as well.
 template <class T>
 FD_HD void store_non_temporal(T* target, Pair<F32> value) {
   store(target, value);
@@ -86,9 +86,9 @@ FD_HD Words multiply_wide(Words a, uint32_t b) {
 
 FD_HD Words group_counters(uint64_t first) { return {WordVector{0, 1} + first}; }
 
-FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> block) {
-  const WordVector low = (block.x.v & 0xFFFFFFFFu) | (block.y.v << 32);
-  const WordVector high = (block.z.v & 0xFFFFFFFFu) | (block.w.v << 32);
+FD_HD void store_draws(uint16_t* target, PhiloxWords<Words> bits) {
+  const WordVector low = (bits.x.v & 0xFFFFFFFFu) | (bits.y.v << 32);
+  const WordVector high = (bits.z.v & 0xFFFFFFFFu) | (bits.w.v << 32);
   store_vector(target, WordVector{low[0], high[0]});
   store_vector(target + 8, WordVector{low[1], high[1]});
 }

@@ -1,4 +1,5 @@
-// Pieces of simd.h in plain integer vector arithmetic, for instruction sets without masks.
+// The part of simd.h for instruction sets without mask registers, in integer vector arithmetic.
+// Used by simd_baseline.h and simd_avx2.h.
 #pragma once
 
 #include "cpu/isa/pair.h"
@@ -7,9 +8,9 @@
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// In the header of the instruction set.
+// Defined in the header of the instruction set.
 FD_HD F32 maximum(F32 a, F32 bound);
-FD_HD UIntVector load_wide(const void* source);  // 16-bit integers, each in a lane
+FD_HD UIntVector load_wide(const void* source);  // 16-bit integers, widened to one in each lane
 
 FD_HD F32 scale_by_pow2(F32 a, F32 n) {
   const F32 biased = maximum(n, F32(-127.0f)) + F32(kExponentMagic);
@@ -24,7 +25,7 @@ FD_HD KeepMask keep_mask(const uint16_t* draws, uint32_t keep_count) {
 
 FD_HD F32 load(const BFloat16* source) { return bit_cast<FloatVector>(load_wide(source) << 16); }
 
-// A bf16 in each lane, rounded to nearest even.
+// A bf16 in the low half of each lane, rounded to nearest even.
 FD_HD UIntVector round_to_bfloat16(F32 value) {
   const UIntVector bits = bit_cast<UIntVector>(value.v);
   const UIntVector carried = bits + 0x7FFFu + ((bits >> 16) & 1u);

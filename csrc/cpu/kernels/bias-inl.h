@@ -1,26 +1,28 @@
-// The bias values of one block of elements, and the places where its gradient is summed.
+// The bias values of a chunk of elements, and the memory where their gradients are summed. Used by
+// the pointwise kernels.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/indexing.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Calls visit(first, last, channel) for every piece of the block that belongs to one channel.
+// Calls visit(first, last, channel) for every run of elements of the chunk that share a channel.
 template <class Visit>
-FD_HD void for_each_run(const BiasIndexing& indexing, int64_t position, int count, Visit visit) {
+FD_HD void for_each_channel_run(const BiasIndexing& indexing, int64_t position, int count,
+                                Visit visit) {
   const int64_t channels = indexing.period / indexing.inner;
   int64_t channel = position / indexing.inner % channels;
-  int64_t left = indexing.inner - position % indexing.inner;
+  int64_t remaining = indexing.inner - position % indexing.inner;
   for (int first = 0; first < count;) {
-    const int last = left < count - first ? first + static_cast<int>(left) : count;
+    const int last = remaining < count - first ? first + static_cast<int>(remaining) : count;
     visit(first, last, channel);
     channel = channel + 1 == channels ? 0 : channel + 1;
-    left = indexing.inner;
+    remaining = indexing.inner;
     first = last;
   }
 }
 
-// C is the arithmetic type, float or double.
+// Reads the bias of one chunk after another. C is the arithmetic type, float or double.
 template <class C>
 class BiasReader {
  public:
@@ -28,13 +30,14 @@ class BiasReader {
       : indexing_(indexing),
         values_(static_cast<const C*>(indexing.values)),
         phase_(begin % indexing.period) {
-    // -0 is the one number whose addition changes nothing.
+    // Adding -0 changes no number; adding +0 would change -0.
     if (!values_) {
       for (C& value : buffer_) value = C(-0.0);
     }
   }
 
-  // Values of `count` <= kChunk elements from `position` on, which continue the last call's.
+  // The bias of `count` <= kChunk elements from `position` on. Each call continues where the last
+  // one ended.
   FD_HD const C* next(int64_t position, int count) {
     if (!values_) return buffer_;
     if (indexing_.inner == 1) {
@@ -43,7 +46,7 @@ class BiasReader {
       if (phase_ >= indexing_.period) phase_ -= indexing_.period;
       return values;
     }
-    for_each_run(indexing_, position, count, [&](int first, int last, int64_t channel) {
+    for_each_channel_run(indexing_, position, count, [&](int first, int last, int64_t channel) {
       for (int i = first; i < last; ++i) buffer_[i] = values_[channel];
     });
     return buffer_;
@@ -56,17 +59,17 @@ class BiasReader {
   alignas(64) C buffer_[kChunk + kPadding];
 };
 
-// Hands out one accumulator per element of the block; where a channel's elements are neighbours,
-// `add` afterwards sums them up.
+// Provides one accumulator for each element of a chunk: the sums themselves, or a buffer if the
+// elements of a channel are neighbours. Then `add` adds the buffer to the sums of its channels.
 template <class C>
-class BiasGradient {
+class BiasGradientSums {
  public:
-  BiasGradient(const BiasIndexing& indexing, void* partial, int64_t begin)
-      : indexing_(indexing), partial_(static_cast<C*>(partial)), phase_(begin % indexing.period) {}
+  BiasGradientSums(const BiasIndexing& indexing, void* sums, int64_t begin)
+      : indexing_(indexing), sums_(static_cast<C*>(sums)), phase_(begin % indexing.period) {}
 
   FD_HD C* next(int count) {
     if (indexing_.inner == 1) {
-      C* sums = partial_ + phase_;
+      C* sums = sums_ + phase_;
       phase_ += count;
       if (phase_ >= indexing_.period) phase_ -= indexing_.period;
       return sums;
@@ -77,8 +80,8 @@ class BiasGradient {
 
   FD_HD void add(int64_t position, int count) {
     if (indexing_.inner == 1) return;
-    for_each_run(indexing_, position, count, [&](int first, int last, int64_t channel) {
-      // Several chains of additions: faster than one, and more accurate.
+    for_each_channel_run(indexing_, position, count, [&](int first, int last, int64_t channel) {
+      // Eight independent sums: faster and more accurate than one.
       C sums[8] = {};
       int i = first;
       for (; i + 8 <= last; i += 8) {
@@ -86,14 +89,14 @@ class BiasGradient {
           sums[accumulator] += buffer_[i + accumulator];
       }
       for (; i < last; ++i) sums[0] += buffer_[i];
-      partial_[channel] +=
+      sums_[channel] +=
           ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     });
   }
 
  private:
   const BiasIndexing& indexing_;
-  C* partial_;
+  C* sums_;
   int64_t phase_;
   alignas(64) C buffer_[kChunk + kPadding];
 };

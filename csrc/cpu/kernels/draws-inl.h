@@ -1,17 +1,21 @@
-// Where a kernel gets the random draws of one block of elements from.
+// The random draws of the elements that a kernel works on, generated as they are needed. Used by
+// all kernels. A draw is a 16-bit slot of a Philox group, or a 32-bit word of a Philox counter
+// (see math/philox.h).
 #pragma once
 
+#include "cpu/indexing.h"
 #include "cpu/isa/pair.h"
-#include "cpu/kernel_table.h"
 #include "math/mutations.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Four registers of counters go through the rounds together: each round waits for the one before.
+// Four registers of counters go through the rounds together. Within a register each round waits for
+// the previous one; the other registers use this time.
 using Counters = Pair<Pair<Words>>;
 constexpr int kGroupsPerStep = 4 * kGroupsPerRegister;
 constexpr int kDrawsPerStep = kGroupsPerStep * kGroupSize;
 
+// Consecutive counters, a counter word that all counters share, and the draws of two registers.
 FD_HD Pair<Words> two_registers(uint64_t group) {
   return {group_counters(group), group_counters(group + kGroupsPerRegister)};
 }
@@ -24,14 +28,14 @@ FD_HD void store_two(uint16_t* target, Pair<Words> x, Pair<Words> y, Pair<Words>
   store_draws(target + kDrawsPerStep / 4, {x.second, y.second, z.second, w.second});
 }
 
-// At least `count` draws, from the first lane of `group` on. Not inlined: it is long, and the
-// kernels are many.
+// Generates at least `count` draws, from the first slot of `group` on. Not inlined, because it is
+// long and there are many kernels.
 __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, uint64_t group,
                                                      int count, uint16_t* target) {
-  const uint64_t block = state.offset / kOffsetUnit;
+  const uint64_t offset = state.offset / kOffsetUnit;
   const uint32_t key0 = static_cast<uint32_t>(state.seed);
   const uint32_t key1 = static_cast<uint32_t>(state.seed >> 32);
-  const Counters low = broadcast(block & 0xFFFFFFFFu), high = broadcast(block >> 32);
+  const Counters low = broadcast(offset & 0xFFFFFFFFu), high = broadcast(offset >> 32);
   const auto step = [&](const Counters& groups, const Counters& groups_high, uint16_t* draws) {
     const auto bits = philox(PhiloxWords<Counters>{low, high, groups, groups_high}, key0, key1);
     store_two(draws, bits.x.first, bits.y.first, bits.z.first, bits.w.first);
@@ -44,7 +48,7 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
   };
   const uint64_t last = group + (count + kDrawsPerStep) / kGroupSize;
   if (group >> 32 == last >> 32) {
-    // The usual case: what depends on the high word alone leaves the loop.
+    // The usual case: the high word is constant, so the compiler moves its part out of the loop.
     const Counters groups_high = broadcast(group >> 32);
     for (int done = 0; done < count; done += kDrawsPerStep) {
       step(groups_at(done), groups_high, target + done);
@@ -57,37 +61,40 @@ __attribute__((noinline)) inline void generate_draws(const PhiloxState& state, u
   }
 }
 
-// Room for a first lane that is not zero and for the whole last step.
+// The length of a buffer for `count` draws: the first one may lie in any slot of its group, and the
+// last step is always complete.
 constexpr int draw_capacity(int count) { return count + kGroupSize + kDrawsPerStep + kPadding; }
 
 inline bool in_memory_order(const MaskIndexing& indexing) {
   return indexing.ndim == 1 && indexing.strides[0] == 1;
 }
 
-// Calls visit(index, stride, run, done) for the parts of `count` elements from `position` on within
-// which the mask index grows by the same stride.
+// Calls visit(index, stride, run, done) for the runs of elements along the innermost dimension, in
+// `count` elements from `position` on. The first element of a run, the one at position + done, has
+// the mask index `index`, and each further one `stride` more.
 template <class Visit>
-FD_HD void for_each_stretch(const MaskIndexing& indexing, int64_t position, int count,
-                            Visit visit) {
+FD_HD void for_each_index_run(const MaskIndexing& indexing, int64_t position, int count,
+                              Visit visit) {
   const int inner = indexing.ndim - 1;
   for (int done = 0; done < count;) {
-    int64_t rest = position + done;
+    int64_t remainder = position + done;
     int64_t index = indexing.first;
-    int64_t place = 0;  // within the innermost dimension
+    int64_t innermost = 0;  // coordinate
     for (int dim = inner; dim >= 0; --dim) {
-      const int64_t coordinate = rest % indexing.sizes[dim];
-      rest /= indexing.sizes[dim];
+      const int64_t coordinate = remainder % indexing.sizes[dim];
+      remainder /= indexing.sizes[dim];
       index += coordinate * indexing.strides[dim];
-      if (dim == inner) place = coordinate;
+      if (dim == inner) innermost = coordinate;
     }
-    const int64_t left = indexing.sizes[inner] - place;
-    const int run = left < count - done ? static_cast<int>(left) : count - done;
+    const int64_t remaining = indexing.sizes[inner] - innermost;
+    const int run = remaining < count - done ? static_cast<int>(remaining) : count - done;
     visit(index, indexing.strides[inner], run, done);
     done += run;
   }
 }
 
-// `Draw` is what an index has of a counter's bits: one of eight halves of words, or of four words.
+// `Draw` is the part of a counter's 128 bits that belongs to a mask index: uint16_t for one of
+// eight slots, uint32_t for one of four words.
 template <class Draw>
 class DrawSourceOf {
  public:
@@ -95,13 +102,14 @@ class DrawSourceOf {
   static constexpr int kHalves = sizeof(Draw) / sizeof(uint16_t);
   static constexpr int capacity(int count) { return draw_capacity(kHalves * count) / kHalves; }
 
-  // `buffer` has capacity(most) numbers.
-  DrawSourceOf(const MaskIndexing& indexing, Draw* buffer, int most)
+  // `buffer` has capacity(max_count) numbers.
+  DrawSourceOf(const MaskIndexing& indexing, Draw* buffer, int max_count)
       : indexing_(indexing), buffer_(buffer) {
-    if (!indexing.draws()) memset(buffer, 0, capacity(most) * sizeof(Draw));  // always kept
+    if (!indexing.draws()) memset(buffer, 0, capacity(max_count) * sizeof(Draw));  // keeps all
   }
 
-  // The draws of `count` <= most elements from `position` on. Some further ones are readable.
+  // The draws of `count` <= max_count elements from `position` on. The memory behind them is
+  // readable up to the end of a register.
   FD_HD const Draw* at(int64_t position, int count) {
     if (!indexing_.draws()) return buffer_;
     if (in_memory_order(indexing_)) {
@@ -109,26 +117,26 @@ class DrawSourceOf {
       if (mutated(Mutation::kPeriodicMask)) index %= 4096;
       return generate(index, count, buffer_);
     }
-    walk(position, count);
+    fill_general(position, count);
     return buffer_;
   }
 
-  // The draws of `count` successive indices, somewhere in `target`, which has capacity(count).
+  // The draws of `count` consecutive mask indices. The result points into `target`, which has
+  // capacity(count) numbers.
   FD_HD const Draw* generate(int64_t index, int count, Draw* target) const {
-    const int lane = static_cast<int>(index % kPerGroup);
-    generate_draws(indexing_.state, index / kPerGroup, kHalves * (lane + count),
+    const int slot = static_cast<int>(index % kPerGroup);
+    generate_draws(indexing_.state, index / kPerGroup, kHalves * (slot + count),
                    reinterpret_cast<uint16_t*>(target));
-    return target + lane;
+    return target + slot;
   }
 
  private:
-  // The general indexing: runs of the innermost dimension that share a draw or take consecutive
-  // ones.
-  __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(indexing_, position, count,
-                     [&](int64_t index, int64_t stride, int run, int done) {
-                       fill_run(index, stride, run, buffer_ + done);
-                     });
+  // The general path, for masks that are not in memory order: fills the buffer run by run.
+  __attribute__((noinline)) void fill_general(int64_t position, int count) {
+    for_each_index_run(indexing_, position, count,
+                       [&](int64_t index, int64_t stride, int run, int done) {
+                         fill_run(index, stride, run, buffer_ + done);
+                       });
   }
 
   FD_HD void fill_run(int64_t index, int64_t stride, int run, Draw* target) {
@@ -146,7 +154,7 @@ class DrawSourceOf {
     }
   }
 
-  // One draw; the group it belongs to is kept, as the next one is often its neighbour.
+  // One draw. Its group is cached, because the next call often needs a draw of the same group.
   FD_HD Draw single(int64_t index) {
     const int64_t group = index / kPerGroup;
     if (group != cached_group_) {
@@ -167,34 +175,38 @@ class DrawSourceOf {
 };
 using DrawSource = DrawSourceOf<uint16_t>;
 
-// The draws of one block after another.
+// The draws of one chunk after another, with a buffer of its own.
 template <class Draw>
 class ChunkDrawsOf : public DrawSourceOf<Draw> {
  public:
   explicit ChunkDrawsOf(const MaskIndexing& indexing)
-      : DrawSourceOf<Draw>(indexing, block_, kChunk) {}
+      : DrawSourceOf<Draw>(indexing, chunk_, kChunk) {}
 
  private:
-  alignas(64) Draw block_[DrawSourceOf<Draw>::capacity(kChunk)];
+  alignas(64) Draw chunk_[DrawSourceOf<Draw>::capacity(kChunk)];
 };
 using ChunkDraws = ChunkDrawsOf<uint16_t>;
 using ChunkWords = ChunkDrawsOf<uint32_t>;
 
-// The draws of parts of rows, one after another; those of short rows are generated together.
+// The draws of rows or parts of rows, one after another. If rows are short, the draws of several
+// rows are generated at a time.
 class RowDraws {
  public:
-  // Rows of `width` up to the position `end`; `buffer` has draw_capacity(most) numbers.
-  RowDraws(const MaskIndexing& indexing, int64_t width, int64_t end, uint16_t* buffer, int most)
-      : source_(indexing, buffer, most),
-        several_(width < kChunk ? kChunk / width * width : 0),
+  // For rows of `width` elements, up to the position `end`. `buffer` has draw_capacity(max_count)
+  // numbers.
+  RowDraws(const MaskIndexing& indexing, int64_t width, int64_t end, uint16_t* buffer,
+           int max_count)
+      : source_(indexing, buffer, max_count),
+        batch_(width < kChunk ? kChunk / width * width : 0),
         end_(end) {}
 
-  // How many draws of whole rows are in the buffer at most.
-  static int most_for(int64_t width) { return width < kChunk ? kChunk : static_cast<int>(width); }
+  // The `max_count` for calls of `at` with full rows.
+  static int max_draws(int64_t width) { return width < kChunk ? kChunk : static_cast<int>(width); }
 
+  // The draws of `count` elements from `position` on; positions grow from call to call.
   FD_HD const uint16_t* at(int64_t position, int64_t count) {
     if (position >= next_) {
-      if (several_) count = several_ < end_ - position ? several_ : end_ - position;
+      if (batch_) count = batch_ < end_ - position ? batch_ : end_ - position;
       first_ = position;
       next_ = position + count;
       draws_ = source_.at(position, static_cast<int>(count));
@@ -204,7 +216,8 @@ class RowDraws {
 
  private:
   DrawSource source_;
-  int64_t several_, end_, first_ = 0, next_ = -1;
+  int64_t batch_;  // draws of as many short rows as fit into a chunk; 0 if rows are long
+  int64_t end_, first_ = 0, next_ = -1;
   const uint16_t* draws_ = nullptr;
 };
 

@@ -1,23 +1,17 @@
-// The noise kernels: Gaussian and Concrete dropout and Standout, and their gradients.
+// The kernel of the noise operators, for every functor of math/noise.h.
 #pragma once
 
+#include <utility>
+
+#include "cpu/kernels/dispatch-inl.h"
+#include "cpu/kernels/draws-inl.h"
 #include "cpu/kernels/registers-inl.h"
+#include "cpu/noise.h"
 #include "math/noise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// The numbers of neighbouring words, which fill a register.
-template <class V>
-FD_HD V numbers_of(const uint32_t* words) {
-  if constexpr (std::is_same_v<V, double>) {
-    return draw_number<double>(*words);
-  } else {
-    return {draw_numbers(load_vector<UIntVector>(words)),
-            draw_numbers(load_vector<UIntVector>(words + kLanes))};
-  }
-}
-
-// Calls visit(position of the block, count) for every block.
+// Calls visit(position of the chunk, count) for every chunk.
 template <class Visit>
 FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
   for (int64_t position = begin; position < end; position += kChunk) {
@@ -25,34 +19,36 @@ FD_HD void for_each_chunk(int64_t begin, int64_t end, Visit visit) {
   }
 }
 
-// ---- Gaussian dropout -------------------------------------------------------------------------
+// ---- draws ------------------------------------------------------------------------------------
 
-// The standard normal numbers of one block after another. C is float or double.
+// Standard normal numbers, chunk by chunk. C is float or double.
 template <class C, class Precision>
 class ChunkNormals {
  public:
   explicit ChunkNormals(const MaskIndexing& indexing)
-      : indexing_(indexing), source_(indexing, words_, kMost) {}
+      : indexing_(indexing), source_(indexing, words_, kMaxCount) {}
 
-  // The numbers of `count` <= kChunk elements from `position` on. Some further ones are readable.
+  // The numbers of `count` <= kChunk elements from `position` on. The memory behind them is
+  // readable up to the end of a register.
   FD_HD const C* at(int64_t position, int count) {
     if (in_memory_order(indexing_)) return generate(indexing_.first + position, count, values_);
-    walk(position, count);
+    fill_general(position, count);
     return values_;
   }
 
  private:
-  // Of so many words at a time normal numbers are made.
+  // Words that `convert` turns into normal numbers at a time.
   static constexpr int kStep = std::is_same_v<C, double> ? 2 : 4 * kLanes;
-  // With a neighbour before the first and the whole last step.
-  static constexpr int kMost = kChunk + 2 + kStep;
+  // A chunk, the neighbour of its first number, and a full last step.
+  static constexpr int kMaxCount = kChunk + 2 + kStep;
 
-  // Those of `count` successive indices, somewhere in `target`, which has kMost numbers.
+  // The numbers of `count` consecutive mask indices. The result points into `target`, which has
+  // kMaxCount numbers.
   FD_HD const C* generate(int64_t index, int count, C* target) {
-    const int lane = static_cast<int>(index % 2);
-    const uint32_t* words = source_.generate(index - lane, lane + count, words_);
-    for (int i = 0; i < lane + count; i += kStep) convert(words + i, target + i);
-    return target + lane;
+    const int slot = static_cast<int>(index % 2);  // of the pair
+    const uint32_t* words = source_.generate(index - slot, slot + count, words_);
+    for (int i = 0; i < slot + count; i += kStep) convert(words + i, target + i);
+    return target + slot;
   }
 
   static FD_HD void convert(const uint32_t* words, double* target) {
@@ -79,23 +75,22 @@ class ChunkNormals {
     store_vector(target + kLanes, second);
   }
 
-  // The general indexing: see DrawSourceOf.
-  __attribute__((noinline)) void walk(int64_t position, int count) {
-    for_each_stretch(indexing_, position, count,
-                     [&](int64_t index, int64_t stride, int run, int done) {
-                       if (stride == 1 && run >= kStep) {
-                         memcpy(values_ + done, generate(index, run, stretch_), run * sizeof(C));
-                       } else if (stride == 0) {
-                         const C value = single(index);
-                         for (int i = 0; i < run; ++i) values_[done + i] = value;
-                       } else {
-                         for (int i = 0; i < run; ++i)
-                           values_[done + i] = single(index + i * stride);
-                       }
-                     });
+  // The general path, for masks that are not in memory order.
+  __attribute__((noinline)) void fill_general(int64_t position, int count) {
+    for_each_index_run(
+        indexing_, position, count, [&](int64_t index, int64_t stride, int run, int done) {
+          if (stride == 1 && run >= kStep) {
+            memcpy(values_ + done, generate(index, run, run_values_), run * sizeof(C));
+          } else if (stride == 0) {
+            const C value = single(index);
+            for (int i = 0; i < run; ++i) values_[done + i] = value;
+          } else {
+            for (int i = 0; i < run; ++i) values_[done + i] = single(index + i * stride);
+          }
+        });
   }
 
-  // The ones generated along with it are kept, as the next one is often its neighbour.
+  // One number. Its neighbours are cached, because the next call often needs one of them.
   FD_HD C single(int64_t index) {
     if (index < cached_first_ || index >= cached_first_ + kStep) {
       cached_first_ = index - index % 2;
@@ -107,164 +102,152 @@ class ChunkNormals {
   const MaskIndexing& indexing_;
   DrawSourceOf<uint32_t> source_;
   int64_t cached_first_ = -kStep;
-  alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMost)];
-  alignas(64) C values_[kMost + kPadding], stretch_[kMost], cached_[kMost];
+  alignas(64) uint32_t words_[DrawSourceOf<uint32_t>::capacity(kMaxCount)];
+  alignas(64) C values_[kMaxCount + kPadding], run_values_[kMaxCount], cached_[kMaxCount];
 };
 
-template <class T>
-void gaussian_kernel(const GaussianArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
+// The draws of a functor, chunk by chunk: at(position, count) returns a pointer to them, and
+// value<V>(pointer) loads as many as V has, which is a pair of registers or a double.
+template <NoiseDraw kDraw, class A>
+class ChunkNoise;
 
-  const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-  ChunkNormals<C, typename A::Precision> source(args.mask);
-  const V sigma(static_cast<C>(args.sigma));
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const C* normals = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      store_some(y + position + i,
-                 gaussian_element(V(load_some(x + position + i, some)),
-                                  V(load_register(normals + i)), sigma),
-                 some);
-    });
-  });
-}
+template <class A>
+class ChunkNoise<NoiseDraw::kBits, A> : public ChunkDraws {
+ public:
+  using ChunkDraws::ChunkDraws;
 
-// ---- Concrete dropout -------------------------------------------------------------------------
-
-template <class V>
-FD_HD ConcreteConstants<V> constants_of(const ConcreteArgs& args) {
-  using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
-  return {V(static_cast<C>(args.logit)), V(static_cast<C>(args.inverse_temperature)),
-          V(static_cast<C>(args.scale)), V(static_cast<C>(args.p))};
-}
-
-template <class T>
-void concrete_forward_kernel(const ConcreteForwardArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-
-  const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-  ChunkWords source(args.mask);
-  const auto constants = constants_of<V>(args);
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint32_t* words = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      const V result = concrete_element<typename A::Precision>(V(load_some(x + position + i, some)),
-                                                               numbers_of<V>(words + i), constants);
-      store_some(y + position + i, result, some);
-    });
-  });
-}
-
-template <class T>
-double concrete_backward_kernel(const ConcreteBackwardArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
-
-  const T* dy = static_cast<const T*>(args.dy);
-  const T* x = static_cast<const T*>(args.x);
-  T* dx = static_cast<T*>(args.dx);
-  ChunkWords source(args.mask);
-  const auto constants = constants_of<V>(args);
-  double total = 0;
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint32_t* words = source.at(position, count);
-    V sum(C(0));
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      prefetch_register(dy + position + i + kChunk);
-      V gradient, share;
-      concrete_backward_element<typename A::Precision>(
-          V(load_some(dy + position + i, some)), V(load_some(x + position + i, some)),
-          numbers_of<V>(words + i), constants, gradient, share);
-      if (dx) store_some(dx + position + i, gradient, some);
-      sum = sum + only_some(share, some);
-    });
-    total += sum_of_lanes(sum);
-  });
-  return total;
-}
-
-// ---- Standout ---------------------------------------------------------------------------------
-
-// x where a unit is kept, else zero. Decisions are made in fp32.
-template <class V>
-FD_HD V keep_units(V x, V z, const uint16_t* draws, float alpha, float beta) {
-  if constexpr (std::is_same_v<V, double>) {
-    return standout_element(x, static_cast<float>(*draws),
-                            keep_threshold(static_cast<float>(z), alpha, beta));
-  } else {
-    const V numbers{small_numbers(load_wide(draws)), small_numbers(load_wide(draws + kLanes))};
-    return standout_element(x, numbers, keep_threshold(z, V(alpha), V(beta)));
+  // fp32 for fp64 elements too, see Standout.
+  template <class V>
+  static FD_HD auto value(const uint16_t* draws) {
+    if constexpr (std::is_same_v<V, double>) {
+      return static_cast<float>(*draws);
+    } else {
+      return V{small_numbers(load_wide(draws)), small_numbers(load_wide(draws + kLanes))};
+    }
   }
-}
+};
 
-template <class T>
-void standout_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
+template <class A>
+class ChunkNoise<NoiseDraw::kUniform, A> : public ChunkWords {
+ public:
+  using ChunkWords::ChunkWords;
 
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* y = static_cast<T*>(args.y);
-  ChunkDraws source(args.mask);
-  const float alpha = static_cast<float>(args.alpha), beta = static_cast<float>(args.beta);
-  for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
-    const uint16_t* draws = source.at(position, count);
-    for_each_register<A::kWidth>(0, count, [&](int64_t i, auto some) FD_INLINE {
-      prefetch_register(x + position + i + kChunk);
-      prefetch_register(z + position + i + kChunk);
-      const V result = keep_units(V(load_some(x + position + i, some)),
-                                  V(load_some(z + position + i, some)), draws + i, alpha, beta);
-      store_some(y + position + i, result, some);
-    });
-  });
-}
+  template <class V>
+  static FD_HD V value(const uint32_t* words) {
+    if constexpr (std::is_same_v<V, double>) {
+      return draw_number<double>(*words);
+    } else {
+      return {draw_numbers(load_vector<UIntVector>(words)),
+              draw_numbers(load_vector<UIntVector>(words + kLanes))};
+    }
+  }
+};
 
-template <class T>
-void standout_mean_kernel(const StandoutArgs& args, int64_t begin, int64_t end) {
-  using A = Arithmetic<T>;
-  using V = typename A::Register;
-  using C = typename A::Scalar;
+template <class A>
+class ChunkNoise<NoiseDraw::kNormal, A>
+    : public ChunkNormals<typename A::Scalar, typename A::Precision> {
+ public:
+  using ChunkNormals<typename A::Scalar, typename A::Precision>::ChunkNormals;
 
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* y = static_cast<T*>(args.y);
-  const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
-    const V result = standout_mean<typename A::Precision>(V(load_some(x + i, some)),
-                                                          V(load_some(z + i, some)), alpha, beta);
-    store_some(y + i, result, some);
-  });
-}
+  template <class V>
+  static FD_HD V value(const typename A::Scalar* normals) {
+    return load_register(normals);
+  }
+};
 
-template <class T>
-void standout_backward_kernel(const StandoutBackwardArgs& args, int64_t begin, int64_t end) {
+// ---- the kernel -------------------------------------------------------------------------------
+
+// The loop of one kernel call. It keeps pointers and constants in registers.
+template <class T, class Functor>
+class NoiseLoop {
   using A = Arithmetic<T>;
   using V = typename A::Register;
   using C = typename A::Scalar;
+  using Constants = typename Functor::template Constants<V>;
+  using Inputs = std::make_index_sequence<Functor::kInputs>;
+  using Outputs = std::make_index_sequence<Functor::kOutputs>;
 
-  const T* dy = static_cast<const T*>(args.dy);
-  const T* x = static_cast<const T*>(args.x);
-  const T* z = static_cast<const T*>(args.z);
-  T* dx = static_cast<T*>(args.dx);
-  T* dz = static_cast<T*>(args.dz);
-  const V alpha(static_cast<C>(args.alpha)), beta(static_cast<C>(args.beta));
-  for_each_register<A::kWidth>(begin, end, [&](int64_t i, auto some) FD_INLINE {
-    V by_x, by_z;
-    standout_mean_backward<typename A::Precision>(
-        V(load_some(dy + i, some)), V(load_some(x + i, some)), V(load_some(z + i, some)), alpha,
-        beta, by_x, by_z);
-    if (dx) store_some(dx + i, by_x, some);
-    if (dz) store_some(dz + i, by_z, some);
+ public:
+  FD_HD explicit NoiseLoop(const NoiseArgs& args)
+      : NoiseLoop(args, Inputs(), Outputs(), std::make_index_sequence<kNoiseConstants<Functor>>()) {
+  }
+
+  // Returns the sum over the elements from `begin` to `end` if the functor has one, else 0.
+  FD_HD double run(const MaskIndexing& mask, int64_t begin, int64_t end) const {
+    double total = 0;
+    if constexpr (Functor::kDraw == NoiseDraw::kNone) {
+      static_assert(!Functor::kSum);
+      for_each_register<A::kWidth>(begin, end, [&](int64_t position, auto extent) FD_INLINE {
+        compute(position, V(C(0)), extent, Inputs(), Outputs());
+      });
+    } else {
+      ChunkNoise<Functor::kDraw, A> source(mask);
+      for_each_chunk(begin, end, [&](int64_t position, int count) FD_INLINE {
+        const auto* draws = source.at(position, count);
+        V sum(C(0));
+        for_each_register<A::kWidth>(0, count, [&](int64_t i, auto extent) FD_INLINE {
+          prefetch(position + i + kChunk, Inputs());
+          const V last = compute(position + i, source.template value<V>(draws + i), extent,
+                                 Inputs(), Outputs());
+          if constexpr (Functor::kSum) sum = sum + zero_past_end(last, extent);
+        });
+        if constexpr (Functor::kSum) total += sum_of_lanes(sum);
+      });
+    }
+    return total;
+  }
+
+ private:
+  template <size_t... i, size_t... j, size_t... k>
+  FD_HD NoiseLoop(const NoiseArgs& args, std::index_sequence<i...>, std::index_sequence<j...>,
+                  std::index_sequence<k...>)
+      : inputs_{static_cast<const T*>(args.inputs[i])...},
+        outputs_{static_cast<T*>(args.outputs[j])...},
+        constants_{V(static_cast<C>(args.constants[k]))...} {}
+
+  template <size_t... i>
+  FD_HD void prefetch(int64_t position, std::index_sequence<i...>) const {
+    (prefetch_register(inputs_[i] + position), ...);
+  }
+
+  // Stores one register of every output; returns the last result.
+  template <class Draw, class Extent, size_t... i, size_t... j>
+  FD_HD V compute(int64_t position, Draw draw, Extent extent, std::index_sequence<i...>,
+                  std::index_sequence<j...>) const {
+    const V inputs[] = {V(load_register(inputs_[i] + position, extent))...};
+    V results[Functor::kResults];
+    Functor::template element<typename A::Precision>(inputs, draw, constants_, results);
+    (store_output(outputs_[j], position, results[j], extent), ...);
+    return results[Functor::kResults - 1];
+  }
+  template <class Extent>
+  static FD_HD void store_output(T* output, int64_t position, V result, Extent extent) {
+    constexpr bool kAlwaysWanted = Functor::kResults == 1;
+    if (kAlwaysWanted || output) store_register(output + position, result, extent);
+  }
+
+  const T* const inputs_[Functor::kInputs];
+  T* const outputs_[Functor::kOutputs];
+  const Constants constants_;
+};
+
+template <class T, class Functor>
+double noise_kernel(const NoiseArgs& args, int64_t begin, int64_t end) {
+  return NoiseLoop<T, Functor>(args).run(args.mask, begin, end);
+}
+
+template <class T, class... Functors>
+NoiseKernel noise_kernel_in(NoiseList<Functors...>, int functor) {
+  static constexpr NoiseKernel kKernels[] = {noise_kernel<T, Functors>...};
+  return kKernels[functor];
+}
+
+inline NoiseKernel noise_kernel_of(Storage storage, int functor) {
+  return with_type<NoiseKernel>(storage, [&](auto type) {
+    return noise_kernel_in<typename decltype(type)::Type>(NoiseFunctors(), functor);
   });
 }
+
+constexpr NoiseTable noise_table() { return {noise_kernel_of}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

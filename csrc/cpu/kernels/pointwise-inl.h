@@ -1,84 +1,20 @@
-// The pointwise kernels: y = residual + drop(act(x + bias)), and its gradient.
+// The pointwise kernels: y = residual + drop(act(x + bias)), and its gradient. In the dispatch
+// table as `pointwise`.
 #pragma once
 
-#include "cpu/isa/pair.h"
-#include "cpu/kernel_table.h"
 #include "cpu/kernels/bias-inl.h"
+#include "cpu/kernels/dispatch-inl.h"
 #include "cpu/kernels/draws-inl.h"
-#include "math/activations.h"
+#include "cpu/kernels/registers-inl.h"
+#include "cpu/pointwise.h"
 #include "math/elementwise.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// How a storage type is computed with: in which registers and to which precision.
-template <class T>
-struct Arithmetic {
-  using Scalar = float;
-  using Register = Pair<F32>;
-  using Precision = Reduced;
-  static constexpr int kWidth = 2 * kLanes;
-};
-template <>
-struct Arithmetic<float> : Arithmetic<Half> {
-  using Precision = Full;
-};
-template <>
-struct Arithmetic<double> {
-  using Scalar = double;
-  using Register = double;
-  using Precision = Full;
-  static constexpr int kWidth = 1;
-};
-
-template <class T>
-FD_HD Pair<F32> load_register(const T* source) {
-  return {load(source), load(source + kLanes)};
-}
-FD_HD double load_register(const double* source) { return *source; }
-FD_HD void store(double* target, double value) { *target = value; }
-FD_HD void store_non_temporal(double* target, double value) { *target = value; }
-
-// A register of which only the first `count` values are in memory.
-template <class T>
-FD_HD auto load_part(const T* source, int count) {
-  T values[Arithmetic<T>::kWidth] = {};
-  memcpy(values, source, count * sizeof(T));
-  return load_register(values);
-}
-
-template <class T, class V>
-FD_HD void store_part(T* target, V value, int count) {
-  T values[Arithmetic<T>::kWidth];
-  store(values, value);
-  memcpy(target, values, count * sizeof(T));
-}
-
-template <class V>
-FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
-  if constexpr (std::is_same_v<V, double>) {
-    return is_kept(*draws, keep_count);
-  } else {
-    return MaskPair<KeepMask>{keep_mask(draws, keep_count), keep_mask(draws + kLanes, keep_count)};
-  }
-}
-
-// Asks for what the next block reads. The processor's own prefetching stops at every page.
-template <class T>
-FD_HD void prefetch_register(const T* source) {
-  constexpr int kLine = 64;
-  for (size_t byte = 0; byte < Arithmetic<T>::kWidth * sizeof(T); byte += kLine) {
-    __builtin_prefetch(reinterpret_cast<const char*>(source) + byte);
-  }
-}
-
-template <class T>
-FD_HD bool is_register_aligned(const T* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
-}
-
-// R is the residual's type, or void. The result has the wider of the two.
+// T is the type of x, R that of the residual, or void if there is none. y has the type of the
+// residual, or of x.
 template <class T, class R, template <class> class Functor>
-void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
+void pointwise_forward_kernel(const PointwiseForwardArgs& args, int64_t begin, int64_t end) {
   using A = Arithmetic<T>;
   using V = typename A::Register;
   using C = typename A::Scalar;
@@ -94,9 +30,11 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), shift(static_cast<C>(args.shift)),
       fill(static_cast<C>(args.fill)), parameter(static_cast<C>(args.parameter));
-  // Measured: stores past the cache save the reading of what they overwrite, but slow down kernels
-  // that are bound by arithmetic, and those that keep sums.
-  const bool non_temporal = Function::kLight && args.non_temporal && is_register_aligned(y + begin);
+  // Measured: stores past the cache are faster, because memory need not be read before it is
+  // overwritten. But they slow down kernels in which arithmetic sets the speed, and kernels with
+  // sums.
+  const bool non_temporal =
+      Function::kMemoryBound && args.non_temporal && is_register_aligned(y + begin);
 
   for (int64_t position = begin; position < end; position += kChunk) {
     const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
@@ -119,16 +57,19 @@ void forward_kernel(const ForwardArgs& args, int64_t begin, int64_t end) {
       }
     }
     if (i < count) {
-      const int rest = count - i;
-      V result = element(load_part(x + position + i, rest), i);
-      if constexpr (!std::is_void_v<R>) result = load_part(residual + position + i, rest) + result;
-      store_part(y + position + i, result, rest);
+      const PartialRegister tail{count - i};
+      V result = element(load_register(x + position + i, tail), i);
+      if constexpr (!std::is_void_v<R>)
+        result = load_register(residual + position + i, tail) + result;
+      store_register(y + position + i, result, tail);
     }
   }
 }
 
+// T is the type of x and dx, DY that of dy.
 template <class T, class DY, template <class> class Functor, bool kSumBias>
-void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int64_t end) {
+void pointwise_backward_kernel(const PointwiseBackwardArgs& args, void* bias_sums, int64_t begin,
+                               int64_t end) {
   using A = Arithmetic<T>;
   using V = typename A::Register;
   using C = typename A::Scalar;
@@ -140,11 +81,11 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
   T* dx = static_cast<T*>(args.dx);
   ChunkDraws source(args.mask);
   BiasReader<C> bias_reader(args.bias, begin);
-  BiasGradient<C> bias_gradient(args.bias, partial, begin);
+  BiasGradientSums<C> bias_gradient(args.bias, bias_sums, begin);
   const uint32_t keep_count = args.mask.keep_count;
   const V scale(static_cast<C>(args.scale)), parameter(static_cast<C>(args.parameter));
   const bool non_temporal =
-      Function::kLight && !kSumBias && args.non_temporal && is_register_aligned(dx + begin);
+      Function::kMemoryBound && !kSumBias && args.non_temporal && is_register_aligned(dx + begin);
 
   for (int64_t position = begin; position < end; position += kChunk) {
     const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
@@ -175,24 +116,51 @@ void backward_kernel(const BackwardArgs& args, void* partial, int64_t begin, int
       }
     }
     if (i < count) {
-      const int rest = count - i;
+      const PartialRegister tail{count - i};
       V value(C(0));
-      if constexpr (!Function::kIdentity) value = load_part(x + position + i, rest);
-      const V result = element(load_part(dy + position + i, rest), value, i);
-      if constexpr (kSumBias) store_part(sums + i, load_register(sums + i) + result, rest);
-      if (dx) store_part(dx + position + i, result, rest);
+      if constexpr (!Function::kIdentity) value = load_register(x + position + i, tail);
+      const V result = element(load_register(dy + position + i, tail), value, i);
+      if constexpr (kSumBias) store_register(sums + i, load_register(sums + i) + result, tail);
+      if (dx) store_register(dx + position + i, result, tail);
     }
     if constexpr (kSumBias) bias_gradient.add(position, count);
   }
 }
 
-inline void mask_kernel(const MaskIndexing& indexing, bool* kept, int64_t begin, int64_t end) {
-  ChunkDraws source(indexing);
-  for (int64_t position = begin; position < end; position += kChunk) {
-    const int count = end - position < kChunk ? static_cast<int>(end - position) : kChunk;
-    const uint16_t* draws = source.at(position, count);
-    for (int i = 0; i < count; ++i) kept[position + i] = is_kept(draws[i], indexing.keep_count);
-  }
+inline PointwiseForwardKernel pointwise_forward(Storage storage, ResidualType residual,
+                                                int activation) {
+  return with_type_and_functor<PointwiseForwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> PointwiseForwardKernel {
+        using T = typename decltype(type)::Type;
+        if (residual == ResidualType::kNone) {
+          return pointwise_forward_kernel<T, void, decltype(functor)::template Of>;
+        }
+        if constexpr (sizeof(T) == 2) {
+          if (residual == ResidualType::kFloat32) {
+            return pointwise_forward_kernel<T, float, decltype(functor)::template Of>;
+          }
+        }
+        return pointwise_forward_kernel<T, T, decltype(functor)::template Of>;
+      });
 }
+
+inline PointwiseBackwardKernel pointwise_backward(Storage storage, bool wide_gradient,
+                                                  bool sum_bias, int activation) {
+  return with_type_and_functor<PointwiseBackwardKernel, true>(
+      storage, activation, [&](auto type, auto functor) -> PointwiseBackwardKernel {
+        using T = typename decltype(type)::Type;
+        if constexpr (sizeof(T) == 2) {
+          if (wide_gradient) {
+            return sum_bias
+                       ? pointwise_backward_kernel<T, float, decltype(functor)::template Of, true>
+                       : pointwise_backward_kernel<T, float, decltype(functor)::template Of, false>;
+          }
+        }
+        return sum_bias ? pointwise_backward_kernel<T, T, decltype(functor)::template Of, true>
+                        : pointwise_backward_kernel<T, T, decltype(functor)::template Of, false>;
+      });
+}
+
+constexpr PointwiseTable pointwise_table() { return {pointwise_forward, pointwise_backward}; }
 
 }  // namespace fused_dropout::cpu::FD_ISA

@@ -1,39 +1,75 @@
-// Pieces of the row kernels: whole and cut registers, and sums over a row.
+// How all kernels read, compute and write elements: a register at a time, with a partial register
+// at the end. Also chunks of a row, and sums over a row.
 #pragma once
 
-#include "cpu/kernels/draws-inl.h"
-#include "cpu/kernels/pointwise-inl.h"
+#include "cpu/indexing.h"
+#include "cpu/isa/pair.h"
+#include "math/transcendental.h"
 
 namespace fused_dropout::cpu::FD_ISA {
 
-// Behind the parameters of a lambda: one that is not inlined reads its captures from memory.
+// An attribute for lambdas. A lambda that is not inlined reads its captures from memory.
 #define FD_INLINE __attribute__((always_inline))
 
-// How much of a register belongs to the row.
-struct Whole {};
-struct Part {
+// The registers and the precision in which the kernels compute with elements of storage type T.
+template <class T>
+struct Arithmetic {
+  using Scalar = float;
+  using Register = Pair<F32>;
+  using Precision = Reduced;
+  static constexpr int kWidth = 2 * kLanes;
+};
+template <>
+struct Arithmetic<float> : Arithmetic<Half> {
+  using Precision = Full;
+};
+template <>
+struct Arithmetic<double> {
+  using Scalar = double;
+  using Register = double;
+  using Precision = Full;
+  static constexpr int kWidth = 1;
+};
+
+template <class T>
+FD_HD Pair<F32> load_register(const T* source) {
+  return {load(source), load(source + kLanes)};
+}
+FD_HD double load_register(const double* source) { return *source; }
+FD_HD void store(double* target, double value) { *target = value; }
+FD_HD void store_non_temporal(double* target, double value) { *target = value; }
+
+// The extent of a register: all of its elements, or only the first `count`. The memory behind a
+// partial register is not read or written.
+struct FullRegister {};
+struct PartialRegister {
   int count;
 };
 
 template <class T>
-FD_HD auto load_some(const T* source, Whole) {
+FD_HD auto load_register(const T* source, FullRegister) {
   return load_register(source);
 }
 template <class T>
-FD_HD auto load_some(const T* source, Part part) {
-  return load_part(source, part.count);
+FD_HD auto load_register(const T* source, PartialRegister part) {
+  T values[Arithmetic<T>::kWidth] = {};
+  memcpy(values, source, part.count * sizeof(T));
+  return load_register(values);
 }
+
 template <class T, class V>
-FD_HD void store_some(T* target, V value, Whole) {
+FD_HD void store_register(T* target, V value, FullRegister) {
   store(target, value);
 }
 template <class T, class V>
-FD_HD void store_some(T* target, V value, Part part) {
-  store_part(target, value, part.count);
+FD_HD void store_register(T* target, V value, PartialRegister part) {
+  T values[Arithmetic<T>::kWidth];
+  store(values, value);
+  memcpy(target, values, part.count * sizeof(T));
 }
-// Past the cache if asked to; the target is aligned then.
+// Stores past the cache if `non_temporal`; the target is then aligned to a register.
 template <class T, class V>
-FD_HD void store_some(T* target, V value, Whole, bool non_temporal) {
+FD_HD void store_register(T* target, V value, FullRegister, bool non_temporal) {
   if (non_temporal) {
     store_non_temporal(target, value);
   } else {
@@ -41,33 +77,67 @@ FD_HD void store_some(T* target, V value, Whole, bool non_temporal) {
   }
 }
 template <class T, class V>
-FD_HD void store_some(T* target, V value, Part part, bool) {
-  store_part(target, value, part.count);
+FD_HD void store_register(T* target, V value, PartialRegister part, bool) {
+  store_register(target, value, part);
 }
 
-// The value with zeros behind the end of the row.
+// The value with zeros in the elements that do not belong to the row.
 template <class V>
-FD_HD V only_some(V value, Whole) {
+FD_HD V zero_past_end(V value, FullRegister) {
   return value;
 }
 template <class V>
-FD_HD V only_some(V value, Part part) {
+FD_HD V zero_past_end(V value, PartialRegister part) {
   using C = std::conditional_t<std::is_same_v<V, double>, double, float>;
   C values[sizeof(V) / sizeof(C)];
   store(values, value);
-  return load_part(values, part.count);
+  return load_register(values, part);
 }
 
-// Calls visit(i, how much) for every register from `first` to `last`.
+// Calls visit(i, extent) for every register from `first` to `last`.
 template <int kWidth, class Visit>
 FD_HD void for_each_register(int64_t first, int64_t last, Visit visit) {
   int64_t i = first;
-  for (; i + kWidth <= last; i += kWidth) visit(i, Whole{});
-  if (i < last) visit(i, Part{static_cast<int>(last - i)});
+  for (; i + kWidth <= last; i += kWidth) visit(i, FullRegister{});
+  if (i < last) visit(i, PartialRegister{static_cast<int>(last - i)});
 }
 
-// A sum over a row. A long row of additions into one fp32 number loses digits, so that blocks are
-// summed up in registers and the rest in fp64.
+// Calls visit(first, last) for every chunk of a row.
+template <class Visit>
+FD_HD void for_each_row_chunk(int64_t width, Visit visit) {
+  for (int64_t first = 0; first < width; first += kChunk) {
+    visit(first, first + kChunk < width ? first + kChunk : width);
+  }
+}
+
+// The mask of a register of elements.
+template <class V>
+FD_HD auto keep_of(const uint16_t* draws, uint32_t keep_count) {
+  if constexpr (std::is_same_v<V, double>) {
+    return is_kept(*draws, keep_count);
+  } else {
+    return MaskPair<KeepMask>{keep_mask(draws, keep_count), keep_mask(draws + kLanes, keep_count)};
+  }
+}
+
+// Prefetches a register; kernels do this one chunk ahead. The processor's own prefetching stops at
+// every page.
+template <class T>
+FD_HD void prefetch_register(const T* source) {
+  constexpr int kLine = 64;
+  for (size_t byte = 0; byte < Arithmetic<T>::kWidth * sizeof(T); byte += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(source) + byte);
+  }
+}
+
+template <class T>
+FD_HD bool is_register_aligned(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % (4 * kLanes) == 0;
+}
+
+// The sum of the elements of a register. Sums over a row are made of these: each chunk is summed up
+// in a register, and the sums of the chunks are added in fp64, because many additions to one fp32
+// number would lose accuracy.
 template <class V>
 FD_HD double sum_of_lanes(V value) {
   if constexpr (std::is_same_v<V, double>) {
@@ -79,14 +149,6 @@ FD_HD double sum_of_lanes(V value) {
       for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
     }
     return lanes[0];
-  }
-}
-
-// Calls begin(first, last) for every block of a row.
-template <class Visit>
-FD_HD void for_each_chunk_of(int64_t width, Visit visit) {
-  for (int64_t first = 0; first < width; first += kChunk) {
-    visit(first, first + kChunk < width ? first + kChunk : width);
   }
 }
 

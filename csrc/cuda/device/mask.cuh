@@ -13,13 +13,6 @@ FD_HD PhiloxState resolve(const RandomState& random) {
           static_cast<uint64_t>(*random.offset_address) + random.added_offset};
 }
 
-// One thread of a grid writes the state that it draws from, for backward.
-__device__ inline void write_down(const RandomState& random, const PhiloxState& state) {
-  if (!random.written_to || blockIdx.x != 0 || threadIdx.x != 0) return;
-  random.written_to[0] = static_cast<int64_t>(state.seed);
-  random.written_to[1] = static_cast<int64_t>(state.offset);
-}
-
 // The 16-bit draw in one of the eight slots of a Philox output, low half of a word first.
 FD_HD uint32_t draw_of(const PhiloxWords<uint32_t>& bits, int slot) {
   const uint32_t word = slot < 4 ? (slot < 2 ? bits.x : bits.y) : (slot < 6 ? bits.z : bits.w);

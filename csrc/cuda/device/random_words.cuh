@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/device/mask.cuh"
-#include "math/noise.h"
+#include "math/distributions.h"
 
 namespace fused_dropout::cuda {
 

@@ -1,3 +1,4 @@
+// The noise kernels for float16.
 #include "cuda/kernels/noise.cuh"
 
 namespace fused_dropout::cuda {

@@ -137,7 +137,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
     gated_forward_kernel(const GatedForwardArgs args, const ColumnGrid grid) {
   ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
   const GatedForward<T, Functor> work(args, loop.column);
-  write_down(args.random, work.state);
   if constexpr (kVectorised) {                   // all groups are full
     for_full_groups<4 / sizeof(T)>(loop, work);  // 64 bytes of loads in flight
     for_full_groups<1>(loop, work);

@@ -25,7 +25,6 @@ __global__ void __launch_bounds__(kMaxRowGroup, kRowBlocksPerSM<kVectorised, kGr
   RowGroupSums<C, 2> moment_sums(row_group);
   Staging staging(shared, args.staged_words, grid.threads(), threadIdx.x);
   NormRow<T, H, kIdentity, kVectorised, kGroups> row(args, args.residual_or_h(), staging);
-  write_down(args.branch.random, row.state);
   const C inverse_width = C(1) / static_cast<C>(args.width);
 
   for_each_row<kRowStages>(

@@ -129,7 +129,7 @@ struct NormRow {
     const C row_factor = row_scale(slice);
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      values[k] = stream_element(residual[k], values[k], scales[k], row_factor);
+      values[k] = residual_element(residual[k], values[k], scales[k], row_factor);
     }
   }
 

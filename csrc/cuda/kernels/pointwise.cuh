@@ -98,7 +98,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
     pointwise_forward_kernel(const PointwiseForwardArgs args, const ColumnGrid grid) {
   ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
   const PointwiseForward<T, Y, Functor> work(args, loop.column);
-  write_down(args.random, work.state);
   if constexpr (kVectorised) for_full_groups<2>(loop, work);
   for_remaining_groups(loop, args.layout.numel, work);
 }

@@ -19,12 +19,14 @@ void launch_mask(const MaskIndexing& mask, const RandomState& random, int64_t nu
             random, numel, kept);
 }
 
-static __global__ void state_kernel(const RandomState random) {
-  write_down(random, resolve(random));
+static __global__ void state_kernel(const RandomState random, int64_t* rng_state) {
+  const PhiloxState state = resolve(random);
+  rng_state[0] = static_cast<int64_t>(state.seed);
+  rng_state[1] = static_cast<int64_t>(state.offset);
 }
 
-void launch_state(const RandomState& random, Stream stream) {
-  FD_LAUNCH(state_kernel, 1, 1, stream, random);
+void launch_state(const RandomState& random, int64_t* rng_state, Stream stream) {
+  FD_LAUNCH(state_kernel, 1, 1, stream, random, rng_state);
 }
 
 }  // namespace fused_dropout::cuda

@@ -1,53 +1,57 @@
-// Which calls need a graph, and which the composition takes over.
+// Which calls need a graph, and which the composite kernels take over.
 #pragma once
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-
-#include <initializer_list>
 
 #include "ops/common/arguments.h"
 
 namespace fused_dropout {
 
-// Each level of torch.func's transforms hands its operators on through this key.
-inline bool inside_transform() {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
-}
-
-// What autograd has saved, of which an undefined tensor stands for none.
+// Autograd saves None as an undefined tensor.
 inline OptionalTensor optional(const Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
+inline Tensor or_undefined(const OptionalTensor& tensor) { return tensor.value_or(Tensor()); }
 
+inline bool requires_grad(const Tensor& tensor) { return tensor.requires_grad(); }
 inline bool requires_grad(const OptionalTensor& tensor) {
   return tensor && tensor->requires_grad();
 }
 
-// C++ autograd functions have no forward mode and refuse the transforms of torch.func.
-inline bool needs_composition(std::initializer_list<OptionalTensor> tensors) {
-  if (inside_transform()) return true;
-  for (const OptionalTensor& tensor : tensors) {
-    if (tensor && tensor->_fw_grad(/*level=*/0).defined()) return true;
-  }
-  return false;
+inline bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+inline bool has_tangent(const OptionalTensor& tensor) { return tensor && has_tangent(*tensor); }
+
+// C++ autograd functions support neither forward mode nor the transforms of torch.func. During a
+// transform this dispatch key is included.
+template <class... Tensors>
+bool needs_composite(const Tensors&... tensors) {
+  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
+         (has_tangent(tensors) || ...);
 }
 
-inline bool needs_graph(std::initializer_list<OptionalTensor> tensors) {
-  if (!at::GradMode::is_enabled()) return false;
-  for (const OptionalTensor& tensor : tensors) {
-    if (requires_grad(tensor)) return true;
-  }
-  return false;
+template <class... Tensors>
+bool needs_graph(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
 
-// A state, or where it is to be drawn from: then the function that draws it keeps it here.
-struct Random {
-  OptionalTensor rng_state;
-  bool draws = false;
-  OptionalGenerator generator;
+// The autograd kernel of a forward operator: `tensors` are those that may have a gradient.
+template <class Composite, class WithGraph, class Below, class... Tensors>
+auto route_forward(Composite composite, WithGraph with_graph, Below below,
+                   const Tensors&... tensors) {
+  if (needs_composite(tensors...)) return composite();
+  if (needs_graph(tensors...)) return with_graph();
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return below();
+}
 
-  static Random from(const OptionalGenerator& generator) { return {{}, true, generator}; }
-};
+// The autograd kernel of a backward operator, whose own gradient the composite kernel has.
+template <class Composite, class Below, class... Tensors>
+auto route_backward(Composite composite, Below below, const Tensors&... tensors) {
+  if (needs_composite(tensors...) || needs_graph(tensors...)) return composite();
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return below();
+}
 
 }  // namespace fused_dropout

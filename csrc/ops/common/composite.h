@@ -1,5 +1,9 @@
-// Pieces of the compositions of plain torch operators.
+// Pieces of the composite kernels, which are made of plain torch operators: for double backward,
+// forward mode, the transforms of torch.func, and devices without kernels. The formulas are those
+// of the kernels; the mask comes from the same contract.
 #pragma once
+
+#include <torch/library.h>
 
 #include <array>
 
@@ -7,25 +11,37 @@
 
 namespace fused_dropout {
 
-// Which elements a call keeps, in a shape that broadcasts to that of x, whose dense strides are
-// `strides`.
-Tensor mask_for(const CallParams& call, const DropConstants& constants,
-                const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides);
-// The mask indices of x's elements, laid out for these dense strides, in such a shape.
-Tensor mask_index_for(const CallParams& call, const Tensor& rng_state, const Tensor& x,
-                      at::SymIntArrayRef strides);
-// The words of groups, and the 16-bit draws of mask indices; rng_state may be batched.
+// Registers the implementations of `implement(torch::Library&)` for devices without kernels and for
+// vmap.
+#define FD_REGISTER_COMPOSITE(implement)                                            \
+  TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) { implement(m); } \
+  TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) { implement(m); }
+
+// The mask indices of a tensor with these sizes and dense strides. The shape broadcasts to the
+// sizes: it is 1 along shared dimensions.
+Tensor mask_index(const CallParams& call, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
+                  at::Device device);
+// The same for mask strides that are given.
+Tensor index_of(at::SymIntArrayRef sizes, at::SymIntArrayRef index_strides,
+                const c10::SymInt& offset, at::Device device);
+
+// The four words of each group, and the 16-bit draw of each mask index. rng_state may be batched.
 using WordsOfGroup = std::array<Tensor, 4>;
 WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group);
 Tensor draws_at(const Tensor& rng_state, const Tensor& index);
+
+// Which elements of x a call keeps, in a shape that broadcasts to that of x. `strides`: the dense
+// strides that the mask is for.
+Tensor mask_for(const CallParams& call, const DropConstants& constants,
+                const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides);
+
 Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim);
-// The activation.
-Tensor value_of(const CallParams& call, const Tensor& z);
-// dz times the activation's derivative at z.
+Tensor activation_value(const CallParams& call, const Tensor& z);
+// dz times the derivative of the activation at z.
 Tensor activation_grad(const CallParams& call, const Tensor& dz, const Tensor& z);
-// `kept` is undefined where everything is kept.
+// `kept` is undefined if everything is kept.
 Tensor drop(const DropConstants& constants, const Tensor& kept, Tensor value);
-// drop(act(x + bias)), in the dtype that is computed in.
+// drop(act(x + bias)), in the dtype of the arithmetic.
 Tensor compose_branch(const CallParams& call, const Tensor& x, const OptionalTensor& bias,
                       const OptionalTensor& rng_state);
 

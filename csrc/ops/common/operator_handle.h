@@ -7,10 +7,15 @@
 
 namespace fused_dropout {
 
-// `entry` is any function that is registered for the operator: its type is that of the schema.
+// `Entry` is the type of the functions that are registered for the operator.
+template <class Entry>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Entry>();
+}
+// `entry` is any of these functions.
 template <class Entry>
 auto find_operator(const char* name, Entry*) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Entry>();
+  return find_operator<Entry>(name);
 }
 
 }  // namespace fused_dropout

@@ -58,7 +58,7 @@ RowOutput::RowOutput(bool wanted, const RowLayout& layout, int64_t copies, at::I
   std::vector<int64_t> sizes = layout.sizes;
   sizes.back() *= copies;
   result_ = allocate(sizes, strides, options);
-  // Not the layout's own rows: those of one element lie in rows where two copies of it may not.
+  // Checked for these sizes: rows of one element are contiguous in any layout, rows of two are not.
   rows_ =
       lies_in_rows(sizes, strides) ? result_ : allocate(sizes, layout.strides_of(copies), options);
   data_ = rows_.mutable_data_ptr();

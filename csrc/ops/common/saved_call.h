@@ -1,6 +1,6 @@
-// What autograd saves of a call besides tensors: the fields of a struct, in one list of integers.
-// Compiled autograd takes the elements of lists for constants of its graph, but makes inputs of
-// numbers that are saved by themselves, and refuses objects.
+// Saves the fields of a struct for backward, in one list of integers. Compiled autograd treats the
+// elements of a list as constants of its graph; a number that is saved alone becomes an input of
+// the graph, and objects are not supported.
 #pragma once
 
 #include <c10/util/SmallVector.h>
@@ -17,8 +17,8 @@ namespace fused_dropout {
 
 constexpr auto kSavedCall = "call";
 
-// `archive` takes the fields to save, or to fill. Of a call that is what options() gives, without
-// p_tensor: it is saved with the other tensors, whose versions autograd checks.
+// `archive` is a FieldWriter or a FieldReader. p_tensor is not among the fields: it is saved with
+// the other tensors, whose versions autograd checks.
 template <class Archive>
 void list_fields(Archive& archive, CallParams& call) {
   archive(call.p, call.activation, call.negative_slope, call.alpha, call.bias_dim, call.mode,
@@ -46,7 +46,7 @@ class FieldWriter {
     }
   }
   void write(c10::SymInt& field) { list_.push_back(field); }
-  // In halves: not every 64 bits are a plain integer to SymInt.
+  // In two halves: SymInt does not represent all 64-bit integers.
   void write(double& field) {
     uint64_t bits;
     std::memcpy(&bits, &field, sizeof bits);

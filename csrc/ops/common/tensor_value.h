@@ -1,5 +1,5 @@
-// The vocabulary of lanes.h, philox.h and math_functions.h for tensors, in differentiable torch
-// operators: the formulas of activations.h and the generator then work on them unchanged.
+// The functions of scalar.h, transcendental.h and philox.h for tensors, made of differentiable
+// torch operators, so that the formulas in math/ work on tensors unchanged.
 #pragma once
 
 #include <ATen/ATen.h>

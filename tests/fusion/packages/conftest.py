@@ -1,4 +1,4 @@
-"""Leaves these tests out where the packages are missing that they are about."""
+"""Ignores the tests of this folder if one of the packages that they test is not installed."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Small models of transformers with random weights, and calls of them."""
+"""Small transformers models with random weights, and functions that call them."""
 
 import torch
 import transformers as hf
@@ -43,7 +43,7 @@ BART = {
 
 
 def words(batch=3, length=7):
-    """Token numbers, none of which means padding, and which of them there are."""
+    """Token ids without padding tokens, and an attention mask for examples of three lengths."""
     generator = torch.Generator().manual_seed(7)
     ids = torch.randint(5, WORDS, (batch, length), generator=generator)
     lengths = torch.tensor([length, length - 2, length - 4])[:batch, None]
@@ -51,8 +51,8 @@ def words(batch=3, length=7):
 
 
 def call_encoder(model):
-    ids, present = words()
-    return [model(input_ids=ids, attention_mask=present).last_hidden_state], []
+    ids, attention_mask = words()
+    return [model(input_ids=ids, attention_mask=attention_mask).last_hidden_state], []
 
 
 def call_images(model):
@@ -62,20 +62,22 @@ def call_images(model):
 
 
 def call_both(model):
-    ids, present = words()
+    ids, attention_mask = words()
     result = model(
         input_ids=ids,
-        attention_mask=present,
+        attention_mask=attention_mask,
         decoder_input_ids=ids[:, :5].flip(1),
-        decoder_attention_mask=present[:, :5],
+        decoder_attention_mask=attention_mask[:, :5],
         use_cache=False,
     )
     return [result.last_hidden_state, result.encoder_last_hidden_state], []
 
 
 def call_decoder(model):
-    ids, present = words()
-    return [model(input_ids=ids, attention_mask=present, use_cache=False).last_hidden_state], []
+    ids, attention_mask = words()
+    return [
+        model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    ], []
 
 
 def bert(**options):

@@ -1,14 +1,22 @@
-"""What training code does around a model of transformers, done to a fused one."""
+"""Fused transformers models in training code: compiling, autocast, checkpointing, saving."""
 
 import copy
 
 import pytest
 import torch
 import transformers as hf
-from hf_models import IMAGES, SIZES, bert, build, call_encoder, call_images, words
-from parity import run, set_p
 
 import fused_dropout as fd
+from tests.fusion.packages.hf_models import (
+    IMAGES,
+    SIZES,
+    bert,
+    build,
+    call_encoder,
+    call_images,
+    words,
+)
+from tests.fusion.parity import run, set_p
 
 
 @pytest.fixture
@@ -19,7 +27,7 @@ def model():
 
 
 def step(model, seed=0):
-    """Outputs and gradients, as the masks of a seed make them."""
+    """Outputs and gradients with the masks of a seed."""
     return run(model, call_encoder, seed)
 
 
@@ -50,7 +58,7 @@ def compiled_call(model, graphs, name):
 
 
 def test_compiled(graphs):
-    """In one graph, with the masks of eager code."""
+    """One graph, with the masks of eager code."""
     model = bert(num_hidden_layers=1).train()
     fd.fuse(model)
     call = compiled_call(model, graphs, "aot_eager")
@@ -61,12 +69,12 @@ def test_compiled(graphs):
     targets = [str(node.target) for node in graphs[0].graph.nodes]
     norms = [target for target in targets if "dropout_add_norm" in target]
     pointwise = [target for target in targets if "bias_act_dropout" in target]
-    # Dropout after the embeddings and in attention, and an activation.
+    # Two dropout calls, after the embeddings and in attention, and one activation.
     assert len(norms) == 2 and len(pointwise) == 3, targets
 
 
 def test_requires_grad_flips(graphs):
-    """No graph more than torch itself needs for a parameter that is frozen, and none to go back."""
+    """Freezing a parameter compiles one more graph, as without fusing; other changes do not."""
     model = bert(num_hidden_layers=1).train()
     fd.fuse(model)
     call = compiled_call(model, graphs, "eager")
@@ -79,7 +87,7 @@ def test_requires_grad_flips(graphs):
 
 
 def test_autocast(model):
-    """bfloat16 products, and residuals and norms in the precision that they have unfused."""
+    """Outputs and gradients have the dtype of the unfused model, and similar errors."""
     unfused = fd.unfuse(copy.deepcopy(model))
     for module in (*model.modules(), *unfused.modules()):
         if isinstance(module, torch.nn.Dropout):
@@ -99,7 +107,7 @@ def test_autocast(model):
 
 
 def test_autocast_with_dropout(model):
-    """Both see the same masks: those of the state that torch.manual_seed gives."""
+    """The masks are the same with and without autocast, because they come from the same seed."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (low,) = step(model)[0]
     (high,) = step(model)[0]
@@ -119,8 +127,8 @@ CHECKPOINTED = {
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("name", CHECKPOINTED)
 def test_gradient_checkpointing(name, use_reentrant):
-    """Also of layers that are fused themselves: transformers wraps the forward of each class."""
-    make, call, part = CHECKPOINTED[name]
+    """Also for layers that are fused: transformers wraps the call of each checkpointed layer."""
+    make, call, layer_of = CHECKPOINTED[name]
     model = make().train()
     set_p(model, 0.1)
     fd.fuse(model)
@@ -129,7 +137,7 @@ def test_gradient_checkpointing(name, use_reentrant):
     if use_reentrant and name == "bert":
         model.enable_input_require_grads()
     calls = []
-    hook = part(model).register_forward_hook(lambda *_: calls.append(1))
+    hook = layer_of(model).register_forward_hook(lambda *_: calls.append(1))
     assert_same_step(plain, run(model, call), 1e-6)
     hook.remove()
     assert len(calls) == 2  # the second in backward
@@ -156,22 +164,22 @@ def test_saved_while_fused(model, tmp_path):
 
 
 def test_outputs_of_every_layer(model):
-    ids, present = words()
+    ids, attention_mask = words()
     unfused = fd.unfuse(copy.deepcopy(model)).eval()
     model.eval()
     results = [
-        one(input_ids=ids, attention_mask=present, output_hidden_states=True)
+        one(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True)
         for one in (model, unfused)
     ]
     for a, b in zip(*(result.hidden_states for result in results), strict=True):
         assert torch.equal(a, b)
     model.train()
-    result = model(input_ids=ids, attention_mask=present, output_hidden_states=True)
+    result = model(input_ids=ids, attention_mask=attention_mask, output_hidden_states=True)
     assert len(result.hidden_states) == 3
 
 
 def test_a_task_is_learned():
-    """Whether the first word comes again: fused training gets there."""
+    """A fused model learns to tell two vocabularies apart."""
     torch.manual_seed(0)
     config = hf.BertConfig(**SIZES, num_labels=2)
     model = hf.BertForSequenceClassification(config).train()

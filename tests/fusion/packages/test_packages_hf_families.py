@@ -1,44 +1,78 @@
-"""Which families of transformers' models have blocks that are recognised."""
+"""The fingerprints of the transformers patterns, and the model families in which they occur."""
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import transformers
-from hf_models import bert
 
-from fused_dropout.fusion._forms import RECOGNISED, digest, form_of
-from fused_dropout.fusion.hugging_face import bart, drop_path, feed_forward, gpt2, outputs, t5, vit
+import fused_dropout as fd
+from fused_dropout.fusion.fingerprint import (
+    FINGERPRINTS,
+    definition_fingerprint,
+    fingerprint_of,
+    main,
+)
+from fused_dropout.fusion.patterns.hugging_face import (
+    bart,
+    drop_path,
+    feed_forward,
+    gpt2,
+    outputs,
+    t5,
+    vit,
+)
+from tests.fusion.packages.hf_models import bert
 
 MODELS = Path(transformers.__file__).parent / "models"
 
 
+CLASS = re.compile(r"^class (\w+)\(.*\):\n(?:(?:    .*)?\n)+", re.MULTILINE)
+FORWARD = re.compile(r"^    def forward\(.*\n(?:(?:    [ )].*)?\n)+", re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
-def classes_by_form():
-    """{digest of a forward: set of (family, class)}, read from the files; nothing is imported."""
+def classes_by_fingerprint():
+    """{fingerprint of a forward: set of (family, class)}, from the source files, not imported."""
     found = {}
-    block = re.compile(
-        r"^class (\w*(?:Output|Intermediate|MLP|Mlp|FeedForward|Layer|LayerFF|LayerSelfAttention|"
-        r"LayerCrossAttention|ActDense|DropPath))\(.*\):\n(?:(?:    .*)?\n)+",
-        re.MULTILINE,
-    )
     for path in sorted(MODELS.glob("*/modeling_*.py")):
-        for match in block.finditer(path.read_text()):
-            (cls,) = ast.parse(match.group()).body
-            for node in cls.body:
-                if isinstance(node, ast.FunctionDef) and node.name == "forward":
-                    found.setdefault(digest(node), set()).add((path.parent.name, cls.name))
+        for cls in CLASS.finditer(path.read_text()):
+            if forward := FORWARD.search(cls.group()):
+                (definition,) = ast.parse(textwrap.dedent(forward.group())).body
+                fingerprint = definition_fingerprint(definition)
+                found.setdefault(fingerprint, set()).add((path.parent.name, cls[1]))
     return found
 
 
-def test_the_digests_read_from_files_are_those_of_the_classes(classes_by_form):
+def test_fingerprints_of_files_and_of_classes_are_equal(classes_by_fingerprint):
     module = bert().encoder.layer[0]
     for part in (module.output, module.intermediate, module.attention.output):
-        assert ("bert", type(part).__name__) in classes_by_form[form_of(type(part).forward)]
+        fingerprint = fingerprint_of(type(part).forward)
+        assert ("bert", type(part).__name__) in classes_by_fingerprint[fingerprint]
 
 
-# At least so many families, and these among them.
+def test_the_command_prints_the_fingerprint_of_a_pattern(capsys):
+    main(["transformers.models.vit.modeling_vit.ViTLayer"])
+    (fingerprint,) = FINGERPRINTS[vit.FusedViTLayer]
+    wanted = f"{fingerprint}  transformers.models.vit.modeling_vit.ViTLayer\n"
+    assert capsys.readouterr().out == wanted
+
+
+def _of_hugging_face(mixin):
+    return ".hugging_face." in mixin.__module__
+
+
+def test_every_fingerprint_occurs_in_the_library(classes_by_fingerprint):
+    fd.fuse(bert())  # imports all patterns
+    ours = {mixin: found for mixin, found in FINGERPRINTS.items() if _of_hugging_face(mixin)}
+    assert ours.keys() >= FAMILIES.keys()
+    for mixin, fingerprints in ours.items():
+        assert classes_by_fingerprint.keys() >= set(fingerprints), mixin
+
+
+# {mixin: (minimum number of families with the code, names of some of them)}
 FAMILIES = {
     outputs.FusedAddNormOutput: (
         40,
@@ -70,13 +104,12 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("mixin", FAMILIES, ids=lambda mixin: mixin.__name__)
-def test_families(mixin, classes_by_form):
-    least, names = FAMILIES[mixin]
-    found = {family for form in RECOGNISED[mixin] for family, _ in classes_by_form.get(form, ())}
-    assert len(found) >= least, sorted(found)
+def test_families(mixin, classes_by_fingerprint):
+    minimum, names = FAMILIES[mixin]
+    found = {
+        family
+        for fingerprint in FINGERPRINTS[mixin]
+        for family, _ in classes_by_fingerprint.get(fingerprint, ())
+    }
+    assert len(found) >= minimum, sorted(found)
     assert found >= set(names.split())
-
-
-def test_every_pattern_is_listed_here():
-    ours = {mixin for mixin in RECOGNISED if ".hugging_face." in mixin.__module__}
-    assert ours == set(FAMILIES)

@@ -1,9 +1,11 @@
-"""transformers' models: fused against unfused."""
+"""transformers models: fused against unfused."""
 
 import pytest
 import torch
 import transformers as hf
-from hf_models import (
+
+import fused_dropout as fd
+from tests.fusion.packages.hf_models import (
     BART,
     IMAGES,
     SIZES,
@@ -16,9 +18,7 @@ from hf_models import (
     call_images,
     words,
 )
-from parity import assert_parity, set_p, with_inputs
-
-import fused_dropout as fd
+from tests.fusion.parity import assert_parity, set_p, with_inputs
 
 ROBERTA = SIZES | {"pad_token_id": 1}
 LLAMA = SIZES | {"num_key_value_heads": 2}
@@ -109,42 +109,46 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name):
-    make, call, places = MODELS[name]
-    assert_parity(make(), call, places=places)
+    make, call, fused_classes = MODELS[name]
+    assert_parity(make(), call, fused_classes=fused_classes)
 
 
-# The dropout functions that BART's encoder and decoder call outside of their layers are torch's.
+# masks=False, because BART's encoder and decoder also call dropout outside of their layers.
 @pytest.mark.parametrize("family", ["Bart", "MBart", "Marian", "Pegasus"])
 def test_bart_layers(family):
     config = getattr(hf, f"{family}Config")(**BART, pad_token_id=0, decoder_start_token_id=0)
     model = build(getattr(hf, f"{family}Model"), config)
-    places = [f"{family}Attention", f"{family}EncoderLayer", f"{family}DecoderLayer"]
-    assert_parity(model, call_both, places=places, masks=False)
+    fused_classes = [f"{family}Attention", f"{family}EncoderLayer", f"{family}DecoderLayer"]
+    assert_parity(model, call_both, fused_classes=fused_classes, masks=False)
 
     x, memory = torch.randn(3, 5, 32), torch.randn(3, 7, 32)
-    _, present = words()
-    seen = present[:, None, None].bool()
+    _, attention_mask = words()
+    visible = attention_mask[:, None, None].bool()
     causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
-    assert_parity(model.encoder.layers[0], with_inputs(memory, seen), places=places[:2])
+    assert_parity(
+        model.encoder.layers[0], with_inputs(memory, visible), fused_classes=fused_classes[:2]
+    )
     assert_parity(
         model.decoder.layers[0],
-        with_inputs(x, causal, memory, seen, use_cache=False),
-        places=[places[0], places[2]],
+        with_inputs(x, causal, memory, visible, use_cache=False),
+        fused_classes=[fused_classes[0], fused_classes[2]],
     )
-    assert_parity(model.decoder.layers[0], with_inputs(x, causal), places=[places[2]])
+    assert_parity(model.decoder.layers[0], with_inputs(x, causal), fused_classes=[fused_classes[2]])
 
 
 def test_a_layer_of_wav2vec2():
-    """A layer, as the model has a parametrised convolution, which cannot be pickled."""
+    """One layer, because the model has a parametrised convolution, which cannot be pickled."""
     model = build(hf.Wav2Vec2Model, hf.Wav2Vec2Config(**SOUNDS))
-    places = ["Wav2Vec2Attention", "Wav2Vec2FeedForward"]
-    assert_parity(model.encoder.layers[0], with_inputs(torch.randn(3, 7, 32)), places=places)
+    fused_classes = ["Wav2Vec2Attention", "Wav2Vec2FeedForward"]
+    assert_parity(
+        model.encoder.layers[0], with_inputs(torch.randn(3, 7, 32)), fused_classes=fused_classes
+    )
 
 
 def test_drop_path():
-    """Its masks are torch.rand's in the library, so p = 0 and the fused ones' own are compared."""
+    """The unfused layer draws with `torch.rand`, so the fused mask is checked without it."""
     model = build(hf.Dinov2Model, hf.Dinov2Config(**IMAGES, drop_path_rate=0.5))
-    assert_parity(model, call_images, places=["Dinov2DropPath", "Dinov2MLP"], masks=False)
+    assert_parity(model, call_images, fused_classes=["Dinov2DropPath", "Dinov2MLP"], masks=False)
     (layer,) = [m for m in model.modules() if type(m).__name__ == "Dinov2DropPath"][-1:]
     fd.fuse(layer)
     x = torch.randn(4000, 2, 3)
@@ -156,27 +160,29 @@ def test_drop_path():
     assert abs(kept[:, 0, 0].float().mean() - 0.5) < 5 * 0.5 / 4000**0.5
 
 
-def test_no_dropout_in_attention_means_the_librarys_own_kernel():
+def test_attention_without_dropout_calls_the_original_function():
     unfused, fused = bert().train(), bert().train()
     fd.fuse(fused, patterns="transformers")
     for one in (unfused, fused):
         set_p(one, 0.0)
-    ids, present = words()
+    ids, attention_mask = words()
     attentions = []
     for one in (unfused, fused):
         module = one.encoder.layer[0].attention.self
         module.register_forward_hook(lambda _, inputs, output: attentions.append(output[0]))
-        one(input_ids=ids, attention_mask=present)
+        one(input_ids=ids, attention_mask=attention_mask)
     assert torch.equal(*attentions)
 
 
 @pytest.mark.parametrize("padding", [False, True])
 def test_causal_attention_with_and_without_a_mask(padding):
-    """Without padding there is no mask, and attention is told to be causal."""
+    """Without padding there is no mask, and the model passes `is_causal`."""
 
     def call(model):
-        ids, present = words()
-        present = present if padding else None
-        return [model(input_ids=ids, attention_mask=present, use_cache=False).last_hidden_state], []
+        ids, attention_mask = words()
+        attention_mask = attention_mask if padding else None
+        return [
+            model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        ], []
 
-    assert_parity(build(hf.GPT2Model, hf.GPT2Config(**GPT2)), call, places=["GPT2Attention"])
+    assert_parity(build(hf.GPT2Model, hf.GPT2Config(**GPT2)), call, fused_classes=["GPT2Attention"])

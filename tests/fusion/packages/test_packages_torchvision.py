@@ -1,10 +1,9 @@
-"""torchvision's models: fused against unfused."""
+"""torchvision models: fused against unfused."""
 
 import copy
 
 import pytest
 import torch
-from parity import ExplicitMasks, assert_equal_runs, assert_parity, run, with_inputs
 from torch import nn
 from torchvision.models import AlexNet, ConvNeXt, EfficientNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlock, CNBlockConfig
@@ -18,9 +17,10 @@ from torchvision.models.vision_transformer import EncoderBlock, MLPBlock
 from torchvision.ops import MLP, StochasticDepth
 
 import fused_dropout as fd
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, assert_parity, run, with_inputs
 
 
-def places(report):
+def by_name(report):
     return {place.name: place for place in report.places}
 
 
@@ -28,8 +28,8 @@ def places(report):
 def test_mlp(norm_layer):
     model = MLP(8, [12, 6], norm_layer, activation_layer=nn.GELU, dropout=0.1)
     call = with_inputs(torch.randn(7, 8))
-    assert_parity(model, call, places=["MLP"])
-    text = places(fd.fuse(model))[""].text
+    assert_parity(model, call, fused_classes=["MLP"])
+    text = by_name(fd.fuse(model))[""].text
     expected = {
         None: "Linear, GELU, Dropout (0 to 2); Linear, Dropout (3 to 4)",
         nn.LayerNorm: "GELU, Dropout (2 to 3); Linear, Dropout (4 to 5)",
@@ -38,16 +38,20 @@ def test_mlp(norm_layer):
 
 
 def test_mlp_block():
-    assert_parity(MLPBlock(8, 12, 0.1), with_inputs(torch.randn(3, 5, 8)), places=["MLPBlock"])
+    assert_parity(
+        MLPBlock(8, 12, 0.1), with_inputs(torch.randn(3, 5, 8)), fused_classes=["MLPBlock"]
+    )
 
 
 @pytest.mark.parametrize("mode", ["row", "batch"])
 @pytest.mark.parametrize("sizes", [(40,), (40, 3), (40, 3, 2, 2)])
 def test_stochastic_depth(mode, sizes):
     depth = StochasticDepth(0.1, mode)
-    # Dropout's share of the randomness: a batch is dropped too seldom.
+    # nn.Dropout makes different seeds give different outputs: a batch is rarely dropped.
     model = nn.Sequential(depth, nn.Dropout(0.1), nn.Linear(sizes[-1], 2))
-    fused = assert_parity(model, with_inputs(torch.randn(*sizes)), places=["StochasticDepth"])
+    fused = assert_parity(
+        model, with_inputs(torch.randn(*sizes)), fused_classes=["StochasticDepth"]
+    )
     fused[0].p = 0.5
     draws = torch.stack(
         [fused[0](torch.ones(9, *sizes[1:])).flatten(1)[:, 0] for _ in range(64)]
@@ -101,13 +105,13 @@ def test_vision_transformer(options):
     model = vit(**options)
     nn.init.normal_(model.heads.head.weight)
     x = torch.randn(6, 3, 16, 16)
-    assert_parity(model, with_inputs(x), places=["EncoderBlock", "MLPBlock"])
+    assert_parity(model, with_inputs(x), fused_classes=["EncoderBlock", "MLPBlock"])
 
 
 def test_reasons():
     block = EncoderBlock(4, 16, 24, 0.1, 0.1)
     block.self_attention.register_forward_hook(lambda *_: None)
-    assert places(fd.fuse(block))[""].text == "self_attention has hooks"
+    assert by_name(fd.fuse(block))[""].text == "self_attention has hooks"
 
     class Depth(StochasticDepth):
         def forward(self, input):
@@ -115,14 +119,14 @@ def test_reasons():
 
     block = CNBlock(4, 1.0, 0.1)
     block.stochastic_depth = Depth(0.1, "row")
-    report = places(fd.fuse(block))
+    report = by_name(fd.fuse(block))
     assert "Depth, a subclass of" in report[""].text
-    assert "forward is not one that is known" in report["stochastic_depth"].text
+    assert "forward has no known fingerprint" in report["stochastic_depth"].text
     assert not report[""].fused and not report["stochastic_depth"].fused
 
 
 @pytest.mark.parametrize("hooked", ["mlp", "mlp.4", "mlp.3", "ln_2", "dropout"])
-def test_hooks_that_come_later(hooked):
+def test_hooks_added_after_fuse(hooked):
     fused = EncoderBlock(4, 16, 24, 0.1, 0.0)
     unfused = copy.deepcopy(fused)
     fd.fuse(fused)
@@ -133,7 +137,7 @@ def test_hooks_that_come_later(hooked):
         )
     call = with_inputs(torch.randn(3, 5, 16))
     got = run(fused, call)
-    # Called by itself, dropout gets attention's output as that leaves it.
+    # With a hook, dropout is called, with the transposed output of attention.
     with ExplicitMasks(in_memory_order=hooked == "dropout"):
         assert_equal_runs(run(unfused, call), got, 2e-5)
     ours, theirs = seen
@@ -145,7 +149,7 @@ def test_monte_carlo_mode_of_a_block():
     unfused = copy.deepcopy(block)
     fd.fuse(block)
     x = torch.randn(3, 5, 16)
-    # Attention too drops by this package.
+    # The dropout of attention uses this package too.
     with fd.mc_mode(block):
         torch.manual_seed(0)
         got = block(x)
@@ -159,7 +163,10 @@ def test_monte_carlo_mode_of_a_block():
 
 
 def without_attention_dropout(model):
-    """Swin's attention drops by torch's own operator: no float, so that nobody sets it."""
+    """Switches off the dropout of Swin's attention, which ExplicitMasks does not cover.
+
+    The probabilities are integers, so that `set_p` ignores them.
+    """
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = module.dropout = 0
@@ -214,22 +221,22 @@ def efficientnet():
 def test_blocks_with_stochastic_depth(make, blocks):
     names = [block.__name__ for block in blocks]
     call = with_inputs(torch.randn(6, 3, 16, 16))
-    assert_parity(make(), call, places=[*names, "StochasticDepth"], tolerance=5e-5)
+    assert_parity(make(), call, fused_classes=[*names, "StochasticDepth"], tolerance=5e-5)
 
 
 def test_head_of_vgg():
-    """Its classifier, less wide."""
+    """The classifier of VGG with smaller layers."""
     head = nn.Sequential(
         nn.Linear(18, 16), nn.ReLU(True), nn.Dropout(0.5),
         nn.Linear(16, 16), nn.ReLU(True), nn.Dropout(0.5),
         nn.Linear(16, 3),
     )  # fmt: skip
-    assert_parity(head, with_inputs(torch.randn(7, 18)), places=["Sequential"])
+    assert_parity(head, with_inputs(torch.randn(7, 18)), fused_classes=["Sequential"])
 
 
 def test_alexnet():
     model = AlexNet(num_classes=3)
-    report = places(fd.fuse(model))
+    report = by_name(fd.fuse(model))
     assert "Dropout, Linear" not in report["classifier"].text
     x = torch.randn(2, 3, 64, 64)
     model.train()

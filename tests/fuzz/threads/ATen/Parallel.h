@@ -1,6 +1,6 @@
-// In the place of torch's header of this name, for ThreadSanitizer: it does not know how OpenMP's
-// threads wait for each other, but how those of the standard library do. Work is divided in the
-// same way, but however little there is.
+// Replaces torch's header of this name in builds with ThreadSanitizer, which understands how threads
+// of the standard library wait for each other, but not how those of OpenMP do. Work is divided as in
+// torch, except that the grain size is ignored: even little work runs in several threads.
 #pragma once
 
 #include <algorithm>

@@ -1,0 +1,102 @@
+#include "ops/random.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+#include "ops/common/operator_handle.h"
+
+namespace fused_dropout {
+namespace {
+
+constexpr auto kMask = "dropout_mask";
+
+// False if the call is traced or transformed: its state is a tensor on the device of x then.
+bool is_plain_call(const Tensor& x) {
+  return !c10::impl::TorchDispatchModeTLS::any_modes_set() && has_no_wrapper(x) &&
+         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGenerator&,
+                 bool on_host) {
+  const auto options = token.options().dtype(at::kLong);
+  return at::empty({2}, on_host ? options.device(at::kCPU) : options);
+}
+
+Tensor mask_meta(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                 double p, FD_MASK_PARAMETERS) {
+  check_mask(rng_state, size, strides, p, FD_MASK_OPTIONS);
+  return at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+}
+
+}  // namespace
+
+// TorchScript evaluates a call with constant arguments at compile time, which would freeze the
+// mask, unless the alias analysis of the operator is conservative.
+void define_draw(torch::Library& m, const std::string& schema) {
+  m.def(torch::schema(schema.c_str(), c10::AliasAnalysisKind::CONSERVATIVE),
+        {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+}
+
+Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
+                 const OptionalGenerator& generator, bool on_host) {
+  using Entry = Tensor(const Tensor&, const OptionalTensor&, const OptionalGenerator&, bool);
+  static const auto op = find_operator<Entry>("fused_dropout::draw_rng_state");
+  return op.call(token, p_tensor, generator, on_host);
+}
+
+Tensor EagerCall::draw(const Tensor& x) const {
+  return call_draw(x, {}, generator, /*on_host=*/!x.is_cpu() && is_plain_call(x));
+}
+
+PhiloxState read_rng_state(const Tensor& rng_state) {
+  const auto values = rng_state.accessor<int64_t, 1>();
+  return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
+}
+
+CallParams check_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                      double p, FD_MASK_PARAMETERS) {
+  check_rng_state(kMask, rng_state, rng_state.device());
+  check_dense(kMask, size, strides);
+  check_mask_indices(kMask, size, mask_strides, mask_offset);
+  CallParams call;
+  call.p = check_probability(kMask, p);
+  call.shared_dims = shared_dims.vec();
+  if (mask_strides) call.mask_strides = mask_strides->vec();
+  call.mask_offset = std::move(mask_offset);
+  return call;
+}
+
+MaskParams::MaskParams(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                       double p, FD_MASK_PARAMETERS)
+    : keep_count(keep_count_of(p)),
+      layout(check_mask(rng_state, size, strides, p, FD_MASK_OPTIONS),
+             C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(strides)) {
+  kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+}
+
+TORCH_LIBRARY(fused_dropout, m) {
+  m.def(c10::str("dropout_mask(Tensor rng_state, SymInt[] size, SymInt[] strides, float p, ",
+                 kMaskOptions, ") -> Tensor")
+            .c_str(),
+        {at::Tag::pt2_compliant_tag});
+  // The only operator that draws from a generator. `token` gives the device, and, under
+  // torch.compile, a fresh one for each call keeps two calls from being merged into one.
+  define_draw(m,
+              "draw_rng_state(Tensor token, Tensor? p_tensor=None, *, Generator? generator=None, "
+              "bool on_host=False) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) {
+  m.impl("draw_rng_state", draw_meta);
+  m.impl("dropout_mask", mask_meta);
+}
+
+// Their results are integers and booleans, which have no gradient.
+TORCH_LIBRARY_IMPL(fused_dropout, Autograd, m) {
+  m.impl("draw_rng_state", torch::CppFunction::makeFallthrough());
+  m.impl("dropout_mask", torch::CppFunction::makeFallthrough());
+}
+
+}  // namespace fused_dropout

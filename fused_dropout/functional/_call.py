@@ -1,0 +1,151 @@
+"""The one way from the arguments of a function to an operator."""
+
+import torch
+from torch.overrides import has_torch_function_variadic
+
+from fused_dropout._extension import _C
+from fused_dropout.functional._arguments import check_generator, check_tensor, shared_dims_of
+from fused_dropout.functional._mask_layout import mask_layout
+from fused_dropout.functional._nested import on_values
+
+
+class Operator:
+    """An operator, and which of its tensors may be nested beside a nested ``x``.
+
+    Args:
+        name: of the operator in ``torch.ops.fused_dropout``, and of its eager call in the extension
+            module.
+        traced: called with ``x``, the other tensors, a state and options; the operator if None.
+        same: tensors of the shape of ``x``, as a dict from the argument's name to its position.
+        rows: tensors of that shape without the last dimension, in the same way.
+        last: how many of the last dimensions have to be regular.
+        bias_dim: position of the option of this name, if there is one.
+    """
+
+    def __init__(self, name, traced=None, *, same=None, rows=None, last=0, bias_dim=None):
+        self.eager = getattr(_C, name)
+        self.traced = traced or getattr(torch.ops.fused_dropout, name)
+        self.same = same or {}
+        self.rows = rows or {}
+        self.last = last
+        self.bias_dim = bias_dim
+
+
+def call(
+    operator,
+    function,
+    tensors,
+    options,
+    *,
+    draws,
+    p_tensor=None,
+    shared_dims=(),
+    noise_shape=None,
+    sizes_of=None,
+    generator=None,
+    rng_state=None,
+    shard=None,
+    has_mask=True,
+):
+    """Calls an operator with a state that is given or drawn.
+
+    Args:
+        function: the name that error messages carry.
+        tensors: of the operator, ``x`` first.
+        options: of the operator between its state and its mask, in the order of the schema.
+        draws: whether the call needs a state if ``x`` has elements.
+        p_tensor: the probability if it is a tensor, that is under ``torch.compile``.
+        sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
+        has_mask: whether the operator takes the three options of a mask.
+        shared_dims, noise_shape, generator, rng_state, shard: as the functions take them.
+    """
+    x = tensors[0]
+    if getattr(x, "is_nested", False):
+        return _call_on_values(
+            operator, function, tensors, options, shared_dims, noise_shape, shard,
+            {"draws": draws, "generator": generator, "rng_state": rng_state},
+        )  # fmt: skip
+    if noise_shape is not None:
+        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, sizes_of, shard)
+    layout = (None, 0)
+    if shard is not None:
+        layout = mask_layout(function, x, shard, shared_dims, sizes_of)
+        draws = draws and 0 not in shard.shape
+    if is_plain(*tensors):
+        mask = (shared_dims, *layout) if has_mask else ()
+        return operator.eager(
+            function, generator, draws, False, *tensors, rng_state, *options, *mask
+        )
+    mask = (list(shared_dims), *layout) if has_mask else ()
+    check(operator, function, tensors, (*options, *mask), rng_state)
+    state = state_for(function, x, draws, p_tensor, generator, rng_state)
+    return operator.traced(*tensors, state, *options, *mask)
+
+
+def check(operator, function, tensors, options, rng_state=None):
+    """Checks the arguments of a call before a state is drawn; traced code does so by itself.
+
+    Args:
+        options: those of the mask too.
+    """
+    if not torch.compiler.is_compiling():
+        operator.eager(function, None, False, True, *tensors, rng_state, *options)
+
+
+def is_plain(*tensors):
+    """Whether a call can go through the extension module rather than through ``torch.ops``."""
+    return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
+
+
+def state_for(function, x, draws, p_tensor, generator, rng_state):
+    """The state of a call through ``torch.ops``: given or drawn, or None if it needs none."""
+    if not draws:
+        return None
+    if rng_state is not None:
+        check_tensor(function, "rng_state", rng_state)
+        return rng_state
+    check_generator(function, generator)
+    if not torch.compiler.is_compiling():
+        return torch.ops.fused_dropout.draw_rng_state(x, p_tensor, generator=generator)
+    if generator is not None:
+        raise TypeError(
+            f"{function}: a generator cannot be an input of a compiled graph; draw a state outside "
+            "with fused_dropout.new_rng_state(device, generator) and pass it as rng_state="
+        )
+    # A fresh token for each call: see new_rng_state.
+    token = torch.empty(2, dtype=torch.int64, device=x.device)
+    return torch.ops.fused_dropout.draw_rng_state(token, p_tensor)
+
+
+def _call_on_values(operator, function, tensors, options, shared_dims, noise_shape, shard, state):
+    """The same for a nested ``x``: the call works on the tensor of its values."""
+    x, *others = tensors
+    translated = {**operator.same, **operator.rows}
+    bias_dim = None
+    if operator.bias_dim is not None and others[0] is not None:
+        bias_dim = options[operator.bias_dim]
+
+    def call_values(values, shared_dims=(), noise_shape=None, bias_dim=bias_dim, **given):
+        moved = [values, *others]
+        for name, tensor in given.items():
+            moved[translated[name]] = tensor
+        moved_options = list(options)
+        if bias_dim is not None:
+            moved_options[operator.bias_dim] = bias_dim
+        return call(
+            operator, function, moved, moved_options,
+            shared_dims=shared_dims, noise_shape=noise_shape, **state,
+        )  # fmt: skip
+
+    return on_values(
+        function,
+        call_values,
+        x,
+        same={name: tensors[position] for name, position in operator.same.items()},
+        rows={name: tensors[position] for name, position in operator.rows.items()},
+        last=operator.last,
+        bias_dim=bias_dim,
+        shared_dims=shared_dims,
+        noise_shape=noise_shape,
+        shard=shard,
+    )

@@ -1,0 +1,120 @@
+"""Decides which children of a fused module may be bypassed.
+
+A fused module computes what its children would compute, without calling them. This is correct only
+if a child has no hooks, no parametrisation, its original ``forward`` and exactly the expected
+class. ``fuse`` asks these functions for the report, and every call of a fused module asks again,
+because hooks can be added at any time.
+"""
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+LINEAR = (nn.Linear,)
+_PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FORWARDS = {}  # class: its original forward; None if it was already replaced
+
+
+def record_forwards(classes):
+    """Records the ``forward`` of classes, so that :func:`child_not_fusable` detects a new one.
+
+    Call it when the file that uses a class is imported, before other code can replace the method.
+    """
+    for cls in classes:
+        _FORWARDS[cls] = None if is_replaced(cls, "forward") else cls.forward
+
+
+def is_replaced(cls, name):
+    """Whether a method was replaced: it was defined in another package than its class."""
+    names = getattr(getattr(cls, name), "__globals__", {})
+    return top_level_package(names.get("__name__", "")) != top_level_package(cls.__module__)
+
+
+def top_level_package(module_name):
+    return module_name.partition(".")[0]
+
+
+def is_supported_tensor(x):
+    """Whether the kernels accept a tensor.
+
+    They do not accept nested, distributed and complex tensors, nor the proxies of torch.fx. The
+    original layers handle those.
+    """
+    return (
+        isinstance(x, torch.Tensor)
+        and x.dtype in _DTYPES
+        and not x.is_nested
+        and not hasattr(type(x), "__tensor_flatten__")
+    )
+
+
+def child_not_fusable(name, child, types):
+    """The reason why a child cannot be bypassed; None if it can.
+
+    Args:
+        name: the name of the child, for the text.
+        child: a module.
+        types: the expected classes, a tuple; subclasses are not accepted.
+    """
+    if (
+        type(child) in types
+        and not child._forward_hooks
+        and not child._forward_pre_hooks
+        and not child._backward_hooks
+        and not child._backward_pre_hooks
+        and "forward" not in child.__dict__
+        and _FORWARDS.get(type(child), type(child).forward) is type(child).forward
+    ):
+        return None
+    return f"{name} {_reason(child, types)}"
+
+
+def _reason(child, types):
+    if parametrize.is_parametrized(child):
+        return f"has a parametrisation of {', '.join(child.parametrizations)}"
+    if type(child) not in types:
+        expected = " or ".join(dict.fromkeys(one.__name__ for one in types))
+        relation = "a subclass of" if isinstance(child, types) else "but expected"
+        return f"is {class_name(child)}, {relation} {expected}"
+    if "forward" in child.__dict__:
+        return "has a forward set on the instance"
+    if _FORWARDS.get(type(child), type(child).forward) is not type(child).forward:
+        return f"is {class_name(child)}, whose forward was replaced"
+    return "has hooks"
+
+
+record_forwards(LINEAR)
+
+
+def linear_not_fusable(name, child, types=LINEAR):
+    """As :func:`child_not_fusable`, for a layer whose weight and bias the fused module reads."""
+    reason = child_not_fusable(name, child, types)
+    if reason is None and type(child.weight) not in _PLAIN_TENSORS:
+        reason = f"{name}.weight is a tensor subclass: {type(child.weight).__name__}"
+    return reason
+
+
+def to_autocast_float32(x):
+    """The input of a function that autocast on CUDA runs in float32: softplus and the norms."""
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+
+
+def has_global_hooks():
+    """Whether hooks are registered that run for every module of the process."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
+def class_name(child):
+    """The name of a module's class in reports: with its Python module, except for torch.nn."""
+    cls = type(child)
+    module = cls.__module__
+    if module.startswith("torch.nn.modules."):
+        return cls.__qualname__
+    return f"{module}.{cls.__qualname__}"

@@ -1,0 +1,169 @@
+"""``fuse``, ``unfuse`` and ``fused``."""
+
+import threading
+from contextlib import contextmanager
+
+from torch import nn
+
+from fused_dropout.fusion.class_swap import is_fused, unfused_class
+from fused_dropout.fusion.eligibility import class_name
+from fused_dropout.fusion.registry import chosen_patterns
+from fused_dropout.fusion.report import FusionError, FusionReport, Place
+
+
+def fuse(model, patterns="auto", dry_run=False, strict=False):
+    """Makes the modules of a model that match a pattern use fused kernels, in place.
+
+    Each matching module gets a class that is derived from its own class. Nothing else changes:
+    parameters, buffers, children, hooks and attributes stay the same objects, so state dicts,
+    optimisers, ``isinstance``, ``pickle`` and ``deepcopy`` work as before.
+
+    In training mode a fused module computes the same function as before and draws its dropout masks
+    from the same distribution. The masks follow this package's random-number contract instead of
+    torch's generator. In evaluation mode the original ``forward`` runs. Every call reads the
+    current ``p`` and ``training`` of the dropout layers inside the module. If a child got hooks, a
+    parametrisation or another class after ``fuse``, the module runs its original ``forward``.
+
+    Args:
+        model: a ``torch.nn.Module``; all its submodules and the module itself are examined.
+        patterns: "auto" for all patterns, or a list of groups: "dropout", "sequential",
+            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "own" (see
+            :func:`register_pattern`).
+        dry_run: change nothing, only return the report.
+        strict: if a module matches a pattern but cannot be fused, raise an error and change
+            nothing.
+
+    Returns:
+        FusionReport: each module that matches a pattern, with what is fused or the reason why it
+        was skipped. Modules that are already fused are listed as such and stay as they are.
+
+    Raises:
+        TypeError: ``model`` is not a module, or ``patterns`` is neither a string nor a list.
+        ValueError: ``patterns`` contains an unknown group.
+        FusionError: see ``strict``; its attribute ``report`` is the report.
+    """
+    _check_model("fuse", model)
+    patterns = chosen_patterns(patterns)
+    found = [
+        found
+        for name, module in model.named_modules()
+        if (found := _match(name, module, patterns)) is not None
+    ]
+    places = [place for place, _, _ in found]
+    fails = strict and not all(place.fused for place in places)
+    report = FusionReport(places, dry_run or fails)
+    if fails:
+        raise FusionError(report)
+    if not dry_run:
+        _set_classes([(module, cls) for _, module, cls in found if cls is not None])
+    return report
+
+
+def unfuse(model):
+    """Restores the original class of every fused module of a model, in place.
+
+    Args:
+        model: a ``torch.nn.Module``. Modules that are not fused stay as they are.
+
+    Returns:
+        torch.nn.Module: ``model`` itself.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        RuntimeError: other code, such as PyTorch's ``fully_shard``, changed the class of a fused
+            module after ``fuse``. No module is changed then.
+    """
+    _check_model("unfuse", model)
+    changes = []
+    for name, module in model.named_modules():
+        cls = unfused_class(type(module))
+        if cls is not None:
+            changes.append((module, cls))
+        elif is_fused(module):
+            raise RuntimeError(
+                f"unfuse: the class of {name or 'the model'} was changed after fuse: it is "
+                f"{class_name(module)} now. Call unfuse first, or undo that change"
+            )
+    _set_classes(changes)
+    return model
+
+
+# {module: number of active `fused` contexts that fused it}
+_CONTEXT_COUNTS = {}
+_CONTEXT_LOCK = threading.RLock()
+
+
+@contextmanager
+def fused(model, patterns="auto", strict=False):
+    """A context manager in which a model is fused.
+
+    At the end of the context, also after an exception, it unfuses the modules that were not fused
+    before. Contexts may overlap, in one thread or in several: a module is unfused when the last of
+    its contexts ends. Arguments and errors are those of :func:`fuse`.
+
+    Yields:
+        FusionReport: see :func:`fuse`.
+    """
+    _check_model("fused", model)
+    with _CONTEXT_LOCK:
+        before = {module for module in model.modules() if is_fused(module)} - _CONTEXT_COUNTS.keys()
+        report = fuse(model, patterns, strict=strict)
+        inside = {module for module in model.modules() if is_fused(module)} - before
+        for module in inside:
+            _CONTEXT_COUNTS[module] = _CONTEXT_COUNTS.get(module, 0) + 1
+    try:
+        yield report
+    finally:
+        with _CONTEXT_LOCK:
+            for module in inside:
+                _CONTEXT_COUNTS[module] -= 1
+                if not _CONTEXT_COUNTS[module]:
+                    del _CONTEXT_COUNTS[module]
+            # Code in the context may have removed modules from the model and added fused ones.
+            for module in inside.union(model.modules()) - before - _CONTEXT_COUNTS.keys():
+                cls = unfused_class(type(module))
+                if cls is not None:
+                    module.__class__ = cls
+
+
+def _match(name, module, patterns):
+    """``(place, module, fused class or None)``; None if no pattern has anything to fuse."""
+    fused = is_fused(module)
+    cls = unfused_class(type(module)) or type(module)
+    for pattern in patterns:
+        if not pattern.matches(cls):
+            continue
+        new = None
+        if fused:
+            reason, text = None, "is already fused"
+        else:
+            reason = pattern.reason_not_fusable(module)
+            if reason == "":
+                continue
+            if reason is None and "forward" in module.__dict__:
+                reason = "has a forward set on the instance"
+            text = reason
+            if reason is None:
+                new, text = pattern.fused_class(cls), pattern.describe(module)
+        return Place(name, cls.__qualname__, pattern.group, reason is None, text), module, new
+    return None
+
+
+def _set_classes(changes):
+    """Sets the class of all modules or of none: Python rejects a class of another memory layout."""
+    before = []
+    try:
+        for module, cls in changes:
+            before.append((module, type(module)))
+            module.__class__ = cls
+    except TypeError:
+        for module, cls in before:
+            module.__class__ = cls
+        raise
+
+
+def _check_model(function, model):
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function}: model is of type {type(model).__name__}, but expected a torch.nn.Module"
+        )

@@ -1,0 +1,249 @@
+"""The calls that fused modules consist of: each takes child layers and makes one kernel call.
+
+In all functions ``drop`` is a dropout child, a dict with the keyword arguments of a dropout call,
+or None for no dropout. Tensors of the residual connection are called ``residual``; ``branch`` is
+the tensor that is added to it.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fused_dropout import functional as FF
+from fused_dropout._state import new_rng_state
+from fused_dropout.functional._arguments import is_zero
+from fused_dropout.fusion.activations import Activation, activation_of
+from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
+from fused_dropout.fusion.dropout_layers import dropout_arguments
+from fused_dropout.fusion.eligibility import (
+    child_not_fusable,
+    record_forwards,
+    to_autocast_float32,
+)
+
+# The dimension of the bias, counted from the end: unbatched input has one dimension less.
+BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
+LINEAR_AND_CONV = tuple(BIAS_DIMS)
+
+_IDENTITY = Activation("identity")
+
+
+# {class: (which kernel normalises, function of a module: whether the kernel has its options)}
+_NORMS = {
+    nn.LayerNorm: ("layer", lambda norm: True),
+    nn.RMSNorm: ("rms", lambda norm: True),
+}
+record_forwards((*LINEAR_AND_CONV, *_NORMS))
+
+
+def add_norm_class(cls, kind, condition):
+    """Adds a class that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` ("rms") does.
+
+    ``condition`` is a function of a module: whether its options are those of the torch.nn class.
+    """
+    _NORMS[cls] = (kind, condition)
+    record_forwards((cls,))
+
+
+def linear_without_bias(layer, x):
+    """``layer(x)`` without adding the bias, for a linear layer or a convolution."""
+    if type(layer) is nn.Linear:
+        return F.linear(x, layer.weight)
+    return layer._conv_forward(x, layer.weight, None)
+
+
+def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
+    """``drop(act(x + bias))``. ``act`` is a module, a function, or None for the identity.
+
+    An activation without a kernel is called, and only dropout uses a kernel.
+    """
+    arguments = _arguments(drop)
+    activation = _IDENTITY if act is None else activation_of(act)
+    if activation is None:
+        x = x if bias is None else x + bias.view(-1, *(1,) * (-1 - bias_dim))
+        return FF.dropout(act(x), **arguments)
+    if act is None and bias is None:
+        return FF.dropout(x, **arguments)
+    name, negative_slope, alpha = activation
+    if name == "softplus":
+        x = to_autocast_float32(x)
+    return FF.bias_act_dropout(
+        x,
+        bias,
+        activation=name,
+        bias_dim=bias_dim,
+        negative_slope=negative_slope,
+        alpha=alpha,
+        **arguments,
+    )
+
+
+def linear_act_drop(linear, act, drop, x):
+    """``drop(act(linear(x)))`` for a linear layer or a convolution.
+
+    ``act`` is a module, a function, or None for the identity.
+    """
+    arguments = _arguments(drop)
+    if act is None and not _is_active(arguments):
+        return linear(x)
+    if act is not None and activation_of(act) is None:
+        return FF.dropout(act(linear(x)), **arguments)
+    x = linear_without_bias(linear, x)
+    return bias_act_drop(x, linear.bias, act, drop, BIAS_DIMS[type(linear)])
+
+
+def glu_drop(x, bias, activation, drop, gate_first=True):
+    """``drop(activation(x1 + b1) * (x2 + b2))``, where x1, x2 and b1, b2 are halves of x and bias.
+
+    ``activation`` is an :class:`~.activations.Activation`; it applies to the second half if
+    ``gate_first`` is False.
+    """
+    name, negative_slope, alpha = activation
+    return FF.bias_glu_dropout(
+        x,
+        bias,
+        activation=name,
+        negative_slope=negative_slope,
+        alpha=alpha,
+        gate_first=gate_first,
+        **_arguments(drop),
+    )
+
+
+def linear_drop(linear, drop, x):
+    """``drop(linear(x))``."""
+    return linear_act_drop(linear, None, drop, x)
+
+
+def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
+    """``residual + drop_path(layer_scale * drop(branch + bias))``.
+
+    ``layer_scale`` is a tensor that broadcasts to the shape of the branch, or None. ``drop_path``
+    is a stochastic depth layer, or None.
+    """
+    dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
+    both = _is_active(dropped) and _is_active(path)
+    if not both and layer_scale is None and _kernel_can_add(branch, residual):
+        arguments = path if _is_active(path) else dropped
+        return FF.bias_dropout_add(branch, bias, residual, **arguments)
+    if bias is not None or _is_active(dropped):
+        branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
+    dtype = _sum_dtype(branch, residual, layer_scale)
+    if _is_active(path):
+        factors = row_factors(branch, path)
+        layer_scale = factors if layer_scale is None else layer_scale * factors
+    if layer_scale is None:
+        return residual + branch
+    return torch.addcmul(residual, branch, layer_scale).to(dtype)
+
+
+def add_norm(branch, bias, drop, residual, norm):
+    """``norm(residual + drop(branch + bias))``."""
+    return _add_norm(branch, bias, drop, residual, norm, False, None, None)
+
+
+def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
+    """``(norm(h), h)``, where ``h`` is the result of :func:`add`."""
+    return _add_norm(branch, bias, drop, residual, norm, True, layer_scale, drop_path)
+
+
+def run_residual_branches(x, stages, norm_first):
+    """Runs the branches of a transformer layer, with their residuals and norms.
+
+    Args:
+        x: the input of the layer.
+        stages: ``(norm, drop, branch)`` for each branch. ``branch`` is a function of a tensor that
+            returns an output and a bias that is still to be added, or None.
+        norm_first: True for pre-norm, ``x + drop(branch(norm(x)))``; False for post-norm,
+            ``norm(x + drop(branch(x)))``.
+    """
+    if not norm_first:
+        for norm, drop, branch in stages:
+            x = add_norm(*branch(x), drop, x, norm)
+        return x
+    y = stages[0][0](x)
+    for (_, drop, branch), (next_norm, _, _) in pairwise(stages):
+        y, x = add_then_norm(*branch(y), drop, x, next_norm)
+    _, drop, branch = stages[-1]
+    return add(*branch(y), drop, x)
+
+
+def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
+    has_kernel = _can_normalise(norm, branch) and _kernel_can_add(branch, residual, layer_scale)
+    if not has_kernel:
+        h = add(branch, bias, drop, residual, layer_scale, drop_path)
+        return (norm(h), h) if prenorm else norm(h)
+    options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
+    options |= _drop_options(branch, drop, drop_path)
+    if not prenorm:  # the kernel returns the norm in the dtype of the residual
+        residual = to_autocast_float32(residual)
+    if _NORMS[type(norm)][0] == "layer":
+        return FF.dropout_add_layer_norm(
+            branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
+        )
+    eps = norm.eps
+    if eps is None:  # torch takes the eps of the dtype in which it computes
+        eps = torch.finfo(torch.promote_types(residual.dtype, torch.float32)).eps
+    return FF.dropout_add_rms_norm(branch, residual, norm.weight, eps=eps, **options)
+
+
+def _drop_options(branch, drop, drop_path):
+    """The arguments of a norm kernel for dropout and stochastic depth.
+
+    The kernel draws one of the two masks. If both are active, it draws that of dropout, and
+    stochastic depth becomes a factor for each row.
+    """
+    dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
+    if not _is_active(path):
+        return dropped
+    if not _is_active(dropped):
+        return path
+    # First the state of dropout, then stochastic depth: the order of the unfused layers.
+    state = new_rng_state(branch.device)
+    factors = row_factors(branch, path).squeeze(-1).expand(branch.shape[:-1])
+    return {**dropped, "rng_state": state, "row_scale": factors}
+
+
+def _arguments(drop):
+    return OFF if drop is None else dropout_arguments(drop)
+
+
+def _path_arguments(drop_path, branch):
+    return OFF if drop_path is None else drop_path_arguments(drop_path, branch.dim())
+
+
+def _is_active(arguments):
+    """Whether a dropout call with these arguments changes its input."""
+    if not arguments["training"]:
+        return arguments.get("mode") == "classic"
+    return not is_zero(arguments["p"])
+
+
+def _kernel_can_add(branch, residual, layer_scale=None):
+    """Whether the sum of a kernel has the same shape and dtype as the sum of torch."""
+    return (
+        branch.shape == residual.shape
+        and residual.dtype in (branch.dtype, torch.float32)
+        and _sum_dtype(branch, residual, layer_scale) == residual.dtype
+    )
+
+
+def _sum_dtype(branch, residual, layer_scale):
+    dtype = torch.promote_types(branch.dtype, residual.dtype)
+    return dtype if layer_scale is None else torch.promote_types(dtype, layer_scale.dtype)
+
+
+def norm_not_fusable(name, norm):
+    """The reason why a norm has to be called apart from the sum before it; None if it has not."""
+    reason = child_not_fusable(name, norm, tuple(_NORMS))
+    if reason is None and not _NORMS[type(norm)][1](norm):
+        reason = f"{name} has options without a kernel"
+    if reason is None and len(norm.normalized_shape) != 1:
+        reason = f"{name} normalises {len(norm.normalized_shape)} dimensions, but expected 1"
+    return reason
+
+
+def _can_normalise(norm, x):
+    return norm_not_fusable("", norm) is None and norm.normalized_shape[0] == x.shape[-1]

@@ -1,0 +1,123 @@
+"""Patterns for T5's feed-forward and attention layers."""
+
+import re
+
+import torch
+import torch.nn.functional as F
+
+from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
+from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
+
+
+class _WithDropout(FusedMixin):
+    """A module with a child ``dropout``."""
+
+    @staticmethod
+    def reason_not_fusable(module):
+        return dropout_not_fusable("dropout", module.dropout)
+
+    def in_training(self):
+        return self.training or self.dropout.training
+
+
+def _output(wo, hidden):
+    """``wo(hidden)``. transformers keeps this layer in float32 in models of 16-bit precision."""
+    weight = wo.weight
+    if isinstance(weight, torch.Tensor) and weight.dtype not in (hidden.dtype, torch.int8):
+        hidden = hidden.to(weight.dtype)
+    return wo(hidden)
+
+
+class FusedDense(_WithDropout):
+    @staticmethod
+    def reason_not_fusable(module):
+        return (
+            linear_not_fusable("wi", module.wi)
+            or activation_not_fusable("act", module.act)
+            or dropout_not_fusable("dropout", module.dropout)
+        )
+
+    def fused_forward(self, hidden_states):
+        return _output(self.wo, linear_act_drop(self.wi, self.act, self.dropout, hidden_states))
+
+
+class FusedGatedDense(_WithDropout):
+    """Concatenates the weights of ``wi_0`` and ``wi_1``, as the kernel takes one tensor."""
+
+    @staticmethod
+    def reason_not_fusable(module):
+        for name in ("wi_0", "wi_1"):
+            layer = getattr(module, name)
+            if reason := linear_not_fusable(name, layer):
+                return reason
+            if layer.bias is not None:
+                return f"{name} has a bias"
+        return activation_not_fusable("act", module.act) or dropout_not_fusable(
+            "dropout", module.dropout
+        )
+
+    def fused_forward(self, hidden_states):
+        halves = F.linear(hidden_states, torch.cat([self.wi_0.weight, self.wi_1.weight]))
+        hidden = glu_drop(halves, None, activation_of(self.act), self.dropout)
+        return _output(self.wo, hidden)
+
+
+class FusedLayerFF(_WithDropout):
+    def fused_forward(self, hidden_states):
+        branch = self.DenseReluDense(self.layer_norm(hidden_states))
+        return add(branch, None, self.dropout, hidden_states)
+
+
+class FusedLayerSelfAttention(_WithDropout):
+    def fused_forward(
+        self, hidden_states, attention_mask=None, position_bias=None, cache=None, **kwargs
+    ):
+        branch, position_bias, weights = self.SelfAttention(
+            self.layer_norm(hidden_states),
+            mask=attention_mask,
+            position_bias=position_bias,
+            cache=cache,
+            **kwargs,
+        )
+        return add(branch, None, self.dropout, hidden_states), position_bias, weights
+
+
+class FusedLayerCrossAttention(_WithDropout):
+    def fused_forward(
+        self,
+        hidden_states,
+        key_value_states,
+        attention_mask=None,
+        position_bias=None,
+        cache=None,
+        **kwargs,
+    ):
+        branch, position_bias, weights = self.EncDecAttention(
+            self.layer_norm(hidden_states),
+            mask=attention_mask,
+            key_value_states=key_value_states,
+            position_bias=position_bias,
+            cache=cache,
+            **kwargs,
+        )
+        return add(branch, None, self.dropout, hidden_states), position_bias, weights
+
+
+for _mixin, _fingerprint, _names, _text in (
+    (FusedDense, "e58f901554c64960", "DenseActDense", "activation and dropout"),
+    (FusedGatedDense, "b68b6575e4a865f8", "DenseGatedActDense", "activation, gate and dropout"),
+    (FusedLayerFF, "4dbbbd7ba80ba9e9", "LayerFF", "dropout and residual"),
+    (FusedLayerSelfAttention, "d12bd71d6afb8f19", "LayerSelfAttention", "dropout and residual"),
+    (FusedLayerCrossAttention, "c46e626b350652ff", "LayerCrossAttention", "dropout and residual"),
+):
+    add_fingerprint_pattern(
+        "transformers",
+        _mixin,
+        (_fingerprint,),
+        re.compile(rf"(T5|MT5){_names}"),
+        _text,
+    )

@@ -1,0 +1,1 @@
+"""Patterns for timm: feed-forward layers, attention, stochastic depth and residual blocks."""

@@ -1,0 +1,190 @@
+"""Patterns for timm's attention and residual blocks."""
+
+import re
+
+import torch.nn.functional as F
+from torch import nn
+
+from fused_dropout import functional as FF
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.drop_path import drop_path_not_fusable
+from fused_dropout.fusion.dropout_layers import dropout_arguments
+from fused_dropout.fusion.eligibility import child_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
+from fused_dropout.fusion.patterns.timm.mlp import Branch
+
+
+class FusedAttention(Branch):
+    linears = ("proj",)
+    drops = "attn_drop", "proj_drop"
+
+    @classmethod
+    def reason_not_fusable(cls, module):
+        if not module.fused_attn:
+            return "fused_attn is False: attention is computed step by step"
+        return super().reason_not_fusable(module)
+
+    def last_layers(self):
+        return self.proj, self.proj_drop
+
+    def before_last(self, x, attn_mask=None, is_causal=False):
+        gate = None if self.gate is None else self.gate(x).sigmoid()
+        # (batch, length, 3 * width) to (3, batch, heads, length, width).
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        # timm looks at self.training; `mc_mode` sets the flag of the dropout child.
+        drops = self.training or self.attn_drop.training
+        x = FF.scaled_dot_product_attention(
+            self.q_norm(q),
+            self.k_norm(k),
+            v,
+            attn_mask,
+            dropout_arguments(self.attn_drop)["p"] if drops else 0.0,
+            is_causal,
+        )
+        x = self.norm(x.transpose(1, 2).flatten(-2))
+        return x if gate is None else x * gate
+
+
+def branch_of(child, *args, **kwargs):
+    """Runs a branch without its last bias and dropout, if it is a fused :class:`Branch`.
+
+    Returns:
+        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
+        whole child was called, bias and dropout are None.
+    """
+    if (
+        isinstance(child, Branch)
+        and unfused_class(type(child)) is not None
+        and child_not_fusable("", child, (type(child),)) is None
+        and child.reason_not_fusable(child) is None
+    ):
+        linear, drop = child.last_layers()
+        if type(linear) is nn.Linear:
+            x = child.before_last(*args, **kwargs)
+            return F.linear(x, linear.weight), linear.bias, drop
+    return child(*args, **kwargs), None, None
+
+
+class _Block(FusedMixin):
+    """A block with residual branches. Children that cannot be bypassed are called.
+
+    Attributes:
+        ends: for each branch, the names of its layer scale (or None) and stochastic depth.
+        norms: names of the norms that are fused with the residual addition before them.
+    """
+
+    ends = ("ls1", "drop_path1"), ("ls2", "drop_path2")
+    norms = ("norm2",)
+
+    @staticmethod
+    def reason_not_fusable(module):
+        return None
+
+    def _end(self, index, branch):
+        return end_of_branch(*branch, *(name and getattr(self, name) for name in self.ends[index]))
+
+    def _pre_norm(self, x, first, mlp):
+        """``first``: result of the first branch, see :func:`branch_of`; ``mlp`` follows norm2."""
+        y, x = add_then_norm(**self._end(0, first), residual=x, norm=self.norm2)
+        return add(**self._end(1, branch_of(mlp, y)), residual=x)
+
+
+class FusedBlock(_Block):
+    def fused_forward(self, x, attn_mask=None, is_causal=False):
+        first = branch_of(self.attn, self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
+        return self._pre_norm(x, first, self.mlp)
+
+
+class FusedResPostBlock(_Block):
+    ends = (None, "drop_path1"), (None, "drop_path2")
+    norms = ()
+
+    def fused_forward(self, x, attn_mask=None, is_causal=False):
+        branch = self.norm1(self.attn(x, attn_mask=attn_mask, is_causal=is_causal))
+        x = add(**self._end(0, (branch, None, None)), residual=x)
+        return add(**self._end(1, (self.norm2(self.mlp(x)), None, None)), residual=x)
+
+
+class FusedBeitBlock(_Block):
+    ends = ("gamma_1", "drop_path1"), ("gamma_2", "drop_path2")
+
+    def fused_forward(self, x, shared_rel_pos_bias=None):
+        first = self.attn(self.norm1(x), shared_rel_pos_bias=shared_rel_pos_bias)
+        return self._pre_norm(x, (first, None, None), self.mlp)
+
+
+class FusedEvaBlock(FusedBeitBlock):
+    def fused_forward(self, x, rope=None, attn_mask=None, is_causal=False):
+        first = self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+        return self._pre_norm(x, (first, None, None), self.mlp)
+
+
+class FusedMixerBlock(_Block):
+    ends = (None, "drop_path"), (None, "drop_path")
+
+    def fused_forward(self, x):
+        tokens = self.mlp_tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        return self._pre_norm(x, (tokens, None, None), self.mlp_channels)
+
+
+class FusedSpatialGatingBlock(_Block):
+    ends = ((None, "drop_path"),)
+    norms = ()
+
+    def fused_forward(self, x):
+        return add(**self._end(0, branch_of(self.mlp_channels, self.norm(x))), residual=x)
+
+
+class FusedConvNeXtBlock(_Block):
+    ends = ((None, "drop_path"),)
+    norms = ()
+
+    def fused_forward(self, x):
+        y = self.conv_dw(x)
+        if self.use_conv_mlp:
+            y = self.mlp(self.norm(y))
+        else:
+            y = self.mlp(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        scale = None if self.gamma is None else self.gamma.reshape(1, -1, 1, 1)
+        end = end_of_branch(y, None, None, scale, self.drop_path)
+        return add(**end, residual=self.shortcut(x))
+
+
+def _describe(text, mixin):
+    def describe(module):
+        notes = []
+        for scale, drop_path in mixin.ends:
+            if isinstance(getattr(module, scale or "", None), nn.Module):
+                notes.append(layer_scale_not_fusable(scale, getattr(module, scale)))
+            notes.append(drop_path_not_fusable(drop_path, getattr(module, drop_path)))
+        notes += (norm_not_fusable(name, getattr(module, name)) for name in mixin.norms)
+        notes = dict.fromkeys(note for note in notes if note is not None)
+        return f"{text}; not fused: {', '.join(notes)}" if notes else text
+
+    return describe
+
+
+_ENDS_AND_NORM = "ends of the branches, residuals and the second norm"
+_ENDS = "ends of the branches and residuals"
+
+for _mixin, _fingerprint, _name, _text in (
+    (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _ENDS_AND_NORM),
+    (FusedResPostBlock, "abbf29731108ced0", "vision_transformer.ResPostBlock", _ENDS),
+    (FusedBeitBlock, "1246660265e704a5", "beit.Block", _ENDS_AND_NORM),
+    (FusedEvaBlock, "5be2323de7f84e28", "eva.EvaBlock", _ENDS_AND_NORM),
+    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "mlp_mixer.MixerBlock", _ENDS_AND_NORM),
+    (FusedSpatialGatingBlock, "54fa8e9bc0efb91b", "mlp_mixer.SpatialGatingBlock", _ENDS),
+    (FusedConvNeXtBlock, "cb68757320de7a3a", "convnext.ConvNeXtBlock", _ENDS),
+):
+    _name = re.compile(f"timm.models.{_name}")
+    add_fingerprint_pattern("timm", _mixin, (_fingerprint,), _name, _describe(_text, _mixin))
+add_fingerprint_pattern(
+    "timm",
+    FusedAttention,
+    ("5a62b485b4337916",),
+    re.compile("timm.layers.attention.Attention"),
+    "dropout of the attention probabilities; bias and dropout of the projection",
+)

@@ -1,0 +1,162 @@
+"""Patterns for the feed-forward layers of timm."""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fused_dropout import functional as FF
+from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_fusable
+from fused_dropout.fusion.eligibility import linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
+from fused_dropout.fusion.fused_calls import (
+    LINEAR_AND_CONV,
+    bias_act_drop,
+    glu_drop,
+    linear_act_drop,
+    linear_drop,
+)
+
+
+class Branch(FusedMixin):
+    """A module that ends with a linear layer and dropout.
+
+    A fused block can bypass these two layers and fuse them with the residual addition.
+
+    Attributes:
+        linears: names of the linear layers and convolutions that are bypassed.
+        drops: names of the dropout layers.
+    """
+
+    linears = "fc1", "fc2"
+    drops = "drop1", "drop2"
+
+    @classmethod
+    def reason_not_fusable(cls, module):
+        for name in cls.linears:
+            if reason := linear_not_fusable(name, getattr(module, name), LINEAR_AND_CONV):
+                return reason
+        for name in cls.drops:
+            if reason := dropout_not_fusable(name, getattr(module, name)):
+                return reason
+        return None
+
+    def in_training(self):
+        return self.training or any(getattr(self, name).training for name in self.drops)
+
+    def last_layers(self):
+        """The last linear layer and the last dropout layer."""
+        return self.fc2, self.drop2
+
+    def before_last(self, *args, **kwargs):
+        """The input of the last layers."""
+        raise NotImplementedError
+
+    def fused_forward(self, *args, **kwargs):
+        x = self.before_last(*args, **kwargs)
+        linear, drop = self.last_layers()
+        return linear_drop(linear, drop, x)
+
+
+class FusedMlp(Branch):
+    between = ("norm",)  # names of the layers between dropout and the last linear layer
+
+    def before_last(self, x):
+        x = linear_act_drop(self.fc1, self.act, self.drop1, x)
+        for name in self.between:
+            x = getattr(self, name)(x)
+        return x
+
+
+class FusedGatedMlp(FusedMlp):
+    between = "gate", "norm"
+
+
+class FusedGlobalResponseNormMlp(FusedMlp):
+    between = ("grn",)
+
+
+class FusedGluMlp(Branch):
+    def before_last(self, x):
+        activation = activation_of(self.act)
+        if activation is None or type(self.fc1) is not nn.Linear:
+            a, b = self.fc1(x).chunk(2, self.chunk_dim)
+            x = a * self.act(b) if self.gate_last else self.act(a) * b
+            x = FF.dropout(x, **dropout_arguments(self.drop1))
+        else:
+            x = glu_drop(
+                F.linear(x, self.fc1.weight),
+                self.fc1.bias,
+                activation,
+                self.drop1,
+                not self.gate_last,
+            )
+        return self.norm(x)
+
+
+class FusedSwiGLU(Branch):
+    """Concatenates the weights of ``fc1_g`` and ``fc1_x``, as the kernel takes one tensor."""
+
+    linears = "fc1_g", "fc1_x", "fc2"
+
+    def before_last(self, x):
+        gate, value = self.fc1_g, self.fc1_x
+        activation = activation_of(self.act)
+        if activation is None or (gate.bias is None) != (value.bias is None):
+            x = FF.dropout(self.act(gate(x)) * value(x), **dropout_arguments(self.drop1))
+        else:
+            bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
+            x = F.linear(x, torch.cat((gate.weight, value.weight)))
+            x = glu_drop(x, bias, activation, self.drop1)
+        return self.norm(x)
+
+
+class FusedConvMlp(FusedMixin):
+    @staticmethod
+    def reason_not_fusable(module):
+        return linear_not_fusable("fc1", module.fc1, LINEAR_AND_CONV) or dropout_not_fusable(
+            "drop", module.drop
+        )
+
+    def in_training(self):
+        return self.training or self.drop.training
+
+    def fused_forward(self, x):
+        if type(self.norm) is nn.Identity:
+            x = linear_act_drop(self.fc1, self.act, self.drop, x)
+        else:
+            x = bias_act_drop(self.norm(self.fc1(x)), None, self.act, self.drop)
+        return self.fc2(x)
+
+
+def _describe(text):
+    def describe(module):
+        reason = activation_not_fusable("act", module.act)
+        return text if reason is None else f"{text}; not fused: {reason}"
+
+    return describe
+
+
+for _mixin, _fingerprint, _name, _text in (
+    (FusedMlp, "14642963333e935e", "Mlp", "bias, activation and dropout; bias and dropout"),
+    (FusedGluMlp, "8b9672f7c2242589", "GluMlp", "bias, gate and dropout; bias and dropout"),
+    (FusedSwiGLU, "e32a4a1dd9f3cb0d", "SwiGLU", "bias, gate and dropout; bias and dropout"),
+    (FusedGatedMlp, "26987198f6959ded", "GatedMlp", "bias, activation, dropout; bias and dropout"),
+    (
+        FusedGlobalResponseNormMlp,
+        "7e979ff79c96b664",
+        "GlobalResponseNormMlp",
+        "bias, activation and dropout; bias and dropout",
+    ),
+    (FusedConvMlp, "b91e9498a3f5c849", "ConvMlp", "bias, activation and dropout"),
+):
+    add_fingerprint_pattern(
+        "timm",
+        _mixin,
+        (_fingerprint,),
+        re.compile(f"timm.layers.mlp.{_name}"),
+        _describe(_text),
+    )

@@ -1,0 +1,1 @@
+"""Patterns for the modules of torch.nn: dropout layers, ``Sequential`` and transformer layers."""

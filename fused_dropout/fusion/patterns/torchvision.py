@@ -1,0 +1,163 @@
+"""Patterns for torchvision: stochastic depth, and the blocks that end with it or with dropout.
+
+Its ``MLP`` and the classifiers of VGG and AlexNet are ``nn.Sequential``, which has its own pattern.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.drop_path import (
+    DropPathConfig,
+    FusedDropPath,
+    add_drop_path,
+    drop_path_not_fusable,
+)
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.eligibility import child_not_fusable, linear_not_fusable
+from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
+
+_STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
+
+
+def _drop_path_config(module):
+    if module.mode not in ("batch", "row"):
+        raise ValueError(f"StochasticDepth: mode is {module.mode!r}, but expected 'batch' or 'row'")
+    return DropPathConfig(module.p, per=module.mode)
+
+
+if fingerprint_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
+    add_drop_path(StochasticDepth, _drop_path_config)
+
+
+def _branch_of(child, x):
+    """``child(x)`` without the last bias and dropout, if ``child`` is an ``nn.Sequential``.
+
+    Returns:
+        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
+        whole child was called, bias and dropout are None.
+    """
+    layers = list(child.children())[-2:]
+    can_split = (
+        len(layers) == 2
+        and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
+        and child_not_fusable("", child, (type(child),)) is None
+        and linear_not_fusable("", layers[0]) is None
+        and dropout_not_fusable("", layers[1]) is None
+    )
+    if not can_split:
+        return child(x), None, None
+    linear, drop = layers
+    x = run_layers(list(child.children())[:-2], x)
+    return F.linear(x, linear.weight), linear.bias, drop
+
+
+class FusedEncoderBlock(FusedMixin):
+    @staticmethod
+    def reason_not_fusable(module):
+        return attention_not_fusable(
+            "self_attention", module.self_attention
+        ) or dropout_not_fusable("dropout", module.dropout)
+
+    def in_training(self):
+        return self.training or self.dropout.training or self.self_attention.training
+
+    def fused_forward(self, input):
+        torch._assert(
+            input.dim() == 3, f"Expected (batch_size, seq_length, hidden_dim) got {input.shape}"
+        )
+        x = self.ln_1(input)
+        branch = attend(self.self_attention, x, x, None, None, False)
+        y, x = add_then_norm(*branch, self.dropout, input, self.ln_2)
+        return add(*_branch_of(self.mlp, y), x)
+
+
+class _Block(FusedMixin):
+    @staticmethod
+    def reason_not_fusable(module):
+        return drop_path_not_fusable("stochastic_depth", module.stochastic_depth)
+
+    def _add(self, branch, residual, layer_scale=None):
+        """``branch``: see :func:`_branch_of`."""
+        return add(*branch, residual, layer_scale, self.stochastic_depth)
+
+
+class FusedCNBlock(_Block):
+    def fused_forward(self, input):
+        return self._add((self.block(input), None, None), input, self.layer_scale)
+
+
+class FusedMBConv(_Block):
+    def fused_forward(self, input):
+        result = self.block(input)
+        return self._add((result, None, None), input) if self.use_res_connect else result
+
+
+class FusedSwinBlock(_Block):
+    def fused_forward(self, x):
+        branch = self.attn(self.norm1(x))
+        y, x = add_then_norm(branch, None, None, x, self.norm2, None, self.stochastic_depth)
+        return self._add(_branch_of(self.mlp, y), x)
+
+
+class FusedSwinBlockV2(_Block):
+    def fused_forward(self, x):
+        x = self._add((self.norm1(self.attn(x)), None, None), x)
+        return self._add((self.norm2(self.mlp(x)), None, None), x)
+
+
+def _describe(text, norm=None):
+    def describe(module):
+        reason = None if norm is None else norm_not_fusable(norm, getattr(module, norm))
+        return text if reason is None else f"{text}; not fused: {reason}"
+
+    return describe
+
+
+for _mixin, _fingerprints, _names, _text in (
+    (
+        FusedDropPath,
+        _STOCHASTIC_DEPTH,
+        "StochasticDepth",
+        _describe("one random number per example or batch"),
+    ),
+    (
+        FusedEncoderBlock,
+        ("a4f1609e21a9d049",),
+        "EncoderBlock",
+        _describe("ends of the branches, residuals and the second norm", "ln_2"),
+    ),
+    (
+        FusedCNBlock,
+        ("b7e3abddf50ca697",),
+        "CNBlock",
+        _describe("layer scale, stochastic depth and residual"),
+    ),
+    (
+        FusedMBConv,
+        ("e06d18a3e9dafcd8",),
+        "MBConv|FusedMBConv",
+        _describe("stochastic depth and residual"),
+    ),
+    # Before the next one, which is for its base class and would match it too.
+    (
+        FusedSwinBlockV2,
+        ("630a8a15cd4589ec",),
+        "SwinTransformerBlockV2",
+        _describe("stochastic depth and residuals"),
+    ),
+    (
+        FusedSwinBlock,
+        ("94e07c348b440618",),
+        "SwinTransformerBlock",
+        _describe("ends of the branches, residuals and the second norm", "norm2"),
+    ),
+):
+    add_fingerprint_pattern("torchvision", _mixin, _fingerprints, re.compile(_names), _text)

@@ -1,0 +1,1 @@
+"""How `fused_dropout.WeightDrop` calls a module with other weights."""

@@ -1,0 +1,117 @@
+"""Arguments of a wrong type: the error names the function and the argument, in a line."""
+
+import pytest
+import torch
+
+import fused_dropout as fd
+from tests.every_function import CALLS, run, tensors_of
+from tests.module_helpers import drawing_nothing
+
+TENSORS = {"a list": [1.0], "None": None, "a number": 2.0}
+OPTIONAL = ("bias", "residual", "norm_bias", "layer_scale")
+# What each argument is not, but for tensors.
+WRONG = {
+    "p": ["0.5", None, [0.5]],
+    "dropout_p": ["0.5", None],
+    "rng_state": [[1, 0], 3, "state"],
+    "generator": [5, "cpu"],
+    "shared_dims": [1, "ab", (0.5,)],
+    "noise_shape": [1, "ab"],
+    "shard": [1, (4, 6)],
+    "activation": [3, None],
+    "negative_slope": ["a"],
+    "alpha": ["a", [1.0]],
+    "beta": ["a"],
+    "eps": ["a", None],
+    "temperature": ["a", None],
+    "bias_dim": [0.5, None],
+    "block_size": [3.0, "3", None],
+    "mode": [5, None],
+}
+NO_ARGUMENT_OF = {
+    "scaled_dot_product_attention": {"p", "shared_dims", "noise_shape", "shard", "mode"},
+    "embedding_dropout": {"shared_dims", "noise_shape", "shard"},
+    "drop_block": {"shared_dims", "noise_shape", "shard"},
+    "gaussian_dropout": {"mode"},
+    "concrete_dropout": {"mode", "p"},
+    "standout": {"mode", "p"},
+}
+ONLY_OF = {
+    "dropout_p": {"scaled_dot_product_attention"},
+    "activation": {"bias_act_dropout", "bias_glu_dropout", "dropout_add_layer_norm"},
+    "negative_slope": {"bias_act_dropout", "bias_glu_dropout", "dropout_add_layer_norm"},
+    "alpha": {"bias_act_dropout", "bias_glu_dropout", "dropout_add_layer_norm", "standout"},
+    "beta": {"standout"},
+    "eps": {"dropout_add_layer_norm", "dropout_add_rms_norm"},
+    "temperature": {"concrete_dropout"},
+    "bias_dim": {"bias_act_dropout", "bias_dropout_add"},
+    "block_size": {"drop_block"},
+}
+
+
+def takes(name, argument):
+    return argument not in NO_ARGUMENT_OF.get(name, ()) and (
+        argument not in ONLY_OF or name in ONLY_OF[argument]
+    )
+
+
+NAMES = [name for name in CALLS if CALLS[name].function == name]
+# {(function, argument): values of a wrong type}
+CASES = {
+    (name, argument): values
+    for name in NAMES
+    for argument, values in WRONG.items()
+    if takes(name, argument)
+} | {
+    (name, argument): [v for v in TENSORS.values() if v is not None or argument not in OPTIONAL]
+    for name in NAMES
+    for argument in CALLS[name].shapes
+}
+
+
+def call(name, argument, value):
+    """The call with this argument in the place of its own."""
+    own = CALLS[name]
+    tensors = {key: one for key, one in tensors_of(name).items() if key != argument}
+    options = {key: one for key, one in own.options.items() if key != argument}
+    return type(own)(own.function, own.shapes, options)(tensors, **{argument: value})
+
+
+def may_be_none(name, argument):
+    return argument == "residual" or (argument == "weight" and "norm" in name)
+
+
+@pytest.mark.parametrize("name, argument", CASES)
+def test_the_argument_is_named(name, argument):
+    for value in CASES[name, argument]:
+        if value is None and may_be_none(name, argument):
+            continue
+        with drawing_nothing(), pytest.raises((TypeError, ValueError)) as caught:
+            call(name, argument, value)
+        text = str(caught.value)
+        assert text.startswith(f"{name}: "), text
+        assert argument in text
+        assert len(text) < 300
+        assert "\n" not in text
+
+
+def test_the_tensors_of_valid_calls_are_right():
+    """So that it is the argument in question that fails above."""
+    for name in NAMES:
+        run(name, tensors_of(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if takes(name, "shard")])
+def test_a_shard_of_too_many_elements(name):
+    x = torch.ones(2, 2)
+    shard = fd.Shard((2**40, 2**40), (2**39, 0))
+    tensors = {key: value if key == "logit" else x for key, value in tensors_of(name).items()}
+    for key in ("bias", "weight", "norm_bias", "layer_scale"):
+        if key in tensors:
+            tensors[key] = torch.ones(2)
+    if name == "bias_glu_dropout":
+        tensors = {"x": torch.ones(2, 2**2), "bias": torch.ones(2**2)}
+    if "norm" in name:
+        shard = fd.Shard((2**63, 2), (2**39, 0))
+    with drawing_nothing(), pytest.raises(ValueError, match=f"{name}: shard has shape"):
+        run(name, tensors, shard=shard)

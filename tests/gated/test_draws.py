@@ -1,0 +1,3 @@
+"""Eager calls of the gated operators draw and compute by one operator."""
+
+from tests.row_operators.draws import *  # noqa: F403

@@ -1,0 +1,173 @@
+"""Derivatives of every order and mode, checkpointing, and what is kept for backward."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+from tests.helpers import same_bits
+from tests.noise.calls import (
+    DIFFERENTIABLE,
+    STATE,
+    every_call,
+    every_drawing_call,
+    ours,
+    tensors_of,
+)
+
+
+def function_of(name, tensors, **options):
+    """Of the tensors that there is a gradient by."""
+    keys = DIFFERENTIABLE[name]
+
+    def function(*values):
+        return ours(name, {**tensors, **dict(zip(keys, values, strict=True))}, **options)
+
+    return function, [tensors[key] for key in keys]
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 3)], ids=str)
+@every_call
+def test_gradcheck(name, shape):
+    function, values = function_of(name, tensors_of(name, shape, torch.float64))
+    assert gradcheck(function, values, check_forward_ad=True)
+    assert gradgradcheck(function, values)
+
+
+@every_drawing_call
+def test_gradcheck_of_shared_noise(name):
+    tensors = tensors_of(name, (3, 4), torch.float64)
+    function, values = function_of(name, tensors, shared_dims=(1,))
+    assert gradcheck(function, values)
+    assert gradgradcheck(function, values)
+
+
+@every_call
+def test_forward_mode(name):
+    function, values = function_of(name, tensors_of(name, (70,)))
+    tangents = [torch.randn_like(value) for value in values]
+    with forward_ad.dual_level():
+        duals = [
+            forward_ad.make_dual(value.detach(), tangent)
+            for value, tangent in zip(values, tangents, strict=True)
+        ]
+        result, tangent = forward_ad.unpack_dual(function(*duals))
+    expected = function(*values)
+    assert torch.allclose(result, expected, rtol=1e-5, atol=1e-6)
+    # The transposed product is the same number.
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, values, upstream)
+    forward = (tangent.double() * upstream).sum()
+    backward = sum((g.double() * t).sum() for g, t in zip(gradients, tangents, strict=True))
+    assert torch.allclose(forward, backward, rtol=1e-4, atol=1e-5)
+
+
+@every_call
+def test_func_transforms(name):
+    tensors = tensors_of(name, (6, 20))
+    function, values = function_of(name, tensors)
+    plain = [value.detach() for value in values]
+    everything = tuple(range(len(plain)))
+    found = torch.func.grad(lambda *v: function(*v).square().sum(), everything)(*plain)
+    expected = torch.autograd.grad(function(*values).square().sum(), values)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@every_call
+def test_vmap_with_one_state(name):
+    """Every slice gets the noise of its own shape, which is the same for all."""
+    tensors = {k: t.detach() for k, t in tensors_of(name, (4, 30)).items()}
+    keys = [key for key in tensors if key != "logit"]
+
+    def function(*slices):
+        return ours(name, {**tensors, **dict(zip(keys, slices, strict=True))})
+
+    result = torch.func.vmap(function)(*(tensors[key] for key in keys))
+    for i, row in enumerate(result):
+        single = function(*(tensors[key][i] for key in keys))
+        assert torch.allclose(row, single, rtol=1e-5, atol=1e-6)
+
+
+@every_drawing_call
+def test_vmap_randomness(name):
+    tensors = {k: t.detach() for k, t in tensors_of(name, (4, 30)).items()}
+    tensors["x"] = torch.ones(4, 30)
+    if "z" in tensors:
+        tensors["z"] = torch.zeros(4, 30)
+    keys = [key for key in tensors if key != "logit"]
+
+    def function(*slices):
+        merged = {**tensors, **dict(zip(keys, slices, strict=True))}
+        return ours(name, merged, rng_state=None)
+
+    def mapped(randomness):
+        return torch.func.vmap(function, randomness=randomness)(*(tensors[k] for k in keys))
+
+    with pytest.raises(RuntimeError, match="randomness"):
+        mapped("error")
+    same, different = mapped("same"), mapped("different")
+    assert all(torch.equal(row, same[0]) for row in same[1:])
+    assert not any(torch.equal(row, different[0]) for row in different[1:])
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@every_drawing_call
+def test_checkpointing(name, reentrant):
+    """Recomputed noise is that of the first pass."""
+    function, values = function_of(name, tensors_of(name, (500,)), rng_state=None)
+    found = []
+    for run in (
+        function,
+        lambda *v: checkpoint(lambda *w: function(*w), *v, use_reentrant=reentrant),
+    ):
+        torch.manual_seed(3)
+        result = run(*values)
+        loss = result.square().sum()
+        for value in values:
+            value.grad = None
+        loss.backward()
+        found.append([result, *(value.grad for value in values)])
+    for one, other in zip(*found, strict=True):
+        assert same_bits(one, other)
+
+
+@every_call
+def test_nothing_is_stored(name):
+    """Besides inputs and the state, backward keeps nothing."""
+    tensors = tensors_of(name, (1000,))
+    state = STATE.clone()
+    known = {t.untyped_storage().data_ptr() for t in (*tensors.values(), state)}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.untyped_storage().data_ptr()), t)[1], lambda t: t
+    ):
+        ours(name, tensors, rng_state=state)
+    assert set(saved) <= known
+    x = tensors["x"].untyped_storage().data_ptr()
+    # Neither the noise of one nor the mask of the other needs what it was applied to.
+    assert (x in saved) == (name in ("concrete", "standout_eval"))
+
+
+@every_call
+def test_changed_inputs_are_noticed(name):
+    tensors = tensors_of(name, (10,))
+    key = {"gaussian": None, "concrete": "x"}.get(name, "z")
+    if key is None:
+        return
+    moved = {k: t * 1 if k == key else t for k, t in tensors.items()}
+    result = ours(name, moved)
+    with torch.no_grad():
+        moved[key].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
+@every_call
+def test_gradients_through_the_backward_operators(name):
+    """`create_graph=True` gives the derivative of the derivative, of the same noise."""
+    function, values = function_of(name, tensors_of(name, (8,), torch.float64))
+    first = torch.autograd.grad(function(*values).square().sum(), values, create_graph=True)
+    second = torch.autograd.grad(sum(g.sum() for g in first), values)
+    for value in second:
+        assert bool(value.isfinite().all()) and bool((value != 0).any())

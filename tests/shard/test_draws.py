@@ -1,0 +1,91 @@
+"""States that are drawn: once for each call, by every rank alike."""
+
+import pytest
+import torch
+
+import fused_dropout as fd
+import fused_dropout.functional as FF
+from tests.module_helpers import called, drawing_nothing, seed_and_state
+from tests.shard.calls import (
+    CALLS,
+    SHAPE,
+    as_tuple,
+    cut,
+    every_call,
+    parts_of,
+    shard_of,
+    tensors_of,
+)
+
+NOISE = ("gaussian", "concrete", "standout")
+
+
+@every_call
+def test_equally_seeded_ranks(name):
+    """Several calls in a row, ranks with an empty part included, give what the whole's give."""
+    tensors = tensors_of(name)
+    torch.manual_seed(3)
+    whole = [as_tuple(CALLS[name](tensors)) for _ in range(3)]
+    after = torch.get_rng_state()
+    for part in parts_of("with an empty part"):
+        own = cut(tensors, part)
+        torch.manual_seed(3)
+        for results in whole:
+            found = as_tuple(CALLS[name](own, shard=shard_of(part)))
+            assert all(torch.equal(a, b[part]) for a, b in zip(found, results, strict=True))
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+@every_call
+def test_generators(name):
+    tensors = tensors_of(name)
+    whole = as_tuple(CALLS[name](tensors, generator=torch.Generator().manual_seed(7)))
+    for part in parts_of("uneven"):
+        generator = torch.Generator().manual_seed(7)
+        with drawing_nothing():
+            found = as_tuple(
+                CALLS[name](cut(tensors, part), shard=shard_of(part), generator=generator)
+            )
+        assert all(torch.equal(a, b[part]) for a, b in zip(found, whole, strict=True))
+
+
+@every_call
+def test_a_whole_that_is_empty_draws_nothing(name):
+    tensors = tensors_of(name, (0, 7, 5, 6))
+    with drawing_nothing():
+        CALLS[name](tensors, shard=fd.Shard((0, 7, 5, 6), (0, 0, 0, 0)))
+
+
+def test_what_draws_nothing_elsewhere_draws_nothing():
+    x, shard = torch.randn(4, 6), fd.Shard((8, 6), (4, 0))
+    with drawing_nothing():
+        assert FF.dropout(x, 0.5, False, shard=shard) is x
+        assert FF.dropout(x, 0, shard=shard) is x
+        assert (FF.dropout(x, 1, shard=shard) == 0).all()
+        assert torch.equal(FF.bias_act_dropout(x, shard=shard, p=0, activation="relu"), x.relu())
+        y = FF.bias_act_dropout(x, None, 0.5, "relu", False, shard=shard, mode="classic")
+        assert torch.equal(y, x.relu() * 0.5)
+        assert FF.gaussian_dropout(x, 0.5, False, shard=shard) is x
+        assert FF.concrete_dropout(x, torch.zeros(()), 0.1, False, shard=shard) is x
+        assert torch.equal(
+            FF.standout(x, x, training=False, shard=shard), FF.standout(x, x, training=False)
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in NOISE])
+def test_calls_without_a_shard_take_the_short_way(name):
+    """One operator draws and computes; with a shard there are two."""
+    tensors = {key: value.detach() for key, value in tensors_of(name).items()}
+    shard = shard_of([slice(0, size) for size in SHAPE])
+    assert draws_of(lambda: CALLS[name](tensors)) > {"draw_rng_state"}
+    assert draws_of(lambda: CALLS[name](tensors, shard=shard)) == {"draw_rng_state"}
+
+
+def draws_of(call):
+    return {one for one in called(call) if one.startswith("draw_")}
+
+
+def test_the_state_of_a_seed():
+    state = seed_and_state(9)
+    x, shard = torch.ones(40), fd.Shard((100,), (33,))
+    assert torch.equal(FF.dropout(x, shard=shard), FF.dropout(x, shard=shard, rng_state=state))
