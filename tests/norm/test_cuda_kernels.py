@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("emulated_kernels")
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", ["layer_norm_prenorm_full", "rms_norm"])
 def test_many_rows(name, dtype):
-    """Of many teams to a block, which take several rows one after the other."""
+    """A thread block has many row groups. Each handles several rows, one after the other."""
     shape = (4200, 264)
     grid = RowGrid(*shape, sums=True)
-    assert grid.threads == 512 and grid.teams == 8 and grid.rows_per_team == 2
+    assert grid.threads == 512 and grid.row_groups == 8 and grid.rows_per_row_group == 2
     check_all(name, tensors_of(name, shape, dtype))
 
 
