@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("emulated_kernels")
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", ["layer_norm_prenorm_full", "rms_norm"])
 def test_many_rows(name, dtype):
-    """A thread block has many row groups, which take several rows one after the other."""
+    """A thread block has many row groups. Each handles several rows, one after the other."""
     shape = (4200, 264)
     grid = RowGrid(*shape, sums=True)
     assert grid.threads == 512 and grid.row_groups == 8 and grid.rows_per_row_group == 2

@@ -25,8 +25,9 @@ OFFSET = 8
 STATE = torch.tensor([SEED, OFFSET])
 PARAMETERS = {"leaky_relu": 0.01, "elu": 1.0}
 HALVES = (torch.float16, torch.bfloat16)
-# Teams of one thread, of part of a warp, of a warp and of several; rows within and across groups of
-# eight; several groups a thread; more rows than teams, and turns.
+# Row groups of one thread, of part of a warp, of a full warp and of several warps; row widths that
+# are a multiple of eight and others; several groups of eight elements per thread; several rows per
+# row group.
 SHAPES = [
     (1, 1), (3, 5), (300, 1), (2, 8), (7, 31), (5, 33), (260, 40), (3, 100), (1100, 64), (65, 257),
     (9, 768), (3, 1001), (2, 2048), (2, 4096), (2, 5000), (3, 8191), (2, 12288), (2, 16384),

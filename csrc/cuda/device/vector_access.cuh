@@ -1,5 +1,5 @@
-// Loads and stores of a group: eight neighbouring elements, the unit of work of every kernel and
-// the number of elements that one Philox counter decides about.
+// Loads and stores of a group: eight neighbouring elements. A group is the unit of work of every
+// kernel. One Philox counter has the draws of eight elements.
 #pragma once
 
 #include <type_traits>
