@@ -19,15 +19,19 @@ class Operator:
         same: tensors of the shape of ``x``, as a dict from the argument's name to its position.
         rows: tensors of that shape without the last dimension, in the same way.
         last: how many of the last dimensions have to be regular.
+        full_rows: whether a part of a sharded tensor needs full rows.
         bias_dim: position of the option of this name, if there is one.
     """
 
-    def __init__(self, name, traced=None, *, same=None, rows=None, last=0, bias_dim=None):
+    def __init__(
+        self, name, traced=None, *, same=None, rows=None, last=0, full_rows=False, bias_dim=None
+    ):
         self.eager = getattr(_C, name)
         self.traced = traced or getattr(torch.ops.fused_dropout, name)
         self.same = same or {}
         self.rows = rows or {}
         self.last = last
+        self.full_rows = full_rows
         self.bias_dim = bias_dim
 
 
@@ -46,6 +50,7 @@ def call(
     rng_state=None,
     shard=None,
     has_mask=True,
+    results=None,
 ):
     """Calls an operator with a state that is given or drawn.
 
@@ -57,29 +62,34 @@ def call(
         p_tensor: the probability if it is a tensor, that is under ``torch.compile``.
         sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
         has_mask: whether the operator takes the three options of a mask.
+        results: index or slice of the results of the operator to return; all if None.
         shared_dims, noise_shape, generator, rng_state, shard: as the functions take them.
     """
     x = tensors[0]
     if getattr(x, "is_nested", False):
         return _call_on_values(
             operator, function, tensors, options, shared_dims, noise_shape, shard,
-            {"draws": draws, "generator": generator, "rng_state": rng_state},
+            {"draws": draws, "generator": generator, "rng_state": rng_state, "results": results},
         )  # fmt: skip
     if noise_shape is not None:
         shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, sizes_of, shard)
     layout = (None, 0)
     if shard is not None:
-        layout = mask_layout(function, x, shard, shared_dims, sizes_of)
+        check(operator, function, tensors, (*options, shared_dims, *layout), rng_state)
+        layout = mask_layout(function, x, shard, shared_dims, sizes_of, operator.full_rows)
         draws = draws and 0 not in shard.shape
     if is_plain(*tensors):
         mask = (shared_dims, *layout) if has_mask else ()
-        return operator.eager(
+        found = operator.eager(
             function, generator, draws, False, *tensors, rng_state, *options, *mask
         )
+        return found if results is None else found[results]
     mask = (list(shared_dims), *layout) if has_mask else ()
-    check(operator, function, tensors, (*options, *mask), rng_state)
+    if shard is None:
+        check(operator, function, tensors, (*options, *mask), rng_state)
     state = state_for(function, x, draws, p_tensor, generator, rng_state)
-    return operator.traced(*tensors, state, *options, *mask)
+    found = operator.traced(*tensors, state, *options, *mask)
+    return found if results is None else found[results]
 
 
 def check(operator, function, tensors, options, rng_state=None):
@@ -117,7 +127,7 @@ def state_for(function, x, draws, p_tensor, generator, rng_state):
     return torch.ops.fused_dropout.draw_rng_state(token, p_tensor)
 
 
-def _call_on_values(operator, function, tensors, options, shared_dims, noise_shape, shard, state):
+def _call_on_values(operator, function, tensors, options, shared_dims, noise_shape, shard, rest):
     """The same for a nested ``x``: the call works on the tensor of its values."""
     x, *others = tensors
     translated = {**operator.same, **operator.rows}
@@ -134,7 +144,7 @@ def _call_on_values(operator, function, tensors, options, shared_dims, noise_sha
             moved_options[operator.bias_dim] = bias_dim
         return call(
             operator, function, moved, moved_options,
-            shared_dims=shared_dims, noise_shape=noise_shape, **state,
+            shared_dims=shared_dims, noise_shape=noise_shape, **rest,
         )  # fmt: skip
 
     return on_values(

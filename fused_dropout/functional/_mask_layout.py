@@ -25,16 +25,21 @@ def has_no_elements(x):
     return x.numel() == 0
 
 
-def mask_layout(function, x, shard, shared_dims, sizes_of=None):
+def mask_layout(function, x, shard, shared_dims, sizes_of=None, full_rows=False):
     """``mask_strides, mask_offset`` as the operators take them.
 
     ``sizes_of``: function from ``x`` to the sizes of the mask, whose dimensions lie in memory as
-    those of ``x``; the sizes of ``x`` if None.
+    those of ``x``; the sizes of ``x`` if None. ``full_rows``: whether the part needs full rows.
     """
     check_tensor(function, "x", x)
     sizes = x.shape if sizes_of is None else sizes_of(x)
     full = full_sizes(function, len(sizes), shard)
     _check_fits(function, shard, sizes)
+    if full_rows and sizes[-1] != full[-1]:
+        raise ValueError(
+            f"{function}: shard has {full[-1]} elements along dimension -1, but x has "
+            f"{sizes[-1]}: a part needs full rows to be normalised"
+        )
     shared_dims = normalized_dims(function, shared_dims, len(sizes))
     strides, step = [0] * len(sizes), 1
     for dim in reversed(_memory_order(x) if shard.order is None else shard.order):

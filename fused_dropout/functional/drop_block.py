@@ -102,15 +102,17 @@ def drop_block(
         return x
     if x.is_nested:
         raise TypeError(f"{function}: x is a nested tensor, but expected maps of one size")
-    kept = strides = None  # which only the operator has
+    kept = strides = None  # not arguments of this function
     p_number, p_tensor = probability_arguments(p)
+    # Nothing is drawn for a p_tensor of 0 or 1. Blocks need random numbers for p = 1 too.
+    half = None if p_tensor is None else p_tensor / 2
     return call(
         DROP_BLOCK,
         function,
         (x,),
         (kept, strides, p_number, p_tensor, block_size, shared_channels, mode, training),
         draws=bool(training),
-        p_tensor=p_tensor,
+        p_tensor=half,
         generator=generator,
         rng_state=rng_state,
         has_mask=False,

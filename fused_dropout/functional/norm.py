@@ -1,9 +1,7 @@
 """Dropout, residual and normalisation in one pass: the end of a transformer sub-layer."""
 
 from fused_dropout.functional._arguments import (
-    check_tensor,
     draws_with,
-    full_sizes,
     probability,
     probability_arguments,
 )
@@ -11,7 +9,9 @@ from fused_dropout.functional._call import Operator, call
 
 __all__ = ["dropout_add_layer_norm", "dropout_add_rms_norm"]
 
-DROPOUT_ADD_NORM = Operator("dropout_add_norm", same={"residual": 1}, rows={"row_scale": 3}, last=1)
+DROPOUT_ADD_NORM = Operator(
+    "dropout_add_norm", same={"residual": 1}, rows={"row_scale": 3}, last=1, full_rows=True
+)
 
 
 def dropout_add_layer_norm(
@@ -152,35 +152,18 @@ def dropout_add_rms_norm(
     )
 
 
-def _apply(function, tensors, settings, p, options, *, shard, **sharing_and_state):
+def _apply(function, tensors, settings, p, options, **sharing_and_state):
     """The arguments of the operator in the order of its schema, without ``p``."""
-    x = tensors[0]
     p = probability(p, function)
-    if shard is not None:
-        _check_rows(function, x, shard)
     p_number, p_tensor = probability_arguments(p)
-    results = call(
+    prenorm = settings[-1]
+    return call(
         DROPOUT_ADD_NORM,
         function,
         tensors,
         (*settings, p_number, p_tensor, *options),
         draws=draws_with(p, options[-1]),
         p_tensor=p_tensor,
-        shard=shard,
+        results=slice(2) if prenorm else 0,  # y and h, or y
         **sharing_and_state,
     )
-    prenorm = settings[-1]
-    return results[:2] if prenorm else results[0]
-
-
-def _check_rows(function, x, shard):
-    """Rows are normalised, so that a part has to have full rows."""
-    check_tensor(function, "x", x)
-    if x.is_nested:
-        return  # an error of its own
-    full = full_sizes(function, x.dim(), shard)
-    if x.dim() > 0 and x.shape[-1] != full[-1]:
-        raise ValueError(
-            f"{function}: shard has {full[-1]} elements along dimension -1, but x has "
-            f"{x.shape[-1]}: a part needs full rows to be normalised"
-        )

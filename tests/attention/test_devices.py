@@ -21,19 +21,19 @@ def fake_mode():
 
 @pytest.fixture(autouse=True)
 def ways(monkeypatch):
-    """The calls of torch's function, as dictionaries, and "chain" for each of the chain."""
-    taken, chain = [], attention.chain
+    """The calls of torch's function, as dictionaries, and "unfused" for each unfused call."""
+    taken, unfused = [], attention.unfused_attention
 
     def torchs(query, key, value, attn_mask, dropout_p, is_causal, **options):
         taken.append({"attn_mask": attn_mask, "p": dropout_p, "is_causal": is_causal, **options})
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
     def counted(*arguments):
-        taken.append("chain")
-        return chain(*arguments)
+        taken.append("unfused")
+        return unfused(*arguments)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", torchs)
-    monkeypatch.setattr(attention, "chain", counted)
+    monkeypatch.setattr(attention, "unfused_attention", counted)
     return taken
 
 
@@ -80,19 +80,19 @@ def test_a_float_mask_has_the_dtype_of_query(ways):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_what_takes_the_chain(ways, options, monkeypatch):
+def test_what_runs_unfused_operators(ways, options, monkeypatch):
     # There is no generator without a device.
     monkeypatch.setattr("fused_dropout.functional.pointwise.state_for", lambda *arguments: state())
     options = {"dropout_p": P, **{name: make() for name, make in options.items()}}
     result = FF.scaled_dot_product_attention(*qkv(), **options)
-    assert ways == ["chain"]
+    assert ways == ["unfused"]
     assert result.device.type == "cuda" and result.shape == (2, 4, 5, 8)
 
 
-def test_only_the_cpu_takes_the_chain_unasked(ways):
+def test_only_the_cpu_runs_unfused_operators_unasked(ways):
     FF.scaled_dot_product_attention(*qkv("xpu"), dropout_p=P)
     FF.scaled_dot_product_attention(*qkv("cpu"), dropout_p=P)
-    assert ways[0]["p"] == P and ways[1:] == ["chain"]
+    assert ways[0]["p"] == P and ways[1:] == ["unfused"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_cpu(ways, arguments, options, error, text):
     assert not ways
 
 
-@pytest.mark.parametrize("device, way", [("cuda", "torchs"), ("cpu", "chain")])
+@pytest.mark.parametrize("device, way", [("cuda", "torchs"), ("cpu", "unfused")])
 @torch.no_grad()  # autograd asks for a device that is there
 def test_fused_layers_go_by_the_same_rule(ways, device, way, monkeypatch):
     # There are no random numbers without a device.
@@ -121,4 +121,4 @@ def test_fused_layers_go_by_the_same_rule(ways, device, way, monkeypatch):
     attention = nn.MultiheadAttention(16, 4, P, batch_first=True, device=device)
     x = torch.empty(2, 5, 16, device=device)
     fusion.attend(attention, x, x, None, None, False)
-    assert ["chain" if one == "chain" else "torchs" for one in ways] == [way]
+    assert ["unfused" if one == "unfused" else "torchs" for one in ways] == [way]

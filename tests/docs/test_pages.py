@@ -17,7 +17,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(path for path in (ROOT / "benchmarks/README.md", ROOT / "csrc/README.md") if path.exists()),
 ]
-CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 CONSTANTS = {
     *("fused_dropout.functional.ACTIVATIONS", "fused_dropout.functional.MODES"),
     *("fused_dropout.reference.ACTIVATIONS", "fused_dropout.reference.MODES"),
@@ -26,6 +26,9 @@ CONSTANTS = {
 NEW_FILES = {  # that a recipe tells to write
     "fused_dropout/fusion/patterns/hugging_face/gptj.py",
     "tests/fusion/packages/test_packages_hf_gptj.py",
+    "csrc/ops/uniform_noise.h",
+    "csrc/ops/uniform_noise.cpp",
+    "csrc/ops/uniform_noise_autograd.cpp",
 }
 FOLDERS = "benchmarks|csrc|docs|examples|fused_dropout|tests|tools"
 

@@ -237,7 +237,7 @@ def test_errors(arguments, options, error, text):
 def test_errors_of_shapes():
     q, k, v = qkv(grad=False)
     for inputs, options, text in (
-        ((q, k, v[..., :6, :]), {}, "value has 6 places, but expected 7 as in key"),
+        ((q, k, v[..., :6, :]), {}, "value has 6 positions, but expected 7 as in key"),
         ((q, k, v[:, :3]), {}, "broadcast|Shape mismatch"),
         ((q[..., :5], k, v), {}, "expected|mat|size"),
         ((q, k[:, :3], v[:, :3]), {"enable_gqa": True}, "key has 3 heads, but expected a divisor"),

@@ -74,7 +74,7 @@ CHANGES = {
     "pruned": (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "has hooks"),
     "subclass": (
         lambda layer: setattr(layer, "__class__", Logged),
-        r"is test_fusion_skipped.Logged, a subclass of Linear",
+        r"is tests.fusion.test_fusion_skipped.Logged, a subclass of Linear",
     ),
     "tensor_subclass": (
         weight_of_a_subclass,
@@ -219,7 +219,9 @@ def test_activations_without_a_kernel():
         assert_as_torch(model, fused, X)
     model = nn.Sequential(nn.Linear(8, 16), Cubed(), nn.Dropout(0.4))
     (place,) = fd.fuse(model, "sequential").skipped
-    assert place.text == "1 is test_fusion_skipped.Cubed, an activation without a kernel"
+    assert (
+        place.text == "1 is tests.fusion.test_fusion_skipped.Cubed, an activation without a kernel"
+    )
     (place,) = fd.fuse(encoder_layer(activation=Cubed()), "torch.nn").fused
     assert place.text.endswith("activation without a kernel")
     (place,) = fd.fuse(nn.Sequential(nn.Softplus(2), nn.Dropout()), "sequential").skipped

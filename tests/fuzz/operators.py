@@ -111,6 +111,7 @@ def _valid_arguments(draw, operator, shape):
         "rng_state": state,
         "kept": Ints(3) if operator == "drop_block" else None,
         "generator": None,
+        "on_host": draw(st.booleans()),
         "gate_first": draw(st.booleans()),
         "prenorm": draw(st.booleans()),
         "from_output": draw(st.booleans()),

@@ -37,7 +37,7 @@ GENERATOR = {
     "include": '#include "math/philox.h"',
     "words": "const auto word = [&](int i) { return static_cast<uint32_t>(in[i]); };"
     "const auto b = fused_dropout::philox("
-    "  fused_dropout::PhiloxBlock<uint32_t>{word(2), word(3), word(4), word(5)}, word(0), word(1));"
+    "  fused_dropout::PhiloxWords<uint32_t>{word(2), word(3), word(4), word(5)}, word(0), word(1));"
     "const uint32_t w[] = {b.x, b.y, b.z, b.w};",
 }
 # Reads seed, group and offset.

@@ -77,7 +77,7 @@ def add_or_compare(key, gradient, expected, part, sums):
 def test_every_split(name, layout):
     for split in SPLITS:
         if rows_only(name, split):
-            with pytest.raises(ValueError, match="has to be whole"):
+            with pytest.raises(ValueError, match="needs full rows"):
                 check(name, split, ORDERS[layout])
         else:
             check(name, split, ORDERS[layout])
