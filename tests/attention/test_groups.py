@@ -1,4 +1,4 @@
-"""Eager attention on the CPU goes some matrices at a time: held to the chain, and to its memory."""
+"""Eager attention on the CPU works on a few matrices at a time: results and memory are tested."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def masks():
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 @pytest.mark.parametrize("layout", ["contiguous", "heads inside"])
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1, 2)])
-def test_equals_the_chain(mask, layout, needed):
+def test_equals_the_unfused_operators(mask, layout, needed):
     state = fd.new_rng_state()
     results = []
     for function in (chain, attend):

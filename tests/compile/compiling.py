@@ -1,4 +1,4 @@
-"""What the tests of the compiler share.
+"""Helpers of the tests of the compiler.
 
 Most of them run on the backend `aot_eager`, which traces as Inductor does and generates no code.
 """

@@ -1,4 +1,4 @@
-"""The compiler with checkpointing, CUDA graphs, autocast and transforms."""
+"""torch.compile with checkpointing, CUDA graphs, autocast and transforms."""
 
 import pytest
 import torch

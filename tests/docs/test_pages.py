@@ -1,4 +1,4 @@
-"""The pages under docs/: their code runs, their commands parse, their links lead somewhere."""
+"""The pages under docs/: their code runs, their commands parse, their links exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What docs/regularisation.md claims, where a line of it is not proof enough."""
+"""Claims of docs/regularisation.md that its own code does not prove."""
 
 import pytest
 import torch

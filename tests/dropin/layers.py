@@ -1,4 +1,4 @@
-"""What the tests of the drop-in layers share."""
+"""Helpers of the tests of the drop-in layers."""
 
 import pytest
 import torch

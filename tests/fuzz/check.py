@@ -1,4 +1,4 @@
-"""Runs a generated call of a public function, forward and backward, and says what is wrong."""
+"""Runs a generated call of a public function, forward and backward, and checks the results."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Calls of the public functions: how they are generated, and what they have to give.
+"""Calls of the public functions: how they are generated, and their expected results.
 
 A call is a name and a dict of arguments, in which tensors are the data of fuzz_tensors.py.
 """

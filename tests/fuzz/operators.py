@@ -1,4 +1,4 @@
-"""Calls of the operators torch.ops.fused_dropout.*, of whose arguments some do not fit the others.
+"""Calls of torch.ops.fused_dropout.* some of whose arguments do not fit the others.
 
 Whatever is passed, an operator gives a result or raises an error that says what is wrong.
 """
@@ -175,8 +175,8 @@ def _close_to(draw, spec):
     elif change == 2:
         shape.insert(draw(st.integers(0, len(shape))), draw(st.integers(0, 3)))
     elif shape:
-        place = draw(st.integers(0, len(shape) - 1))
-        shape[place] = max(0, draw(st.sampled_from((shape[place] - 1, shape[place] + 1, 0, 1))))
+        dim = draw(st.integers(0, len(shape) - 1))
+        shape[dim] = max(0, draw(st.sampled_from((shape[dim] - 1, shape[dim] + 1, 0, 1))))
     return spec._replace(shape=tuple(shape))
 
 

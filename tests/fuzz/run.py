@@ -49,7 +49,7 @@ def capabilities(package, variables):
 
 
 def run_round(package, variables, capability, seed, examples, call):
-    """Returns pytest's exit status and what was said."""
+    """Returns pytest's exit status and its output."""
     # Sanitizers write to the process's own stderr just before they end it.
     program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     how = ("-x", "--tb=short", "--capture=sys", "-p", "no:cacheprovider")

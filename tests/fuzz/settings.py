@@ -1,4 +1,4 @@
-"""How long a fuzz test goes on, and where the call that it is at can be read after a crash.
+"""How many examples a fuzz test runs, and the file that names the current call after a crash.
 
 FUSED_DROPOUT_FUZZ_EXAMPLES=n  examples of each test, from the seed that pytest is given
 FUSED_DROPOUT_FUZZ_CALL=file   the call that runs, written before it does

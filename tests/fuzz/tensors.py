@@ -79,8 +79,8 @@ def _laid_out(x, layout, seed):
     if layout == "channels_last" and x.dim() == 4:
         return x.contiguous(memory_format=torch.channels_last)
     if layout == "sliced" and dims:
-        whole = x.new_empty([size + 1 + dim % 2 for dim, size in enumerate(x.shape)])
-        part = whole[tuple(slice(1, 1 + size) for size in x.shape)]
+        larger = x.new_empty([size + 1 + dim % 2 for dim, size in enumerate(x.shape)])
+        part = larger[tuple(slice(1, 1 + size) for size in x.shape)]
         return part.copy_(x)
     if layout == "stepped" and dims:
         return x.new_empty([*x.shape[:-1], 2 * x.shape[-1]])[..., ::2].copy_(x)

@@ -1,4 +1,4 @@
-"""Operators that are called with arguments that do not fit: a result or an error, and no crash."""
+"""Operators called with arguments that do not fit return a result or raise; none crashes."""
 
 import pytest
 from hypothesis import given

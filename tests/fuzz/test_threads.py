@@ -1,4 +1,4 @@
-"""Calls that are large enough for several threads and several partial sums, for sanitizers."""
+"""Calls large enough for several threads and several partial sums, for the sanitizers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The modules against the chains of torch.nn that they replace, under the same mask."""
+"""The modules against the modules of torch.nn that they replace, with the same mask."""
 
 import copy
 import pickle

@@ -66,16 +66,16 @@ def theirs(name, tensors, rng_state=STATE, p=P, **options):
 
 
 def operator(name, tensors, rng_state=STATE, p=P, mask_strides=None, mask_offset=0):
-    """The operator itself, with the options that only it has: the mask's place."""
-    place = ([], mask_strides, mask_offset)
+    """The operator, with its options that functions do not have: mask strides and offset."""
+    position = ([], mask_strides, mask_offset)
     operators = torch.ops.fused_dropout
     if name == "gaussian":
-        return operators.gaussian_dropout(tensors["x"], rng_state, p, None, *place)
+        return operators.gaussian_dropout(tensors["x"], rng_state, p, None, *position)
     if name == "concrete":
         logit = tensors["logit"]
-        return operators.concrete_dropout(tensors["x"], logit, rng_state, TEMPERATURE, *place)
+        return operators.concrete_dropout(tensors["x"], logit, rng_state, TEMPERATURE, *position)
     x, z, training = tensors["x"], tensors["z"], name == "standout"
-    return operators.standout(x, z, rng_state, ALPHA, BETA, training, *place)
+    return operators.standout(x, z, rng_state, ALPHA, BETA, training, *position)
 
 
 def chain(name, tensors, rng_state=STATE, p=P):

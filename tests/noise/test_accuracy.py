@@ -1,4 +1,4 @@
-"""How close the numbers behind the noise are to the contract's: what csrc/math/noise.h states.
+"""The error bounds of csrc/math/noise.h: the drawn numbers against those of the contract.
 
 They are recovered from results whose own rounding is small beside them.
 """

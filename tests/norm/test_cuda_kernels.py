@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("emulated_kernels")
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", ["layer_norm_prenorm_full", "rms_norm"])
 def test_many_rows(name, dtype):
-    """Of many teams to a block, which take several rows one after the other."""
+    """Many row groups in a thread block, each of which takes several rows."""
     shape = (4200, 264)
     grid = RowGrid(*shape, sums=True)
     assert grid.threads == 512 and grid.teams == 8 and grid.rows_per_team == 2
@@ -86,12 +86,12 @@ def test_gradients_that_are_not_wanted(name):
     tensors = tensors_of(name, (50, 72))
     call = kernels(name, tensors)
     upstream = upstream_of(call.forward())
-    whole = call.backward(*upstream)
+    every = call.backward(*upstream)
     for wanted in ([], ["x"], ["residual"], ["bias"], ["weight", "x"], ["layer_scale"]):
         found = call.backward(*upstream, wanted=wanted)
-        assert list(found) == [key for key in whole if key in wanted]
+        assert list(found) == [key for key in every if key in wanted]
         for key, value in found.items():
-            assert torch.allclose(value, whole[key], rtol=1e-5, atol=1e-5), key
+            assert torch.allclose(value, every[key], rtol=1e-5, atol=1e-5), key
     if len(upstream) == 2:
         alone = call.backward(upstream[0])
         zeros = call.backward(upstream[0], torch.zeros_like(upstream[1]))

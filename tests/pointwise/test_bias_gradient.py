@@ -1,10 +1,10 @@
 """The bias gradient: of the masked gradient, in fp32, with the same bits on every run.
 
-Tolerance as in test_values.py: the largest error is at most twice that of the PyTorch chain; free
-on top of that are one ULP of the result, and four ULP (in fp32; 16 in fp64, the reference's own
-dtype) of the sum or of the Euclidean norm of its terms, whichever is larger. Where sums are few
-their errors are a matter of luck; one test below compares those of many shapes taken together,
-without anything free.
+Tolerance as in test_values.py: the largest error is at most twice that of the unfused operators.
+Free on top of that are one ULP of the result, and four ULP (in fp32; 16 in fp64, the reference's
+own dtype) of the sum or of the Euclidean norm of its terms, whichever is larger. Where sums are few
+their errors are a matter of luck. One test below compares those of many shapes taken together,
+without a free part.
 """
 
 import pytest
@@ -43,7 +43,7 @@ def operands(shape, bias_dim, dtype, bias_dtype=None, memory_format=torch.contig
 
 
 def sums_of(x, bias, dy, bias_dim, p):
-    """The exact gradient, that of the PyTorch chain, and the unit of their errors."""
+    """The exact gradient, that of the unfused operators, and the unit of their errors."""
     others = [dim for dim in range(x.dim()) if dim != bias_dim % x.dim()]
     scale = reference.scale(p)
     kept = FF.dropout_mask(x.shape, p, state(), like=x)

@@ -1,4 +1,4 @@
-"""Eager calls draw their state and compute by one operator, as two would one after the other."""
+"""Eager calls draw their state and compute in one operator, with the results of two."""
 
 import pytest
 import torch

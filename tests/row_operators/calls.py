@@ -1,8 +1,8 @@
-"""The operators that work row by row, with the reference's and PyTorch's way to compute the same.
+"""Calls of the operators that work row by row, with the reference and unfused PyTorch operators.
 
 A call is a name in CALLS. Its tensors are a dict by argument; `ours`, `theirs` (the reference, in
-any dtype) and `chain` (plain torch operators, each of which rounds) take them, and all three return
-a tuple of results.
+any dtype) and `unfused` (plain torch operators, each of which rounds) take them. All three return a
+tuple of results.
 """
 
 import functools
@@ -108,8 +108,8 @@ def theirs(name, tensors, p=P, rng_state=STATE, **options):
     )
 
 
-def chain(name, tensors, p=P, rng_state=STATE):
-    """As a user writes it, with our mask."""
+def unfused(name, tensors, p=P, rng_state=STATE):
+    """The PyTorch code that the operator replaces, with our mask."""
     t = tensors
     act = functools.partial(reference.activation, activation_of(name))
 
@@ -163,14 +163,14 @@ def unit_of(exact, dtype):
 def check_values(name, tensors, results, gradients, **options):
     """Results and gradients (by name) of one call, against the reference in fp64.
 
-    Tolerance: the largest error is at most twice that of the PyTorch chain in the same dtype and
-    with the same mask; free on top of that are two ULP of the largest number, or of 1, as gradients
-    cancel in short rows. In fp64, the reference's own dtype, 256 ULP are.
+    Tolerance: the largest error is at most twice that of the unfused operators in the same dtype
+    and with the same mask. Free on top of that are two ULP of the largest number, or of 1, as
+    gradients cancel in short rows. In fp64, the reference's own dtype, 256 ULP are free.
     """
     upstream = upstream_of(results)
     wide = in_dtype(tensors, torch.float64)
     exact = theirs(name, wide, **options)
-    chained = chain(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
+    chained = unfused(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
     expected = gradients_of(exact, wide, upstream)
     usual = gradients_of(chained, tensors, upstream)
     rows = [

@@ -1,4 +1,4 @@
-"""The CUDA kernels of the row operators, run on the CPU by tests/cuda_emulator/shim.h: see
+"""The CUDA kernels of the row operators, run on the CPU by tests/cuda_emulator: see
 tests/pointwise/test_cuda_kernels.py.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.
@@ -25,8 +25,8 @@ OFFSET = 8
 STATE = torch.tensor([SEED, OFFSET])
 PARAMETERS = {"leaky_relu": 0.01, "elu": 1.0}
 HALVES = (torch.float16, torch.bfloat16)
-# Teams of one thread, of part of a warp, of a warp and of several; rows within and across groups of
-# eight; several groups a thread; more rows than teams, and turns.
+# Row groups of one thread, of part of a warp, of a warp and of several; rows within and across
+# groups of eight; several groups a thread; more rows than row groups, and several iterations.
 SHAPES = [
     (1, 1), (3, 5), (300, 1), (2, 8), (7, 31), (5, 33), (260, 40), (3, 100), (1100, 64), (65, 257),
     (9, 768), (3, 1001), (2, 2048), (2, 4096), (2, 5000), (3, 8191), (2, 12288), (2, 16384),

@@ -1,4 +1,4 @@
-"""Eager calls of the row operators draw and compute by one operator, as two would in turn.
+"""Eager calls of the row operators draw and compute in one operator, with the results of two.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.
 """

@@ -1,4 +1,4 @@
-"""Dropout of whole words: one decision for each row of the table."""
+"""Dropout of words: one outcome for each row of the table."""
 
 import copy
 import pickle
