@@ -22,14 +22,20 @@ NOTICED_BY = {
     "inclusive_threshold": (
         "pointwise/test_masks.py",
         "norm/test_masks.py",
+        "gated/test_masks.py",
         "drop_block/test_masks.py",
     ),
     "other_backward_mask": (
         "pointwise/test_masks.py",
         "norm/test_masks.py",
+        "gated/test_masks.py",
         "noise/test_masks.py",
     ),
-    "leaking_zero": ("pointwise/test_nonfinite.py", "norm/test_statistics.py"),
+    "leaking_zero": (
+        "pointwise/test_nonfinite.py",
+        "norm/test_statistics.py",
+        "gated/test_nonfinite.py",
+    ),
 }
 
 
