@@ -53,8 +53,8 @@ def test_values(name, shape, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @every_norm
-def test_wide_stream(name, dtype):
-    tensors = tensors_of(name, (70, 1024), dtype, stream=torch.float32)
+def test_residual_in_fp32(name, dtype):
+    tensors = tensors_of(name, (70, 1024), dtype, residual_dtype=torch.float32)
     results, gradients = there(name, tensors)
     check_values(name, tensors, results, gradients, rng_state=STATE)
 

@@ -1,7 +1,8 @@
 """The noise functions, with the reference's and PyTorch's way to compute the same.
 
 A call is a name in CALLS. Its tensors are a dict by argument; `ours`, `theirs` (the reference, in
-any dtype) and `chain` (plain torch operators, each of which rounds) take them and return a tensor.
+any dtype) and `unfused` (plain torch operators, each of which rounds) take them, and return a
+tensor.
 """
 
 import math
@@ -78,7 +79,7 @@ def operator(name, tensors, rng_state=STATE, p=P, mask_strides=None, mask_offset
     return operators.standout(x, z, rng_state, ALPHA, BETA, training, *position)
 
 
-def chain(name, tensors, rng_state=STATE, p=P):
+def unfused(name, tensors, rng_state=STATE, p=P):
     """As a user writes it, with our draws in the dtype of x."""
     x = tensors["x"]
     j = reference.mask_index(x)
@@ -129,18 +130,18 @@ def gradients_of(name, result, tensors, upstream):
 def check_values(name, tensors, result, gradients, rng_state=STATE, **options):
     """A result and its gradients (by name), against the reference in fp64.
 
-    Tolerance: the largest error is at most twice that of the PyTorch chain in the same dtype and
-    with the same noise, plus four ULP of the largest number, or of 1. The gradient by the logit is
-    a sum: its unit is an ULP of the sum of its terms' magnitudes. In fp64 256 ULP are free.
+    Tolerance: the largest error is at most twice that of the unfused operators in the same dtype
+    and with the same noise, plus four ULP of the largest number, or of 1. The gradient by the logit
+    is a sum: its unit is an ULP of the sum of its terms' magnitudes. In fp64 256 ULP are free.
     """
     upstream = upstream_of(result)
     wide = in_dtype(tensors, torch.float64)
     exact = theirs(name, wide, rng_state, **options)
-    usual = chain(name, tensors, rng_state) if not options else exact
+    usual = unfused(name, tensors, rng_state) if not options else exact
     expected = gradients_of(name, exact, wide, upstream)
-    chained = gradients_of(name, usual, tensors if not options else wide, upstream)
+    usual_gradients = gradients_of(name, usual, tensors if not options else wide, upstream)
     rows = [("result", result, exact, usual)]
-    rows += [(key, gradients[key], expected[key], chained[key]) for key in gradients]
+    rows += [(key, gradients[key], expected[key], usual_gradients[key]) for key in gradients]
     for what, one, truth, other in rows:
         unit = ulp(truth.detach().abs().max().clamp(min=1), one.dtype)
         if what == "logit":

@@ -30,9 +30,9 @@ def test_many_rows(name, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @every_norm
-def test_wide_stream(name, dtype):
+def test_residual_in_fp32(name, dtype):
     for shape in [(5, 64), (3, 77), (2, 8192)]:
-        check_all(name, tensors_of(name, shape, dtype, stream=torch.float32))
+        check_all(name, tensors_of(name, shape, dtype, residual_dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float64), ids=str)

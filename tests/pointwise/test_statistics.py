@@ -116,7 +116,7 @@ def test_no_lag_is_correlated(seed):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_slots_of_a_group_are_independent(p):
-    """The 256 patterns of eight lanes have the frequencies of eight independent decisions."""
+    """The 256 patterns of eight slots have the frequencies of eight independent outcomes."""
     groups = 1 << 21
     mask = FF.dropout_mask((groups, 8), p, state())
     pattern = np.packbits(mask.numpy(), axis=1).ravel()

@@ -45,8 +45,8 @@ def is_norm(name):
     return "norm" in CALLS[name]
 
 
-def tensors_of(name, shape, dtype=torch.float32, stream=None, grad=True, seed=0):
-    """The arguments for a result of this shape; the residual is in `stream`, or `dtype`."""
+def tensors_of(name, shape, dtype=torch.float32, residual_dtype=None, grad=True, seed=0):
+    """The arguments for a result of this shape; the residual is in `residual_dtype`, or `dtype`."""
     generator = torch.Generator().manual_seed(seed)
 
     def new(*sizes, of=dtype):
@@ -55,7 +55,11 @@ def tensors_of(name, shape, dtype=torch.float32, stream=None, grad=True, seed=0)
     *rows, width = shape
     if not is_norm(name):
         return {"x": new(*rows, 2 * width), "bias": new(2 * width)}
-    tensors = {"x": new(*shape), "residual": new(*shape, of=stream or dtype), "weight": new(width)}
+    tensors = {
+        "x": new(*shape),
+        "residual": new(*shape, of=residual_dtype or dtype),
+        "weight": new(width),
+    }
     if CALLS[name]["norm"] == "layer_norm":
         tensors["norm_bias"] = new(width)
     if CALLS[name]["full"]:
@@ -170,11 +174,12 @@ def check_values(name, tensors, results, gradients, **options):
     upstream = upstream_of(results)
     wide = in_dtype(tensors, torch.float64)
     exact = theirs(name, wide, **options)
-    chained = unfused(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
+    by_torch = unfused(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
     expected = gradients_of(exact, wide, upstream)
-    usual = gradients_of(chained, tensors, upstream)
+    usual = gradients_of(by_torch, tensors, upstream)
     rows = [
-        (f"result {i}", *three) for i, three in enumerate(zip(results, exact, chained, strict=True))
+        (f"result {i}", *three)
+        for i, three in enumerate(zip(results, exact, by_torch, strict=True))
     ]
     rows += [(key, gradients[key], expected[key], usual[key]) for key in gradients]
     for what, one, truth, other in rows:

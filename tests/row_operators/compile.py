@@ -89,7 +89,7 @@ def test_opcheck_of_layouts_and_dtypes(example):
     ):
         opcheck(*operator_arguments(example, {**tensors, "x": x.requires_grad_()}))
     if is_norm(example):
-        mixed = tensors_of(example, (4, 6), torch.bfloat16, stream=torch.float32)
+        mixed = tensors_of(example, (4, 6), torch.bfloat16, residual_dtype=torch.float32)
         opcheck(*operator_arguments(example, mixed))
 
 
