@@ -1,4 +1,4 @@
-"""Exact values of the activations and their derivatives, and the errors that are promised.
+"""Exact values of the activations and their derivatives, and the promised error bounds.
 
 The bounds are those that `csrc/math/activations.h` states; to measure them again, run
 `python -m tests.pointwise.test_accuracy`.

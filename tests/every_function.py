@@ -1,4 +1,4 @@
-"""Every public function as a call, for rules that hold for all of them.
+"""A valid call of every public function, for rules that hold for all of them.
 
 A call is a name in CALLS. `tensors_of` makes its tensors, a dict by argument, and `run` passes them
 to the function; all have gradients. Options that say how to draw (`rng_state`, `generator`) go to
@@ -82,7 +82,7 @@ every_batched_call = pytest.mark.parametrize("name", [n for n in CALLS if CALLS[
 
 
 def tensors_of(name, rows=ROWS, dtype=torch.float32, seed=0):
-    """Leaves; the batch has so many rows."""
+    """Leaf tensors; the batch has `rows` rows."""
     generator = torch.Generator().manual_seed(seed)
     call = CALLS[name]
     tensors = {}
@@ -103,13 +103,13 @@ def upstream_of(results, seed=1):
 
 
 def gradients_of(results, tensors, upstream):
-    """Of all tensors, by argument; None where the function has none by it."""
+    """The gradients of all tensors by argument; None if there is none."""
     found = torch.autograd.grad(results, list(tensors.values()), upstream, allow_unused=True)
     return dict(zip(tensors, found, strict=True))
 
 
 def assert_close(ours, theirs, **tolerance):
-    """Of two sequences of tensors or None."""
+    """Compares two sequences of tensors or None."""
     for one, other in zip(ours, theirs, strict=True):
         assert (one is None) == (other is None)
         if one is not None:

@@ -1,4 +1,4 @@
-"""All public modules: how each is made, and inputs. For tests of what holds for all of them."""
+"""Every public module with its constructor arguments and inputs, for rules that hold for all."""
 
 import functools
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers of several test files."""
 
 import functools
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def state(seed=SEED, offset=8):
 
 @contextmanager
 def forced(capability):
-    """Within it the kernels of this instruction set run."""
+    """The kernels of this instruction set run inside the context."""
     before = fd.build_info()["cpu_capability"]
     _C.force_cpu_capability(capability)
     try:
@@ -59,7 +59,7 @@ def operator(
     mask_strides=None,
     mask_offset=0,
 ):
-    """The operator behind every call, with the two options that only it has: the mask's place."""
+    """The pointwise operator, with its two own options: the strides and the offset of the mask."""
     return torch.ops.fused_dropout.bias_act_dropout(
         x,
         bias,
@@ -83,7 +83,7 @@ def operator(
 
 
 def in_order(shape, order, dtype=torch.float32):
-    """An empty tensor whose dimensions lie in memory in the given order, outermost first."""
+    """An empty tensor whose dimensions have this order in memory, outermost first."""
     inverse = sorted(range(len(order)), key=order.__getitem__)
     return torch.empty([shape[dim] for dim in order], dtype=dtype).permute(inverse)
 

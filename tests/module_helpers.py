@@ -1,4 +1,4 @@
-"""What the tests of modules, errors, autograd and the compiler share."""
+"""Helpers of the tests of modules, errors, autograd and the compiler."""
 
 import contextlib
 import warnings
@@ -30,7 +30,7 @@ def fixed_state(seed=0x123456789ABCDEF, offset=8):
 
 
 def called(function):
-    """Names of our operators that it calls, by the profiler, which looks on from outside."""
+    """Names of our operators that it calls, as the profiler records them."""
     with torch.profiler.profile() as profile:
         function()
     prefix = "fused_dropout::"
@@ -38,7 +38,7 @@ def called(function):
 
 
 def outcome(function):
-    """What came of a call: the type of its error or None, its text or its value, its warnings."""
+    """The outcome of a call: its error's type or None, the error's text or the value, warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -49,5 +49,5 @@ def outcome(function):
 
 
 def kept(x, p, state, shared_dims=()):
-    """The mask of `x` by the reference, which knows nothing of the extension."""
+    """The mask of `x` by the reference, which does not use the extension."""
     return reference.dropout_mask(x.shape, p, state, like=x, shared_dims=shared_dims)

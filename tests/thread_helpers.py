@@ -1,4 +1,4 @@
-"""What the tests with several threads share."""
+"""Helpers of the tests with several threads."""
 
 import contextlib
 import sys
@@ -7,7 +7,7 @@ import threading
 
 @contextlib.contextmanager
 def eager_switches():
-    """Python changes the thread as often as it can."""
+    """Python switches threads as often as it can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -1,4 +1,4 @@
-"""Which way attention with dropout takes on CUDA: seen on tensors with a device but no data."""
+"""The implementation that attention with dropout uses on CUDA; tensors have no data here."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ def masks():
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 @pytest.mark.parametrize("layout", ["contiguous", "heads inside"])
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1, 2)])
-def test_equals_the_chain(mask, layout, needed):
+def test_equals_the_unfused_operators(mask, layout, needed):
     state = fd.new_rng_state()
     results = []
     for function in (unfused_attention, attend):

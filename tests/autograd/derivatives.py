@@ -1,4 +1,4 @@
-"""What the tests of derivatives share.
+"""Helpers of the tests of derivatives.
 
 The reference composes its result from plain torch operators, so that torch's own differentiation
 of it says what every derivative has to be.
@@ -17,7 +17,7 @@ needs = pytest.mark.parametrize("bias, residual", [(True, True), (True, False), 
 
 
 def operands(bias=True, residual=True, shape=(3, 5), dtype=torch.float64):
-    """x, bias and residual, or None in their place; away from the kinks of the activations."""
+    """x, bias and residual, each of which may be None; away from the kinks of the activations."""
     generator = torch.Generator().manual_seed(0)
     made = [
         torch.randn(size, generator=generator, dtype=dtype) * 2

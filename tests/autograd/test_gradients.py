@@ -1,4 +1,4 @@
-"""Gradients against those of the reference, which torch differentiates."""
+"""Gradients against those of the reference, which autograd differentiates."""
 
 import itertools
 
@@ -124,7 +124,7 @@ def test_derivative_at_the_kinks_is_torchs(activation, mode):
 @pytest.mark.parametrize("path", ["kernel", "composition", "forward"])
 @every_activation
 def test_what_is_dropped_does_not_leak(activation, path):
-    """A NaN or an infinity at a dropped place leaves value and derivatives finite."""
+    """A NaN or an infinity that is dropped leaves value and derivatives finite."""
     keep = kept(torch.empty(64), 0.5, STATE)
     x = torch.randn(64, dtype=torch.float64)
     for poison in (torch.nan, torch.inf, -torch.inf):

@@ -1,4 +1,4 @@
-"""What the tests of the compiler share.
+"""Helpers of the tests of the compiler.
 
 Most of them run on the backend `aot_eager`, which traces as Inductor does and generates no code.
 """
@@ -48,13 +48,13 @@ def channels_last(*shape, grad=False):
     return tensor(*shape).to(memory_format=torch.channels_last).requires_grad_(grad)
 
 
-CHAIN_BIAS = tensor(6)
+VECTOR = tensor(6)
 
 
 def several(x):
     """Four draws in a row, each of another operation."""
     x = FF.dropout(x, 0.3)
-    x = FF.bias_act_dropout(x, CHAIN_BIAS, 0.2, "silu")
+    x = FF.bias_act_dropout(x, VECTOR, 0.2, "silu")
     x = FF.bias_dropout_add(x, None, x * 2, 0.5)
     return FF.dropout(x * 1, 0.4, inplace=True, mode="alpha")
 

@@ -112,7 +112,7 @@ def test_some_gradients_only(name):
 
 
 def test_by_the_configuration():
-    """`torch.compile` of a whole step, where the switch is set."""
+    """`torch.compile` of a full training step, with compiled autograd switched on."""
     x, bias = tensor(16, 6, grad=True), tensor(6, grad=True)
 
     def step():

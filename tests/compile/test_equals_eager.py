@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.compile.compiling import (
-    CHAIN_BIAS,
     STATE,
+    VECTOR,
     Net,
     assert_equal,
     compiled,
@@ -35,7 +35,7 @@ CALLS = {
     "p one": lambda x: FF.dropout(x, 1.0),
     "p one and residual": lambda x: FF.bias_dropout_add(x, None, x * 2, 1.0),
     "p zero": lambda x: FF.bias_act_dropout(x, None, 0.0, "gelu"),
-    "state": lambda x: FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, "tanh", rng_state=STATE),
+    "state": lambda x: FF.bias_act_dropout(x, VECTOR, 0.4, "tanh", rng_state=STATE),
     "leaky_relu": lambda x: FF.bias_act_dropout(
         x, None, activation="leaky_relu", negative_slope=0.2
     ),

@@ -12,8 +12,8 @@ import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout import reference
 from tests.compile.compiling import (
-    CHAIN_BIAS,
     STATE,
+    VECTOR,
     Net,
     assert_equal,
     operators_of,
@@ -72,11 +72,11 @@ def test_symbolic_trace_of_feature_layers(layer):
 def test_make_fx():
     """A graph of operators, the draw among them, that runs."""
     x = tensor(16, 6)
-    graph = make_fx(lambda x: FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, "gelu"))(x)
+    graph = make_fx(lambda x: FF.bias_act_dropout(x, VECTOR, 0.4, "gelu"))(x)
     assert "fused_dropout::draw_rng_state" in operators_of(graph.graph)
     assert "fused_dropout::bias_act_dropout" in operators_of(graph.graph)
     state = seed_and_state(9)
-    wanted = reference.bias_act_dropout(x, CHAIN_BIAS, 0.4, "gelu", state)
+    wanted = reference.bias_act_dropout(x, VECTOR, 0.4, "gelu", state)
     torch.testing.assert_close(graph(x), wanted)
 
 

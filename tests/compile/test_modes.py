@@ -1,4 +1,4 @@
-"""The compiler with checkpointing, CUDA graphs, autocast and transforms."""
+"""torch.compile with checkpointing, CUDA graphs, autocast and transforms."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout import reference
 from tests.compile.compiling import (
-    CHAIN_BIAS,
     STATE,
+    VECTOR,
     assert_equal,
     compiled,
     every_quick_backend,
@@ -116,7 +116,7 @@ def test_upstream_gradients_of_any_layout(activation):
     """Their strides are not known when backward is compiled."""
 
     def call(x):
-        return FF.bias_act_dropout(x, CHAIN_BIAS, 0.4, activation, rng_state=STATE)
+        return FF.bias_act_dropout(x, VECTOR, 0.4, activation, rng_state=STATE)
 
     x = tensor(4, 6, grad=True)
     y, eager = compiled(call)(x), call(x)

@@ -1,4 +1,4 @@
-"""What compiles again, and what does not."""
+"""Which changes of a call recompile, and which do not."""
 
 import pytest
 import torch

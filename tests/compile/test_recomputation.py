@@ -1,4 +1,4 @@
-"""Gradients belong to the masks of the forward pass, whatever the compiler computes again."""
+"""Gradients use the masks of the forward pass, also where the compiler recomputes it."""
 
 import functools
 

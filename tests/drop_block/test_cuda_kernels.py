@@ -1,4 +1,4 @@
-"""The CUDA kernels of DropBlock, run on the CPU by tests/cuda_emulator/shim.h: see
+"""The CUDA kernels of DropBlock, run on the CPU by tests/cuda_emulator: see
 tests/pointwise/test_cuda_kernels.py."""
 
 import pytest

@@ -1,4 +1,4 @@
-"""Bad input of DropBlock: an error that says what and which number, nothing drawn."""
+"""Bad input of DropBlock: the error names the argument and the number; nothing is drawn."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Derivatives of DropBlock beyond the plain backward pass, and what is kept for it."""
+"""Derivatives of DropBlock beyond the plain backward pass, and what is saved for backward."""
 
 import pytest
 import torch

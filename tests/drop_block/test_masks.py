@@ -1,4 +1,4 @@
-"""The masks of DropBlock: the reference's, in forward and backward, whatever the layout."""
+"""The masks of DropBlock equal the reference's: in forward and backward, in any layout."""
 
 import itertools
 
@@ -130,17 +130,17 @@ def test_channels_and_examples_are_independent():
     kept = masks(torch.empty(12, 400, 14, 14), P, 7)[0].double()
     kept = kept - kept.mean((0, 1))  # what lies at an edge is dropped less often
     for dim, size in ((0, 12), (1, 400)):
-        places = kept.transpose(0, dim).reshape(size, -1)[:40]
-        correlation = torch.corrcoef(places) - torch.eye(len(places))
-        blocks = places.shape[1] / 49
+        positions = kept.transpose(0, dim).reshape(size, -1)[:40]
+        correlation = torch.corrcoef(positions) - torch.eye(len(positions))
+        blocks = positions.shape[1] / 49
         assert correlation.abs().max() < 5 / blocks**0.5
 
 
 def test_whole_blocks():
-    """Every dropped place lies in a block that is dropped as a whole, inside of the map."""
+    """Every dropped element lies in a fully dropped block inside the map."""
     kept = masks(torch.empty(8, 8, 20, 20), 0.1, 5)[0].float()
     dropped = 1 - kept
-    whole = torch.nn.functional.avg_pool2d(dropped, 5, stride=1) == 1
-    reached = torch.nn.functional.pad(whole.float(), (4, 4, 4, 4))
+    full = torch.nn.functional.avg_pool2d(dropped, 5, stride=1) == 1
+    reached = torch.nn.functional.pad(full.float(), (4, 4, 4, 4))
     reached = torch.nn.functional.max_pool2d(reached, 5, stride=1)
     assert torch.equal(reached, dropped)

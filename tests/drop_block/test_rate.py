@@ -30,11 +30,11 @@ def test_other_maps(sizes, p):
     for block_size in (3, 7):
         rate = FF.drop_block_rate(sizes, p, block_size)
         assert rate == pytest.approx(reference.drop_block_rate(sizes, p, block_size), abs=1e-12)
-        places = torch.Size(sizes).numel()
-        count = 3 * 10**6 // places
+        positions = torch.Size(sizes).numel()
+        count = 3 * 10**6 // positions
         kept, _ = masks(torch.empty(count, 1, *sizes), p, block_size)
-        together = min(places, block_size ** len(sizes))
-        spread = (rate * (1 - rate) * together / (count * places)) ** 0.5
+        together = min(positions, block_size ** len(sizes))
+        spread = (rate * (1 - rate) * together / (count * positions)) ** 0.5
         assert abs(1 - kept.double().mean() - rate) < 4 * spread
 
 
@@ -44,8 +44,8 @@ def test_the_steps_of_gamma_matter_little(size):
     for p in PROBABILITIES:
         k = min(7, size)
         gamma = p / k**2 * size**2 / (size - k + 1) ** 2
-        first, place = torch.arange(size - k + 1).unsqueeze(1), torch.arange(size)
-        holding = ((first <= place) & (place < first + k)).sum(0).double()
+        first, position = torch.arange(size - k + 1).unsqueeze(1), torch.arange(size)
+        holding = ((first <= position) & (position < first + k)).sum(0).double()
         exact = (1 - (1 - gamma) ** torch.outer(holding, holding)).mean()
         assert abs(FF.drop_block_rate((size, size), p, 7) - exact) < 5e-4
 

@@ -1,4 +1,4 @@
-"""What DropBlock makes of kept elements, and where it does nothing."""
+"""The values of kept elements, and calls that change nothing."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_threads():
 @pytest.mark.parametrize("block_size", [1, 3, 7])
 @pytest.mark.parametrize("shape", [(4, 6, 20, 15), (4, 6, 50), (2, 3, 8, 9, 10)], ids=str)
 def test_the_algorithm_of_other_libraries(shape, block_size):
-    """Seeds, dilated by pooling, and a scale of the whole tensor."""
+    """Seeds, dilated by pooling, and one scale for the full tensor."""
     x = maps(shape)
     sizes = shape[2:]
     grid = [min(size, size - block_size + 1) for size in sizes]

@@ -1,4 +1,4 @@
-"""What the tests of the drop-in layers share."""
+"""Helpers of the tests of the drop-in layers."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 import fused_dropout as fd
 from fused_dropout import reference
 
-# The layers: a shape that each takes, and the dimensions of it that share one decision.
+# The layers: a shape that each takes, and the dimensions of it that share one outcome.
 LAYERS = {
     "Dropout": ((3, 5), ()),
     "Dropout1d": ((3, 4, 5), (2,)),

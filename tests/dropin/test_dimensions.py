@@ -1,4 +1,4 @@
-"""Which dimensions share a decision; layouts and dtypes."""
+"""Dimensions with a shared outcome, memory layouts and dtypes."""
 
 import itertools
 import math
@@ -86,8 +86,8 @@ def test_strides(name, order):
 
 def check_strides(name, order, slices):
     inverse = [order.index(dim) for dim in range(4)]
-    whole = torch.randn(2, 3, 4, 5).permute(order).contiguous().permute(inverse)
-    x = whole[slices[0] :, slices[1] :].requires_grad_()
+    full = torch.randn(2, 3, 4, 5).permute(order).contiguous().permute(inverse)
+    x = full[slices[0] :, slices[1] :].requires_grad_()
     layer = getattr(fd, name)(0.4)
     state = seed_and_state(8)
     y = layer(x)

@@ -143,7 +143,7 @@ def test_fork_rng():
 
 
 def test_draws_interleave_with_torchs():
-    """One stream of random numbers: ours take their place among torch's."""
+    """Our draws and torch's come from one sequence of random numbers, in the order of the calls."""
     x = torch.ones(64)
     torch.manual_seed(21)
     first = torch.rand(3)

@@ -1,4 +1,4 @@
-"""Calls that have to fail: the message, that nothing is computed, nothing drawn."""
+"""Calls that have to fail: the message; nothing is computed and nothing is drawn."""
 
 import re
 

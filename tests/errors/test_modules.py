@@ -1,4 +1,4 @@
-"""Modules that are made or called with something of a wrong type: the error names it, in a line."""
+"""Constructing or calling a module with a wrong type: a one-line error names the argument."""
 
 import contextlib
 import inspect

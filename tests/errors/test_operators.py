@@ -1,4 +1,4 @@
-"""The operators themselves: no call whose arguments do not fit together gets past their checks.
+"""The operators of torch.ops.fused_dropout check that their arguments fit together.
 
 Valid calls of every operator are recorded from the public functions, and then one argument at a
 time is changed.
@@ -45,7 +45,7 @@ def recorded():
 
 
 def changed_tensors(x):
-    """The same tensor but for one thing, that is said."""
+    """(what differs, tensor) pairs, each of which differs from `x` in one respect."""
     if x.dim() > 0:
         yield "half as long", x[: x.shape[0] // 2]
         yield "twice as long", torch.cat([x, x])
@@ -62,7 +62,7 @@ def changed_tensors(x):
     yield "sparse", x.to_sparse() if x.dim() > 0 else x[None].to_sparse()
 
 
-# Changes that no tensor can bear.
+# Changes that are wrong for every tensor.
 OTHER_KINDS = {"complex", "bool", "on meta", "sparse"}
 
 
@@ -157,11 +157,11 @@ def test_the_mask_alone(case):
     assert "INTERNAL ASSERT" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", [(None, 2**63 - 8), ((2**62, 1), 0), ((-1, 1), 0), ((1,), 0)])
-def test_the_place_of_a_mask_in_a_call(place):
+@pytest.mark.parametrize("position", [(None, 2**63 - 8), ((2**62, 1), 0), ((-1, 1), 0), ((1,), 0)])
+def test_mask_strides_and_offset_are_checked(position):
     x = torch.ones(4, 6)
     with pytest.raises(ValueError, match=r"dropout_: mask_(offset|strides)"):
-        torch.ops.fused_dropout.dropout_(x, STATE, 0.5, None, "inverted", True, [], *place)
+        torch.ops.fused_dropout.dropout_(x, STATE, 0.5, None, "inverted", True, [], *position)
     assert (x == 1).all()
 
 

@@ -1,4 +1,4 @@
-"""Arguments of a wrong type: the error names the function and the argument, in a line."""
+"""Arguments of a wrong type: a one-line error names the function and the argument."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.module_helpers import drawing_nothing
 
 TENSORS = {"a list": [1.0], "None": None, "a number": 2.0}
 OPTIONAL = ("bias", "residual", "norm_bias", "layer_scale")
-# What each argument is not, but for tensors.
+# Values of a wrong type for each argument that is not a tensor.
 WRONG = {
     "p": ["0.5", None, [0.5]],
     "dropout_p": ["0.5", None],
@@ -70,7 +70,7 @@ CASES = {
 
 
 def call(name, argument, value):
-    """The call with this argument in the place of its own."""
+    """The call with this value for the argument."""
     own = CALLS[name]
     tensors = {key: one for key, one in tensors_of(name).items() if key != argument}
     options = {key: one for key, one in own.options.items() if key != argument}

@@ -1,7 +1,7 @@
 """Generated calls of the public functions, and their expected results.
 
 A call is the name of a function and a dict of arguments. Tensors are described as data, see
-fuzz_tensors.py.
+tensors.py.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What the rules of tests/row_operators are tested with here: the gated calls."""
+"""Runs the tests of tests/row_operators with the gated calls."""
 
 import pytest
 

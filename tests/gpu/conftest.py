@@ -14,7 +14,7 @@ CASES = 8  # of each test, in a rehearsal that is part of all tests
 
 
 def pytest_collection_modifyitems(config, items):
-    """Other tests hold the CPU kernels to the same: here it is enough whether these tests run."""
+    """Other tests cover the CPU kernels; a rehearsal only shows that these tests run."""
     if DEVICE != "cpu" or IS_ASKED_FOR or config.getoption("--full"):
         return
     cases = {}
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What tests have measured, a line each, in a form that is found by its first word."""
+    """Prints what tests have measured, in lines that start with "share"."""
     if DEVICE == "cpu" and not IS_ASKED_FOR:
         return
     for outcome in ("passed", "failed"):

@@ -1,4 +1,4 @@
-"""What the tests on a GPU share: the device, what is CUDA's, and a call there and on the CPU."""
+"""Helpers of the tests on a GPU: the device, CUDA graphs, and a call there and on the CPU."""
 
 import os
 

@@ -50,7 +50,7 @@ def test_block_sizes(block_size):
 
 
 def test_many():
-    """More tiles than there are places for thread blocks; the count is the same on every run."""
+    """More tiles than resident thread blocks; the count is the same on every run."""
     x = torch.ones(64, 256, 56, 56, dtype=torch.bfloat16, device=DEVICE)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         x = x.contiguous(memory_format=memory_format)

@@ -20,7 +20,8 @@ from tests.row_operators.calls import (
 )
 
 HALVES = (torch.float16, torch.bfloat16)
-# Teams of part of a warp, of several and of all; rows that are no whole groups; several turns.
+# Row groups of part of a warp, of several and of all; rows of partial groups of eight; several
+# iterations.
 SHAPES = [(3, 5), (300, 1), (7, 31), (2, 3, 40), (1100, 64), (65, 257), (2100, 1024), (9, 8192)]
 SHAPES += [(5, 8191), (3, 16384), (2, 20000)]
 
@@ -52,8 +53,8 @@ def test_values(name, shape, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @every_norm
-def test_wide_stream(name, dtype):
-    tensors = tensors_of(name, (70, 1024), dtype, stream=torch.float32)
+def test_residual_in_fp32(name, dtype):
+    tensors = tensors_of(name, (70, 1024), dtype, residual_dtype=torch.float32)
     results, gradients = there(name, tensors)
     check_values(name, tensors, results, gradients, rng_state=STATE)
 

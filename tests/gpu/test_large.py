@@ -1,6 +1,6 @@
 """Tensors of more than 2^31 and 2^32 elements: addresses and counters, forward and backward.
 
-On a GPU: no index, place in memory or counter is cut to 32 bits. The rehearsal has small tensors.
+On a GPU: no index, address or counter is cut to 32 bits. The rehearsal has small tensors.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What `import fused_dropout` says where the compiled extension does not fit."""
+"""The error of `import fused_dropout` if the compiled extension does not fit."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Which CUDA toolkit is taken, on machines made of a few files."""
+"""Which CUDA toolkit the build chooses, on machines made of a few files."""
 
 import importlib.util
 from pathlib import Path

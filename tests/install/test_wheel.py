@@ -1,4 +1,4 @@
-"""What `make wheel` says and makes, with an interpreter that only writes down what it is asked."""
+"""The output and files of `make wheel`, with an interpreter that only records its arguments."""
 
 import importlib.util
 import shutil
@@ -11,7 +11,7 @@ spec = importlib.util.spec_from_file_location("wheel", ROOT / "tools" / "wheel.p
 wheel = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(wheel)
 
-# Takes the place of python, pip, build and pytest.
+# Stands in for python, pip, build and pytest.
 INTERPRETER = r"""#!/bin/sh
 echo "$FORCE_CUDA|$TORCH_CUDA_ARCH_LIST|$*" >> "$FAKE/calls"
 case "$2" in
@@ -142,7 +142,7 @@ def test_a_torch_that_pip_does_not_find(fake):
     (fake / "pip").write_text(f"WARNING: slow\nERROR: Could not find it\nERROR: {no_match}\n")
     said = f"torch 9.9.9 cannot be installed for Python 3.12: {no_match}"
     assert error(fake, "--torch", "9.9.9") == said
-    # Half an environment is not taken for a whole one.
+    # A partial environment is not used as a complete one.
     (fake / "pip").unlink()
     run(fake, "--torch", "9.9.9")
     assert len(calls(fake, "pip")) == 2

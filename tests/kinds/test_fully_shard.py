@@ -19,11 +19,11 @@ def mesh(tmp_path_factory):
     dist.destroy_process_group()
 
 
-def whole(parameters):
+def full(parameters):
     return [parameter.full_tensor().detach().clone() for parameter in parameters]
 
 
-# WeightDrop puts tensors in the place of parameters, which FSDP does as well.
+# WeightDrop replaces parameters by tensors, and so does FSDP.
 @pytest.mark.parametrize(
     "name", [n for n, entry in MODULES.items() if entry.has_parameters and n != "WeightDrop"]
 )
@@ -38,7 +38,7 @@ def test_a_step(mesh, name):
         torch.manual_seed(1)
         one(*inputs).square().sum().backward()
         torch.optim.SGD(one.parameters(), 0.01).step()
-    for ours, theirs in zip(whole(module.parameters()), plain.parameters(), strict=True):
+    for ours, theirs in zip(full(module.parameters()), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

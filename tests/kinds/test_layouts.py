@@ -1,4 +1,4 @@
-"""Tensors that are not dense floating-point numbers: the error says so, and nothing is drawn."""
+"""Tensors that are not dense floating-point numbers: the error names it; nothing is drawn."""
 
 import re
 

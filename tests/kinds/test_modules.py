@@ -1,4 +1,4 @@
-"""What every module does that tools of torch ask of one: meta, conversions, wrappers."""
+"""Every module works with torch's tools: the meta device, conversions, wrappers."""
 
 import copy
 import inspect
@@ -46,7 +46,7 @@ def test_memory_that_comes_later(name):
         nn.init.constant_(parameter, float("nan"))
     torch.manual_seed(0)
     for part in module.modules():
-        # A module resets its own parameters, and nobody else's.
+        # A module resets its own parameters only.
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
     assert repr(module) == repr(fresh)
@@ -148,7 +148,7 @@ def test_a_pickled_module_with_a_logit_of_no_dimensions():
 
 # ---------------------------------------------------------------- tools that look for a class
 
-# Layers that take the place of one of torch's, and in evaluation or alone compute what it does.
+# Layers that replace one of torch's, and compute what it does in evaluation or alone.
 DROP_INS = (nn.modules.dropout._DropoutNd, nn.LayerNorm, nn.RMSNorm)
 
 

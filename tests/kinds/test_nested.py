@@ -1,4 +1,4 @@
-"""Nested tensors: a call is one on their values."""
+"""Nested tensors: a call equals a call on their values."""
 
 import pytest
 import torch

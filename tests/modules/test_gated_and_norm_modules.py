@@ -1,4 +1,4 @@
-"""The modules around the row operators: parity with what they replace, state dicts, copies."""
+"""The gated and the normalised modules: parity with what they replace, state dicts, copies."""
 
 import copy
 import io

@@ -170,7 +170,7 @@ def test_the_variance_of_classic_mode_has_its_largest_value_inside():
 # ---------------------------------------------------------------- shared dimensions
 
 
-def chain(name, module, inputs, state, shared_dims):
+def unfused(name, module, inputs, state, shared_dims):
     """What the module computes, with the mask of the reference."""
 
     def drop(v):
@@ -209,7 +209,7 @@ def test_shared_dims(name, shared_dims, noise_shape):
         module, _ = make(name, **options)
         state = seed_and_state(4)
         y = linear_output(module(*inputs))
-        torch.testing.assert_close(y, chain(name, module, inputs, state, shared_dims))
+        torch.testing.assert_close(y, unfused(name, module, inputs, state, shared_dims))
         for again in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
             torch.manual_seed(4)
             assert torch.equal(linear_output(again(*inputs)), y)

@@ -1,4 +1,4 @@
-"""The modules against the chains of torch.nn that they replace, under the same mask."""
+"""The modules against the modules of torch.nn that they replace, with the same mask."""
 
 import copy
 import pickle
@@ -40,7 +40,7 @@ def drop(x, state, training=True):
     return torch.where(kept(x, P, state), x * SCALE, 0.0) if training else x
 
 
-def chain(name, module, inputs, state, training=True):
+def unfused(name, module, inputs, state, training=True):
     """What the module computes, in torch's operators."""
     x = inputs[0]
     if name == "BiasActDropout":
@@ -69,7 +69,7 @@ def test_training(name):
     state = seed_and_state(1)
     y = module(*inputs)
     assert (~kept(y if name != "MLP" else torch.empty(4, 5, 6), P, state)).any()
-    assert_same(y, chain(name, module, inputs, state), module, inputs)
+    assert_same(y, unfused(name, module, inputs, state), module, inputs)
 
 
 @every_module
@@ -78,7 +78,7 @@ def test_evaluation(name):
     module.eval()
     with drawing_nothing():
         y = module(*inputs)
-    assert_same(y, chain(name, module, inputs, None, training=False), module, inputs)
+    assert_same(y, unfused(name, module, inputs, None, training=False), module, inputs)
 
 
 @every_module
@@ -105,7 +105,7 @@ def test_p_set_later(name):
     layer.p = 0.0
     with drawing_nothing():
         y = module(*inputs)
-    torch.testing.assert_close(y, chain(name, module, inputs, None, training=False))
+    torch.testing.assert_close(y, unfused(name, module, inputs, None, training=False))
 
 
 @pytest.mark.parametrize("activation", FF.ACTIVATIONS)
@@ -208,7 +208,7 @@ def test_weights_go_to_torchs_linear_and_back():
 
 
 def test_weights_of_the_mlp_go_to_torchs_chain():
-    class Chain(nn.Module):
+    class Unfused(nn.Module):
         def __init__(self):
             super().__init__()
             self.fc1, self.fc2 = nn.Linear(3, 6), nn.Linear(6, 2)
@@ -216,7 +216,7 @@ def test_weights_of_the_mlp_go_to_torchs_chain():
         def forward(self, x):
             return self.fc2(F.gelu(self.fc1(x)))
 
-    ours, theirs, x = fd.MLP(3, 6, 2).eval(), Chain(), torch.randn(4, 3)
+    ours, theirs, x = fd.MLP(3, 6, 2).eval(), Unfused(), torch.randn(4, 3)
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x), theirs(x))
 
@@ -243,12 +243,12 @@ def test_device(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["LinearActDropout", "MLP"])
 def test_autocast(name, dtype):
-    """The dtype of torch's chain, and its values but for roundings of 16 bits."""
+    """The dtype of the unfused modules, and its values but for roundings of 16 bits."""
     module, inputs = make(name)
     state = seed_and_state(8)
     with torch.autocast("cpu", dtype=dtype):
         y = module(*inputs)
-        wanted = chain(name, module, inputs, state)
+        wanted = unfused(name, module, inputs, state)
     assert y.dtype == wanted.dtype == dtype
     torch.testing.assert_close(y, wanted, rtol=3e-2, atol=3e-2)
     y.float().sum().backward()
@@ -257,7 +257,7 @@ def test_autocast(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_fp32_residual_of_a_half_branch(dtype):
-    """Of autocast, and of models that keep the stream of residuals in fp32."""
+    """Of autocast, and of models that keep the residual in fp32."""
     module, (x, residual) = make("BiasDropoutAdd")
     x = x.to(dtype)
     state = seed_and_state(9)

@@ -340,7 +340,7 @@ def test_autocast(dtype):
 
 
 class SharedMask(nn.Dropout):
-    """One decision for the whole batch, as a layer derived from torch's may make."""
+    """One outcome for the full batch, as a layer derived from torch's may make."""
 
     def forward(self, x):
         return x * super().forward(torch.ones_like(x[:1]))

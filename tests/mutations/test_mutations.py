@@ -1,4 +1,4 @@
-"""The tests notice mistakes: each deliberate one of csrc/math/mutations.h fails some."""
+"""Each deliberate mistake of csrc/math/mutations.h makes some tests fail."""
 
 import os
 import re
@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "mutants"
 TESTS = ROOT / "tests"
 
-# What notices which mistake, in each family of operators that makes it. The selections are small,
-# and pass without the mistake.
+# The files that notice a mistake, in each family of operators that makes it. They pass without the
+# mistake.
 NOTICED_BY = {
     "unmasked_bias_gradient": ("pointwise/test_bias_gradient.py", "norm/test_sums.py"),
     "periodic_mask": ("pointwise/test_masks.py", "norm/test_masks.py"),
@@ -22,14 +22,20 @@ NOTICED_BY = {
     "inclusive_threshold": (
         "pointwise/test_masks.py",
         "norm/test_masks.py",
+        "gated/test_masks.py",
         "drop_block/test_masks.py",
     ),
     "other_backward_mask": (
         "pointwise/test_masks.py",
         "norm/test_masks.py",
+        "gated/test_masks.py",
         "noise/test_masks.py",
     ),
-    "leaking_zero": ("pointwise/test_nonfinite.py", "norm/test_statistics.py"),
+    "leaking_zero": (
+        "pointwise/test_nonfinite.py",
+        "norm/test_statistics.py",
+        "gated/test_nonfinite.py",
+    ),
 }
 
 

@@ -1,7 +1,8 @@
 """The noise functions, with the reference's and PyTorch's way to compute the same.
 
 A call is a name in CALLS. Its tensors are a dict by argument; `ours`, `theirs` (the reference, in
-any dtype) and `chain` (plain torch operators, each of which rounds) take them and return a tensor.
+any dtype) and `unfused` (plain torch operators, each of which rounds) take them, and return a
+tensor.
 """
 
 import math
@@ -66,19 +67,19 @@ def theirs(name, tensors, rng_state=STATE, p=P, **options):
 
 
 def operator(name, tensors, rng_state=STATE, p=P, mask_strides=None, mask_offset=0):
-    """The operator itself, with the options that only it has: the mask's place."""
-    place = ([], mask_strides, mask_offset)
+    """The operator, with its options that functions do not have: mask strides and offset."""
+    position = ([], mask_strides, mask_offset)
     operators = torch.ops.fused_dropout
     if name == "gaussian":
-        return operators.gaussian_dropout(tensors["x"], rng_state, p, None, *place)
+        return operators.gaussian_dropout(tensors["x"], rng_state, p, None, *position)
     if name == "concrete":
         logit = tensors["logit"]
-        return operators.concrete_dropout(tensors["x"], logit, rng_state, TEMPERATURE, *place)
+        return operators.concrete_dropout(tensors["x"], logit, rng_state, TEMPERATURE, *position)
     x, z, training = tensors["x"], tensors["z"], name == "standout"
-    return operators.standout(x, z, rng_state, ALPHA, BETA, training, *place)
+    return operators.standout(x, z, rng_state, ALPHA, BETA, training, *position)
 
 
-def chain(name, tensors, rng_state=STATE, p=P):
+def unfused(name, tensors, rng_state=STATE, p=P):
     """As a user writes it, with our draws in the dtype of x."""
     x = tensors["x"]
     j = reference.mask_index(x)
@@ -129,18 +130,18 @@ def gradients_of(name, result, tensors, upstream):
 def check_values(name, tensors, result, gradients, rng_state=STATE, **options):
     """A result and its gradients (by name), against the reference in fp64.
 
-    Tolerance: the largest error is at most twice that of the PyTorch chain in the same dtype and
-    with the same noise, plus four ULP of the largest number, or of 1. The gradient by the logit is
-    a sum: its unit is an ULP of the sum of its terms' magnitudes. In fp64 256 ULP are free.
+    Tolerance: the largest error is at most twice that of the unfused operators in the same dtype
+    and with the same noise, plus four ULP of the largest number, or of 1. The gradient by the logit
+    is a sum: its unit is an ULP of the sum of its terms' magnitudes. In fp64 256 ULP are free.
     """
     upstream = upstream_of(result)
     wide = in_dtype(tensors, torch.float64)
     exact = theirs(name, wide, rng_state, **options)
-    usual = chain(name, tensors, rng_state) if not options else exact
+    usual = unfused(name, tensors, rng_state) if not options else exact
     expected = gradients_of(name, exact, wide, upstream)
-    chained = gradients_of(name, usual, tensors if not options else wide, upstream)
+    usual_gradients = gradients_of(name, usual, tensors if not options else wide, upstream)
     rows = [("result", result, exact, usual)]
-    rows += [(key, gradients[key], expected[key], chained[key]) for key in gradients]
+    rows += [(key, gradients[key], expected[key], usual_gradients[key]) for key in gradients]
     for what, one, truth, other in rows:
         unit = ulp(truth.detach().abs().max().clamp(min=1), one.dtype)
         if what == "logit":

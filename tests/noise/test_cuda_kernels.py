@@ -74,7 +74,7 @@ def test_values(name, shape):
 @pytest.mark.parametrize("shared", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)], ids=str)
 @every_drawing_call
 def test_shared_draws(name, shared, dtype):
-    """Whole groups that share a draw or take consecutive ones, and others."""
+    """Full groups that share a draw or take consecutive ones, and other groups."""
     for shape in [(3, 4, 16), (5, 2, 40), (2, 3, 7)]:
         tensors = tensors_of(name, shape, dtype)
         strides = reference.mask_strides(shape, shared)
@@ -83,12 +83,12 @@ def test_shared_draws(name, shared, dtype):
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 8, 13, 2**40 + 8])
 @every_drawing_call
-def test_a_part_of_a_tensor(name, first):
+def test_mask_offset(name, first):
     check_all(name, tensors_of(name, (200,)), {"mask_offset": first}, first=first)
 
 
 @every_drawing_call
-def test_strided_place(name):
+def test_mask_strides_and_offset(name):
     """Strides that are neither one nor zero; a shared draw at an odd index."""
     tensors = tensors_of(name, (5, 16))
     for strides, first in (([100, 3], 2), ([7, 0], 1), ([16, 1], 8)):

@@ -163,17 +163,17 @@ def test_regularization_without_a_weight():
 
 def test_operators_check_backward_arguments():
     operators = torch.ops.fused_dropout
-    state, place = torch.tensor([1, 0]), ([], None, 0)
+    state, position = torch.tensor([1, 0]), ([], None, 0)
     both = [True, True]
     with pytest.raises(ValueError, match="strides is"):
-        operators.gaussian_dropout(X, state, 0.5, None, *place, [1, 1])
+        operators.gaussian_dropout(X, state, 0.5, None, *position, [1, 1])
     with pytest.raises(RuntimeError, match="concrete_dropout_backward: dy has"):
-        operators.concrete_dropout_backward(X[0], X, LOGIT, state, 0.1, *place, [6, 1], both)
+        operators.concrete_dropout_backward(X[0], X, LOGIT, state, 0.1, *position, [6, 1], both)
     with pytest.raises(ValueError, match="standout_backward: x is None"):
         operators.standout_backward(
-            X, None, X, None, 1.0, 0.0, False, *place, [6, 1], torch.float32, both
+            X, None, X, None, 1.0, 0.0, False, *position, [6, 1], torch.float32, both
         )
     with pytest.raises(ValueError, match="rng_state is None, but training needs one"):
-        operators.standout(X, X, None, 1.0, 0.0, True, *place)
+        operators.standout(X, X, None, 1.0, 0.0, True, *position)
     with pytest.raises(ValueError, match="p is 1, but expected less than 1"):
-        operators.gaussian_dropout(X, state, 1.0, None, *place)
+        operators.gaussian_dropout(X, state, 1.0, None, *position)

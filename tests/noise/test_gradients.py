@@ -1,4 +1,4 @@
-"""Derivatives of every order and mode, checkpointing, and what is kept for backward."""
+"""Derivatives of every order and mode, checkpointing, and what is saved for backward."""
 
 import pytest
 import torch

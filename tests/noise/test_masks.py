@@ -1,4 +1,4 @@
-"""The noise that calls really apply, recovered from outputs and from gradients."""
+"""The applied noise, recovered from outputs and from gradients."""
 
 import itertools
 
@@ -176,7 +176,7 @@ def test_moments_of_the_normal_numbers():
     # Neighbours share a pair of uniform numbers, others a counter; rows and halves do not agree.
     for lag in (1, 2, 3, 4, 8, 512, 4096, n // 2):
         assert abs((z[:-lag] * z[lag:]).mean()) < 5 / (n - lag) ** 0.5
-    # The distribution function, at some places.
+    # The distribution function, at some points.
     for x in (-3.0, -1.0, -0.1, 0.0, 0.5, 2.0, 4.0):
         exact = float(torch.special.ndtr(torch.tensor(x).double()))
         found = float((z < x).double().mean())

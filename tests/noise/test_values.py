@@ -122,7 +122,7 @@ def test_noise_shape(name):
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3, 5, 2**32 - 3, 2**40 + 7])
 @every_drawing_call
-def test_a_part_of_a_tensor(name, offset):
+def test_mask_offset(name, offset):
     tensors = tensors_of(name, (77,))
     expected = theirs(name, {k: t.double() for k, t in tensors.items()}, mask_offset=offset)
     result = operator(name, tensors, mask_offset=offset)
@@ -131,13 +131,13 @@ def test_a_part_of_a_tensor(name, offset):
     assert torch.allclose(gradient * tensors["x"], result, rtol=1e-5, atol=1e-6)
     if offset == 0:
         return
-    whole = tensors_of(name, (77 + 5,))
-    part = {k: t if k == "logit" else t[5:] for k, t in whole.items()}
-    assert torch.equal(operator(name, whole)[5:], operator(name, part, mask_offset=5))
+    full = tensors_of(name, (77 + 5,))
+    part = {k: t if k == "logit" else t[5:] for k, t in full.items()}
+    assert torch.equal(operator(name, full)[5:], operator(name, part, mask_offset=5))
 
 
 @every_drawing_call
-def test_strided_place(name):
+def test_mask_strides_and_offset(name):
     """Mask strides that are neither one nor zero."""
     tensors = tensors_of(name, (5, 9))
     result = operator(name, tensors, mask_strides=[100, 3], mask_offset=2)

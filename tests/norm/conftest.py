@@ -1,4 +1,4 @@
-"""What the rules of tests/row_operators are tested with here: the normalised calls."""
+"""Runs the tests of tests/row_operators with the normalised calls."""
 
 import pytest
 

@@ -30,9 +30,9 @@ def test_many_rows(name, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @every_norm
-def test_wide_stream(name, dtype):
+def test_residual_in_fp32(name, dtype):
     for shape in [(5, 64), (3, 77), (2, 8192)]:
-        check_all(name, tensors_of(name, shape, dtype, stream=torch.float32))
+        check_all(name, tensors_of(name, shape, dtype, residual_dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float64), ids=str)
@@ -86,12 +86,12 @@ def test_gradients_that_are_not_wanted(name):
     tensors = tensors_of(name, (50, 72))
     call = kernels(name, tensors)
     upstream = upstream_of(call.forward())
-    whole = call.backward(*upstream)
+    every = call.backward(*upstream)
     for wanted in ([], ["x"], ["residual"], ["bias"], ["weight", "x"], ["layer_scale"]):
         found = call.backward(*upstream, wanted=wanted)
-        assert list(found) == [key for key in whole if key in wanted]
+        assert list(found) == [key for key in every if key in wanted]
         for key, value in found.items():
-            assert torch.allclose(value, whole[key], rtol=1e-5, atol=1e-5), key
+            assert torch.allclose(value, every[key], rtol=1e-5, atol=1e-5), key
     if len(upstream) == 2:
         alone = call.backward(upstream[0])
         zeros = call.backward(upstream[0], torch.zeros_like(upstream[1]))

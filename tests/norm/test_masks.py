@@ -29,7 +29,7 @@ def norm_masks(x, prenorm, p=P, rng_state=STATE, **options):
     if prenorm:
         (dx,) = torch.autograd.grad((y, h), x, (torch.ones_like(y), torch.ones_like(h)))
         return h != 0, dx != 0
-    # After the norm: a branch of rows that differ from each other, and the gradient of one place.
+    # After the norm: a branch of rows that differ from each other, and a random upstream gradient.
     ones = torch.ones_like(x).requires_grad_()
     y = FF.dropout_add_layer_norm(
         ones, torch.randn(x.shape).to(x.dtype), p=p, rng_state=rng_state, **options

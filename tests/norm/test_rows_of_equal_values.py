@@ -1,4 +1,4 @@
-"""Rows whose values are all equal: normalised, they are zero, whatever the width and the value."""
+"""A row of equal values is zero after normalisation, for every width and value."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a normalisation behind dropout has to bear: dropped rows, eps, large means, one element."""
+"""Hard cases of a normalisation after dropout: dropped rows, eps, large means, one element."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from tests.row_operators.calls import (
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_rows_that_are_dropped_whole(norm, dtype, capability):
+def test_fully_dropped_rows(norm, dtype, capability):
     """Their variance is zero: y is the bias, gradients are finite."""
     function = getattr(FF, f"dropout_add_{norm}_norm")
     x = torch.randn(64, 6).to(dtype).requires_grad_()
@@ -72,8 +72,8 @@ def test_constant_rows(value):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_leaks_from_dropped_places(dtype, capability):
-    """A NaN or an infinity that is dropped is gone, forward and backward."""
+def test_dropped_nan_and_infinity_do_not_leak(dtype, capability):
+    """In forward and backward."""
     kept = FF.dropout_mask((4, 50), 0.5, STATE)
     x = torch.randn(4, 50).to(dtype)
     clean = torch.where(kept, x, 0)

@@ -32,9 +32,9 @@ def test_rows_of_one(dtype, capability):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(6, 9), (3, 768), (70, 100)], ids=str)
 @pytest.mark.parametrize("name", [name for name in CALLS if is_norm(name)])
-def test_wide_stream(name, shape, dtype, capability):
+def test_residual_in_fp32(name, shape, dtype, capability):
     """A residual in fp32 stays fp32, with a branch in 16 bits."""
-    tensors = tensors_of(name, shape, dtype, stream=torch.float32)
+    tensors = tensors_of(name, shape, dtype, residual_dtype=torch.float32)
     results = ours(name, tensors)
     expected = (dtype, torch.float32) if CALLS[name]["prenorm"] else (torch.float32,)
     assert tuple(one.dtype for one in results) == expected
@@ -50,13 +50,13 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("dtype, stream", PAIRS, ids=str)
+@pytest.mark.parametrize("dtype, residual_dtype", PAIRS, ids=str)
 @pytest.mark.parametrize("name", ["layer_norm", "layer_norm_prenorm_full", "rms_norm_prenorm"])
-def test_mixed_dtypes(name, dtype, stream):
-    tensors = tensors_of(name, (4, 40), dtype, stream=stream)
+def test_mixed_dtypes(name, dtype, residual_dtype):
+    tensors = tensors_of(name, (4, 40), dtype, residual_dtype=residual_dtype)
     results = ours(name, tensors)
     exact = theirs(name, in_dtype(tensors, torch.float64))
-    wide = torch.promote_types(dtype, stream)
+    wide = torch.promote_types(dtype, residual_dtype)
     assert tuple(r.dtype for r in results) == ((dtype, wide) if len(results) == 2 else (wide,))
     gradients = gradients_of(results, tensors, upstream_of(results))
     for key, gradient in gradients.items():

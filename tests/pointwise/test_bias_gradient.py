@@ -1,10 +1,10 @@
 """The bias gradient: of the masked gradient, in fp32, with the same bits on every run.
 
-Tolerance as in test_values.py: the largest error is at most twice that of the PyTorch chain; free
-on top of that are one ULP of the result, and four ULP (in fp32; 16 in fp64, the reference's own
-dtype) of the sum or of the Euclidean norm of its terms, whichever is larger. Where sums are few
-their errors are a matter of luck; one test below compares those of many shapes taken together,
-without anything free.
+Tolerance as in test_values.py: the largest error is at most twice that of the unfused operators.
+Free on top of that are one ULP of the result, and four ULP (in fp32; 16 in fp64, the reference's
+own dtype) of the sum or of the Euclidean norm of its terms, whichever is larger. Where sums are few
+their errors are a matter of luck. One test below compares those of many shapes taken together,
+without a free part.
 """
 
 import pytest
@@ -43,22 +43,22 @@ def operands(shape, bias_dim, dtype, bias_dtype=None, memory_format=torch.contig
 
 
 def sums_of(x, bias, dy, bias_dim, p):
-    """The exact gradient, that of the PyTorch chain, and the unit of their errors."""
+    """The exact gradient, that of the unfused operators, and the unit of their errors."""
     others = [dim for dim in range(x.dim()) if dim != bias_dim % x.dim()]
     scale = reference.scale(p)
     kept = FF.dropout_mask(x.shape, p, state(), like=x)
     terms = torch.where(kept, dy.double() * scale, 0)
     exact = terms.sum(others)
-    chain = torch.where(kept, scale * dy, 0).sum(others).to(bias.dtype)
+    by_torch = torch.where(kept, scale * dy, 0).sum(others).to(bias.dtype)
     size = torch.maximum(terms.square().sum(others).sqrt(), exact.abs())
-    return exact, chain, ulp(size, torch.promote_types(x.dtype, torch.float32))
+    return exact, by_torch, ulp(size, torch.promote_types(x.dtype, torch.float32))
 
 
 def check(shape, bias_dim, dtype, p=0.5, bias_dtype=None, memory_format=torch.contiguous_format):
     x, bias, dy = operands(shape, bias_dim, dtype, bias_dtype, memory_format)
-    exact, chain, unit = sums_of(x, bias, dy, bias_dim, p)
+    exact, by_torch, unit = sums_of(x, bias, dy, bias_dim, p)
     free = 16 if dtype == torch.float64 else 4
-    allowed = 2 * (chain - exact).abs().max() + ulp(exact, bias.dtype) + free * unit
+    allowed = 2 * (by_torch - exact).abs().max() + ulp(exact, bias.dtype) + free * unit
     for with_dx in (False, True):
         dbias = gradient_of_bias(x, bias, dy, bias_dim, p, with_dx=with_dx)
         assert dbias.dtype == bias.dtype
@@ -102,9 +102,9 @@ def test_fp32_errors_are_at_most_twice_those_of_torch(capability, shapes):
     ours, torchs = [], []
     for shape in shapes:
         x, bias, dy = operands(shape, 1, torch.float32)
-        exact, chain, unit = sums_of(x, bias, dy, 1, 0.1)
+        exact, by_torch, unit = sums_of(x, bias, dy, 1, 0.1)
         ours.append((gradient_of_bias(x, bias, dy, 1, 0.1) - exact) / unit)
-        torchs.append((chain - exact) / unit)
+        torchs.append((by_torch - exact) / unit)
     ratio = torch.cat(ours).square().mean().sqrt() / torch.cat(torchs).square().mean().sqrt()
     assert float(ratio) <= 2
 

@@ -69,7 +69,7 @@ def test_masks_are_the_contracts(shape, p):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("first", [0, 3, 8, 2**33 - 5, 2**35 + 16, 2**40])
 def test_masks_far_into_a_tensor(first, dtype):
-    """Aligned and unaligned places, and beyond 2^32 groups."""
+    """Aligned and unaligned positions, and positions beyond 2^32 groups."""
     x = torch.ones(40, 72, dtype=dtype)
     expected = FF.dropout_mask(x.shape, 0.4, STATE) if first == 0 else operator(
         x.float(), None, None, STATE, p=0.4, mask_offset=first) != 0  # fmt: skip
@@ -112,7 +112,7 @@ THREADS = 128  # of a block: kThreads in csrc/cuda/device/column_loop.cuh
     [(1000, 1), (2**20 + 3, 1000), (2**33 + 5, 1), (2**35, 4096), (2**34 + 8, 8191),
      (3 * 2**36, 2**31), (2**38, 2**37), (2**36 + 1, 2**36 + 1), (2**37, 2**28 + 3)],
 )  # fmt: skip
-def test_column_loops_of_tensors_of_any_size(numel, channels, backward):
+def test_column_loop_covers_tensors_of_any_size(numel, channels, backward):
     """A thread visits its column of the block's rows, as many of them as the tensor has."""
     grid = ColumnGrid(numel, channels, backward=backward)
     assert grid.column_blocks * grid.row_blocks < 2**31, "more blocks than a launch takes"
@@ -124,15 +124,15 @@ def test_column_loops_of_tensors_of_any_size(numel, channels, backward):
             for thread in (0, 1, 31, 32, 77, THREADS - 1):
                 column = column_block * grid.width + thread % grid.width
                 first_row = row_block * grid.rows_per_block
-                places = range(
+                groups = range(
                     (first_row + thread // grid.width) * grid.columns + column,
                     min(groups, (first_row + grid.rows_per_block) * grid.columns),
                     deep * grid.columns,
                 )
-                if column >= grid.columns or not places:
+                if column >= grid.columns or not groups:
                     assert grid.visited(block, thread)[0] == 0
                 else:
-                    expected = (len(places), places[0], places[-1])
+                    expected = (len(groups), groups[0], groups[-1])
                     assert grid.visited(block, thread) == expected
 
 
@@ -140,8 +140,8 @@ def test_column_loops_of_tensors_of_any_size(numel, channels, backward):
 def test_lanes_that_are_idle(channels):
     """None without a bias; with one no more than one in 32."""
     grid = ColumnGrid(2**27, channels)
-    places = grid.column_blocks * grid.width
-    assert places == grid.columns if channels == 1 else 32 * (places - grid.columns) <= places
+    lanes = grid.column_blocks * grid.width
+    assert lanes == grid.columns if channels == 1 else 32 * (lanes - grid.columns) <= lanes
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -271,7 +271,7 @@ def test_many_rows_accumulate_in_fp32():
     assert torch.equal(dbias, kept * 2.0)
 
 
-def test_nothing_leaks_from_dropped_places():
+def test_dropped_elements_do_not_leak():
     x = torch.full((64, 64), torch.nan)
     dy = torch.full((64, 64), torch.inf)
     kept = FF.dropout_mask(x.shape, 0.5, STATE)

@@ -1,7 +1,7 @@
 """Every mask, bit for bit, against the reference.
 
-Masks come from the mask operator and are recovered from what calls did: forward from the output for
-ones, backward from the gradient, never from `y == 0`.
+Masks come from the mask operator, and are recovered from calls: the mask of forward from the output
+for ones, the mask of backward from the gradient.
 """
 
 import functools
@@ -26,7 +26,7 @@ from tests.helpers import (
     thread_count,
 )
 
-# Every tail of every register width, the block of 256 and its neighbours, and sizes that two
+# Every tail of every register width, the chunk of 512 and its neighbours, and sizes that two
 # threads share.
 SIZES = [
     *range(1, 71),
@@ -210,14 +210,14 @@ def test_degenerate_shapes(capability, shape):
 
 
 def check_part(x, mask_strides, mask_offset, expected, p=0.3):
-    """The mask of `x` at this place is the expected one, in all three ways to see it."""
-    place = {"mask_strides": list(mask_strides), "mask_offset": mask_offset}
+    """The mask with these strides and this offset is the expected one, seen in three ways."""
+    position = {"mask_strides": list(mask_strides), "mask_offset": mask_offset}
     mask = torch.ops.fused_dropout.dropout_mask(
-        state(), x.shape, x.stride(), p, [], place["mask_strides"], mask_offset
+        state(), x.shape, x.stride(), p, [], position["mask_strides"], mask_offset
     )
     assert torch.equal(mask, expected)
-    assert torch.equal(forward_mask(x, state(), p, **place), expected)
-    assert torch.equal(backward_mask(x, state(), p, **place), expected)
+    assert torch.equal(forward_mask(x, state(), p, **position), expected)
+    assert torch.equal(backward_mask(x, state(), p, **position), expected)
 
 
 @pytest.mark.parametrize("first, last", [(0, 3), (5, 6), (7, 300), (299, 300)])
@@ -277,11 +277,11 @@ def test_any_strides(capability, strides):
 
 
 def test_a_mask_index_is_not_negative():
-    place = {"mask_strides": [1], "mask_offset": -5}
+    position = {"mask_strides": [1], "mask_offset": -5}
     with pytest.raises(ValueError, match="mask_offset"):
         torch.ops.fused_dropout.dropout_mask(state(), [8], [1], 0.5, [], [1], -5)
     with pytest.raises(ValueError, match="mask_offset"):
-        operator(torch.ones(8), None, None, state(), **place)
+        operator(torch.ones(8), None, None, state(), **position)
 
 
 # ---------------------------------------------------------------- states

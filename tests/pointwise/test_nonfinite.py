@@ -1,4 +1,4 @@
-"""NaN, infinity and zeros: dropped ones do not leak, kept ones do what they do in torch."""
+"""NaN, infinity and zeros: dropped values do not leak, kept values behave as in torch."""
 
 import pytest
 import torch
@@ -93,14 +93,14 @@ def special_gradients(activation, dtype):
     return x.detach(), dy, dx, exact.to(dtype)
 
 
-def as_rows(places, *tensors):
-    return [tuple(float(t[tuple(place)]) for t in tensors) for place in places.nonzero()]
+def as_rows(selected, *tensors):
+    return [tuple(float(t[tuple(index)]) for t in tensors) for index in selected.nonzero()]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_special_gradients(capability, activation, dtype):
-    """But for NaN arguments: some gradients of torch then depend on the place in a register."""
+    """NaN arguments are left out: some gradients of torch depend on the SIMD lane then."""
     x, dy, dx, exact = special_gradients(activation, dtype)
     close = torch.isclose(dx, exact, rtol=0.01, atol=1e-6, equal_nan=True)
     close |= exact.isnan() & ~dy.isnan()  # torch's formula overflows where the limit is finite

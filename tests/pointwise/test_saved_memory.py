@@ -1,4 +1,4 @@
-"""What a call keeps for its backward pass, and what that pass does not compute."""
+"""What a call saves for backward, and gradients that backward does not compute."""
 
 import itertools
 
@@ -34,7 +34,7 @@ def extra_bytes(saved, known):
 
 @pytest.mark.parametrize("mode", FF.MODES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_only_the_state_is_kept(activation, mode):
+def test_only_the_state_is_saved(activation, mode):
     for dtype, with_bias, with_residual, bias_dim in itertools.product(
         DTYPES, (0, 1), (0, 1), (1, -1)
     ):
@@ -56,7 +56,7 @@ def test_only_the_state_is_kept(activation, mode):
 
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 5, 7)], ids=str)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_plain_dropout_keeps_sixteen_bytes(shape, inplace):
+def test_plain_dropout_saves_sixteen_bytes(shape, inplace):
     x = torch.randn(shape, requires_grad=True)
     y, saved = saved_storages(lambda: FF.dropout(x * 1, 0.3, inplace=inplace))
     assert y.requires_grad
@@ -65,13 +65,13 @@ def test_plain_dropout_keeps_sixteen_bytes(shape, inplace):
     ]
 
 
-def test_nothing_is_kept_without_dropout():
+def test_nothing_is_saved_without_dropout():
     x = torch.randn(SHAPE, requires_grad=True)
     _, saved = saved_storages(lambda: FF.bias_act_dropout(x, None, 0.0, "identity"))
     assert saved == []
 
 
-# ---------------------------------------------------------------- gradients that nobody asked for
+# ---------------------------------------------------------------- gradients that are not needed
 
 
 class BackwardCalls(TorchDispatchMode):
@@ -129,5 +129,5 @@ def test_the_operator_computes_what_is_asked_for(capability, wanted):
             *(None, 0, False, strides, torch.float32, torch.float32, list(mask)),
         )
 
-    for asked, part, whole in zip(wanted, backward(wanted), backward((True, True)), strict=True):
-        assert torch.equal(part, whole if asked else torch.empty(0))
+    for asked, part, full in zip(wanted, backward(wanted), backward((True, True)), strict=True):
+        assert torch.equal(part, full if asked else torch.empty(0))

@@ -31,12 +31,12 @@ def signs(mask):
 
 
 def kept_in(total, p):
-    """How many of `total` elements are kept, in calls of different states and places."""
+    """How many of `total` elements are kept, in calls of different states and mask offsets."""
     size, kept = 1 << 24, 0
     for call, first in enumerate(range(0, total, size)):
         count = min(size, total - first)
-        place = ([count], [1], p, [], [1], first)  # the index goes on, the state changes
-        mask = torch.ops.fused_dropout.dropout_mask(state(call // 2, 4 * call), *place)
+        position = ([count], [1], p, [], [1], first)  # the index goes on, the state changes
+        mask = torch.ops.fused_dropout.dropout_mask(state(call // 2, 4 * call), *position)
         kept += int(np.count_nonzero(mask.numpy()))
     return kept
 
@@ -115,8 +115,8 @@ def test_no_lag_is_correlated(seed):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_lanes_of_a_group_are_independent(p):
-    """The 256 patterns of eight lanes have the frequencies of eight independent decisions."""
+def test_slots_of_a_group_are_independent(p):
+    """The 256 patterns of eight slots have the frequencies of eight independent outcomes."""
     groups = 1 << 21
     mask = FF.dropout_mask((groups, 8), p, state())
     pattern = np.packbits(mask.numpy(), axis=1).ravel()
@@ -132,7 +132,7 @@ def test_lanes_of_a_group_are_independent(p):
     assert abs(seen[~usual].sum() - rare) <= 5 * math.sqrt(rare)
 
 
-def test_every_lane_and_threshold_is_uniform():
+def test_every_slot_and_threshold_is_uniform():
     """Kept shares at sixteen probabilities for each of the eight lanes."""
     groups = 1 << 19
     for p in (k / 17 for k in range(1, 17)):

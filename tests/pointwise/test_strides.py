@@ -1,4 +1,4 @@
-"""Results lie in memory as empty_like says, masks follow it, and no memory is taken to ask it."""
+"""Results have the strides of empty_like, masks follow them, and no scratch tensor is allocated."""
 
 import random
 

@@ -1,7 +1,8 @@
 """`residual + drop(act(x + bias))`, forward and backward, against torch.
 
-The exact result is the PyTorch chain in float64 on the same inputs with the same mask. Tolerance:
-the largest error over a tensor is at most twice that of the chain in the tensor's own dtype. Free
+The exact result is that of the unfused PyTorch operators in float64, with the same inputs and mask.
+Tolerance: the largest error over a tensor is at most twice that of the unfused operators in the
+tensor's own dtype. Free
 on top of that are one ULP of each exact element, and for the bias gradient four ULP (in fp32) of
 the sum or of the Euclidean norm of its terms, whichever is larger, as the error of so few sums is a
 matter of luck. In float64 there is nothing more exact to compare with; 32 ULP of the tensor's
@@ -69,8 +70,8 @@ def inputs_of(case):
     return x, bias, residual, normal(case.shape, 1, y_dtype)
 
 
-def chain(case, x, bias, residual, kept):
-    """The PyTorch chain, every operation rounded in the dtype of x."""
+def unfused(case, x, bias, residual, kept):
+    """The unfused PyTorch operators, each of which rounds to the dtype of x."""
     z = x
     if bias is not None:
         dim = case.bias_dim % x.dim()
@@ -96,12 +97,12 @@ def with_gradients(function, x, bias, residual, dy):
 
 @functools.lru_cache(maxsize=4096)
 def expected(case):
-    """The chain in float64 and in the case's dtype; the same for every instruction set."""
+    """The unfused result in float64 and in the case's dtype; the same for every instruction set."""
     x, bias, residual, dy = inputs_of(case)
     kept = reference.dropout_mask(case.shape, case.p, state(), like=x)
 
     def function(*operands):
-        return chain(case, *operands, kept)
+        return unfused(case, *operands, kept)
 
     double = [None if t is None else t.double() for t in (x, bias, residual, dy)]
     return with_gradients(function, *double), with_gradients(function, x, bias, residual, dy)
@@ -127,7 +128,7 @@ def sum_unit(case, terms):
     return ulp(size, torch.promote_types(case.dtype, torch.float32))
 
 
-def excess(case, result, by_chain, exact, free=0.0):
+def excess(case, result, by_torch, exact, free=0.0):
     """The largest error in units of what is allowed: up to 1 is fine."""
     if exact.numel() == 0:
         return 0.0
@@ -136,16 +137,16 @@ def excess(case, result, by_chain, exact, free=0.0):
     else:
         # Another operand in float64 does not make the arithmetic that.
         dtype = case.dtype if result.dtype == torch.float64 else result.dtype
-        allowed = 2 * (by_chain - exact).abs().max() + ulp(exact, dtype) + free
+        allowed = 2 * (by_torch - exact).abs().max() + ulp(exact, dtype) + free
     return float(((result - exact).abs() / allowed).max())
 
 
 def check(case):
-    exact, by_chain = expected(case)
+    exact, by_torch = expected(case)
     results = actual(case)
     names = ["y", "dx", *["dbias"] * (case.bias != "none"), *["dresidual"] * 2]
     wrong = {}
-    for name, result, other, truth in zip(names, results, by_chain, exact, strict=False):
+    for name, result, other, truth in zip(names, results, by_torch, exact, strict=False):
         assert result.shape == truth.shape
         if name in ("dx", "dbias", "dresidual"):
             assert result.dtype == other.dtype

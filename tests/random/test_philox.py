@@ -1,4 +1,4 @@
-"""`csrc/math/philox.h` outside of torch, and against torch's own engine, in small C++ programs."""
+"""`csrc/math/philox.h` in small C++ programs, against known answers and torch's own engine."""
 
 import os
 import shutil

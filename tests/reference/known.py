@@ -1,4 +1,4 @@
-"""Known answers, and what the tests of the reference share.
+"""Known answers, and helpers of the tests of the reference.
 
 The reference's numbers are held to the published known answers of Philox, to values printed by
 `at::philox_engine`, to memory positions as torch lays tensors out, and to formulas and small cases

@@ -55,10 +55,10 @@ def test_mask_of_any_shape(shape):
 
 
 def test_mask_with_an_offset_is_a_part_of_the_whole():
-    whole = reference.dropout_mask((1000,), 0.5, STATE)
+    full = reference.dropout_mask((1000,), 0.5, STATE)
     for start, stop in [(0, 1), (3, 1000), (8, 16), (333, 777)]:
         part = reference.dropout_mask((stop - start,), 0.5, STATE, mask_offset=start)
-        assert torch.equal(part, whole[start:stop])
+        assert torch.equal(part, full[start:stop])
 
 
 def test_mask_beyond_32_bits():

@@ -1,4 +1,4 @@
-"""What several tests of the GPU report need."""
+"""Helpers of the tests of the GPU report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One archive, however much the steps have written."""
+"""The report is one archive, for any amount of output."""
 
 import json
 import os

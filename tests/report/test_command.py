@@ -1,4 +1,4 @@
-"""The command line, and what the process that the user starts needs: neither torch nor a build."""
+"""The command line; the process that the user starts needs neither torch nor a build."""
 
 import argparse
 import os

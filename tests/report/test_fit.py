@@ -1,4 +1,4 @@
-"""A wheel for another Python, torch or architecture is named before anything runs."""
+"""A wheel for another Python, torch or architecture is reported before any step runs."""
 
 import runpy
 import shutil

@@ -1,4 +1,4 @@
-"""The steps of a report: which, in which order, and how long they may take."""
+"""The steps of a report: their order and their time limits."""
 
 import importlib.util
 import json

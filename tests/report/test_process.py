@@ -1,4 +1,4 @@
-"""A step runs in a process group of its own, of which nothing survives."""
+"""A step runs in a process group of its own; no process survives it."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ def run(code, log, limit_s=30.0):
 
 
 def is_alive(pid):
-    """A process that nobody has asked for its status yet is dead nevertheless."""
+    """A zombie process counts as dead."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"

@@ -1,4 +1,4 @@
-"""Rows reach the file as they come, and whatever a tool prints becomes rows."""
+"""Rows are written at once, and the output of every tool becomes rows."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ RANGE = "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:M
 def test_rows_outlive_a_child_that_is_killed_while_it_writes(tmp_path):
     file = tmp_path / "rows.jsonl"
     results.append(file, [{"case": "a"}])
-    place = file.stat().st_size
+    start = file.stat().st_size
     with open(file, "a") as out:
         out.write('{"case": "b"}\n{"case": "c", "med')
     results.mend(file)
     results.append(file, [{"case": "d"}])
-    assert results.read(file, place) == [{"case": "b"}, {"case": "d"}]
+    assert results.read(file, start) == [{"case": "b"}, {"case": "d"}]
     assert results.read(tmp_path / "absent") == []
 
 

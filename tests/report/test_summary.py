@@ -1,4 +1,4 @@
-"""The last output: at most sixty lines, whatever happens."""
+"""The summary has at most sixty lines, whatever happens."""
 
 import itertools
 

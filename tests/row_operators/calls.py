@@ -1,8 +1,8 @@
-"""The operators that work row by row, with the reference's and PyTorch's way to compute the same.
+"""Calls of the operators that work row by row, with the reference and unfused PyTorch operators.
 
 A call is a name in CALLS. Its tensors are a dict by argument; `ours`, `theirs` (the reference, in
-any dtype) and `chain` (plain torch operators, each of which rounds) take them, and all three return
-a tuple of results.
+any dtype) and `unfused` (plain torch operators, each of which rounds) take them. All three return a
+tuple of results.
 """
 
 import functools
@@ -45,8 +45,8 @@ def is_norm(name):
     return "norm" in CALLS[name]
 
 
-def tensors_of(name, shape, dtype=torch.float32, stream=None, grad=True, seed=0):
-    """The arguments for a result of this shape; the residual is in `stream`, or `dtype`."""
+def tensors_of(name, shape, dtype=torch.float32, residual_dtype=None, grad=True, seed=0):
+    """The arguments for a result of this shape; the residual is in `residual_dtype`, or `dtype`."""
     generator = torch.Generator().manual_seed(seed)
 
     def new(*sizes, of=dtype):
@@ -55,7 +55,11 @@ def tensors_of(name, shape, dtype=torch.float32, stream=None, grad=True, seed=0)
     *rows, width = shape
     if not is_norm(name):
         return {"x": new(*rows, 2 * width), "bias": new(2 * width)}
-    tensors = {"x": new(*shape), "residual": new(*shape, of=stream or dtype), "weight": new(width)}
+    tensors = {
+        "x": new(*shape),
+        "residual": new(*shape, of=residual_dtype or dtype),
+        "weight": new(width),
+    }
     if CALLS[name]["norm"] == "layer_norm":
         tensors["norm_bias"] = new(width)
     if CALLS[name]["full"]:
@@ -108,8 +112,8 @@ def theirs(name, tensors, p=P, rng_state=STATE, **options):
     )
 
 
-def chain(name, tensors, p=P, rng_state=STATE):
-    """As a user writes it, with our mask."""
+def unfused(name, tensors, p=P, rng_state=STATE):
+    """The PyTorch code that the operator replaces, with our mask."""
     t = tensors
     act = functools.partial(reference.activation, activation_of(name))
 
@@ -163,18 +167,19 @@ def unit_of(exact, dtype):
 def check_values(name, tensors, results, gradients, **options):
     """Results and gradients (by name) of one call, against the reference in fp64.
 
-    Tolerance: the largest error is at most twice that of the PyTorch chain in the same dtype and
-    with the same mask; free on top of that are two ULP of the largest number, or of 1, as gradients
-    cancel in short rows. In fp64, the reference's own dtype, 256 ULP are.
+    Tolerance: the largest error is at most twice that of the unfused operators in the same dtype
+    and with the same mask. Free on top of that are two ULP of the largest number, or of 1, as
+    gradients cancel in short rows. In fp64, the reference's own dtype, 256 ULP are free.
     """
     upstream = upstream_of(results)
     wide = in_dtype(tensors, torch.float64)
     exact = theirs(name, wide, **options)
-    chained = chain(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
+    by_torch = unfused(name, tensors, **{k: v for k, v in options.items() if k == "rng_state"})
     expected = gradients_of(exact, wide, upstream)
-    usual = gradients_of(chained, tensors, upstream)
+    usual = gradients_of(by_torch, tensors, upstream)
     rows = [
-        (f"result {i}", *three) for i, three in enumerate(zip(results, exact, chained, strict=True))
+        (f"result {i}", *three)
+        for i, three in enumerate(zip(results, exact, by_torch, strict=True))
     ]
     rows += [(key, gradients[key], expected[key], usual[key]) for key in gradients]
     for what, one, truth, other in rows:

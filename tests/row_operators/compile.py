@@ -56,9 +56,13 @@ def operator_arguments(name, tensors, rng_state=STATE, p=P, p_tensor=None, **cha
     return OPERATORS.dropout_add_norm.default, (*leading, *settings, *options.values())
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (2, 3, 5), (7,), (0, 6)], ids=str)
-def test_opcheck(name, shape):
-    opcheck(*operator_arguments(name, tensors_of(name, shape)))
+def test_opcheck(name):
+    opcheck(*operator_arguments(name, tensors_of(name, (4, 6))))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (7,), (0, 6)], ids=str)
+def test_opcheck_of_other_shapes(example, shape):
+    opcheck(*operator_arguments(example, tensors_of(example, shape)))
 
 
 CHANGES = [
@@ -85,7 +89,7 @@ def test_opcheck_of_layouts_and_dtypes(example):
     ):
         opcheck(*operator_arguments(example, {**tensors, "x": x.requires_grad_()}))
     if is_norm(example):
-        mixed = tensors_of(example, (4, 6), torch.bfloat16, stream=torch.float32)
+        mixed = tensors_of(example, (4, 6), torch.bfloat16, residual_dtype=torch.float32)
         opcheck(*operator_arguments(example, mixed))
 
 
@@ -97,7 +101,7 @@ def run(function, tensors, seed=0):
     return [*(one.detach() for one in results), *torch.autograd.grad(total, leaves)]
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_equals_eager(name, backend):
     """The same masks from the same seed, and the same bits."""
 
@@ -110,8 +114,9 @@ def test_compiled_equals_eager(name, backend):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(
+    "backend, grad", [("aot_eager", False), ("aot_eager", True), ("inductor", True)]
+)
 def test_two_calls_in_one_graph_differ(example, backend, grad):
     tensors = tensors_of(example, (6, 20), grad=grad)
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels of the row operators, run on the CPU by tests/cuda_emulator/shim.h: see
+"""The CUDA kernels of the row operators, run on the CPU by tests/cuda_emulator: see
 tests/pointwise/test_cuda_kernels.py.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.

@@ -1,4 +1,4 @@
-"""Bad input of the row operators: an error that says what and both numbers, nothing drawn.
+"""Bad input of the row operators: the error names the argument and both numbers.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.
 """

@@ -1,4 +1,4 @@
-"""Derivatives of the row operators beyond the plain backward pass, and what they keep for it.
+"""Derivatives of the row operators beyond the plain backward pass, and what they save for it.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.
 """
@@ -117,7 +117,7 @@ def saved_by(call):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_kept(name, dtype):
+def test_what_is_saved(name, dtype):
     """Nothing but inputs, results, 16 bytes, and two numbers a row: no mask."""
     tensors = tensors_of(name, (40, 64), dtype)
     results, saved = saved_by(lambda: ours(name, tensors, rng_state=None))
@@ -165,7 +165,7 @@ def test_an_expanded_gradient(name):
     tensors = tensors_of(name, (6, 33), torch.float64)
     results = ours(name, tensors)
     expanded = [torch.ones((), dtype=one.dtype).expand(one.shape) for one in results]
-    whole = [dy.clone(memory_format=torch.contiguous_format) for dy in expanded]
-    expected = gradients_of(results, tensors, whole)
+    dense = [dy.clone(memory_format=torch.contiguous_format) for dy in expanded]
+    expected = gradients_of(results, tensors, dense)
     for key, gradient in gradients_of(results, tensors, expanded).items():
         assert torch.equal(gradient, expected[key]), key

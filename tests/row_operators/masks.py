@@ -1,4 +1,4 @@
-"""The masks of the row operators: the contract's, in forward and backward, whatever the layout.
+"""The masks of the row operators: in forward and backward, in any layout.
 
 For both families, which work row by row: tests/norm and tests/gated import these tests.
 """

@@ -8,12 +8,12 @@ import torch
 
 from tests.helpers import ulp
 from tests.row_operators.calls import (
-    chain,
     gradients_of,
     in_dtype,
     ours,
     tensors_of,
     theirs,
+    unfused,
     upstream_of,
 )
 
@@ -30,7 +30,7 @@ def test_sums(name, shape, p):
     wide = in_dtype(tensors, torch.float64)
     found = gradients_of(results, tensors, upstream)
     exact = gradients_of(theirs(name, wide, p=p), wide, upstream)
-    usual = gradients_of(chain(name, tensors, p=p), tensors, upstream)
+    usual = gradients_of(unfused(name, tensors, p=p), tensors, upstream)
     for key in set(found) - {"x", "residual"}:
         error = (found[key].double() - exact[key]).abs().max()
         other = (usual[key].double() - exact[key]).abs().max()

@@ -105,7 +105,7 @@ def tensors_of(name, shape=SHAPE, order=ORDERS["contiguous"], seed=0):
 
 
 def cut(tensors, part, copied=True):
-    """The leaves that a rank has of the whole's: copies that are dense, or views."""
+    """A rank's part of the full tensors, as leaves: dense copies, or views."""
     rows, last = part[:-1], part[-1]
     pieces = {}
     for key, whole in tensors.items():
@@ -113,7 +113,7 @@ def cut(tensors, part, copied=True):
         if key in ("pair", "pair_bias"):
             halves = whole.chunk(2, -1)
             index = last if key == "pair_bias" else (*rows, last)
-            # In one piece, in the whole's order of dimensions.
+            # In one piece, in the full tensor's order of dimensions.
             piece = torch.cat([half[index] for half in halves], -1)
             piece = torch.empty_like(whole.expand_as(whole)[index_of_pair(index)]).copy_(piece)
         elif key == "logit":

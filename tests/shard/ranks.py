@@ -1,4 +1,4 @@
-"""What the processes of test_processes.py do; each asserts what it can see."""
+"""The program of the processes of test_processes.py; each asserts its part."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ def shared_state():
 
 
 def the_same_everywhere(*shape):
-    """Random numbers, and the whole's result can be computed by every rank."""
+    """Random numbers; every rank can compute the result of the full tensor."""
     tensor = torch.randn(shape)
     dist.broadcast(tensor, 0)
     return tensor

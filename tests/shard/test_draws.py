@@ -1,4 +1,4 @@
-"""States that are drawn: once for each call, by every rank alike."""
+"""Every rank draws one state a call, the same one."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ NOISE = ("gaussian", "concrete", "standout")
 
 @every_call
 def test_equally_seeded_ranks(name):
-    """Several calls in a row, ranks with an empty part included, give what the whole's give."""
+    """Several calls in a row equal calls of the full tensor, on ranks with empty parts too."""
     tensors = tensors_of(name)
     torch.manual_seed(3)
     whole = [as_tuple(CALLS[name](tensors)) for _ in range(3)]

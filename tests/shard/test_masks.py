@@ -1,4 +1,4 @@
-"""The mask of a part against the reference's, at places that no whole could be made for."""
+"""The mask of a part against the reference's, also at indices beyond any memory."""
 
 import itertools
 
@@ -100,7 +100,7 @@ def test_wholes_that_fit_no_memory(capability, exponent):
         assert expected.any() and not expected.all()
         for mask in masks_of(torch.empty(shape), shard):
             assert torch.equal(mask, expected)
-        # Laid out the other way round, as the order of the whole says.
+        # Laid out the other way round, as the order of the full tensor says.
         turned = in_order(shape, tuple(reversed(range(len(shape)))))
         shard = fd.Shard(whole, offsets, order=tuple(range(len(whole))))
         for mask in masks_of(turned, shard):
@@ -125,7 +125,7 @@ def test_rows_of_a_large_whole():
     pair = torch.ones(9, 80)
     y = FF.bias_glu_dropout(pair, activation="identity", rng_state=STATE, shard=shard)
     assert torch.equal(y != 0, expected)
-    # The noise of an element, too, is that of its index in the whole.
+    # The noise of an element, too, is that of its index in the full tensor.
     j = reference.shard_index((9, 40), shard.shape, shard.offsets)
     noise = FF.gaussian_dropout(x, 0.5, rng_state=STATE, shard=shard) - 1
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Ranks that compute parts of one whole, and what torch.distributed.tensor says about its parts."""
+"""Ranks that compute parts of one tensor, and the parts of torch.distributed.tensor."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""fd.Shard itself: what it holds, how it is made, what it refuses."""
+"""fd.Shard: its fields, its constructors and their errors."""
 
 import copy
 import dataclasses

@@ -146,7 +146,7 @@ def test_export_and_fx():
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("name", ["dropout_", "gelu", "swiglu", "layer_norm", "gaussian"])
 def test_checkpointing(name, reentrant):
-    """With a state, and with one that is drawn and drawn again in the same place."""
+    """With a state, and with one that is drawn again in recomputation."""
     for part in some_parts():
         own, shard = cut(tensors_of(name), part), shard_of(part)
         for options in ({"rng_state": STATE}, {}):
@@ -170,7 +170,7 @@ def test_checkpointing(name, reentrant):
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in NORMS])
 def test_torch_func(name):
-    """grad, vjp, jvp and vmap of a part are parts of the whole's."""
+    """grad, vjp, jvp and vmap of a part are parts of those of the full tensor."""
     tensors = {key: value.detach() for key, value in tensors_of(name).items()}
     (key, x), *_ = tensors.items()
     (whole,) = as_tuple(CALLS[name](tensors, rng_state=STATE))

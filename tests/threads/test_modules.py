@@ -1,4 +1,4 @@
-"""Several threads call one module: results are right, no two masks equal, nothing changes."""
+"""Several threads call one module: right results, different masks, an unchanged module."""
 
 import itertools
 import time
@@ -228,7 +228,7 @@ def test_fused_contexts_that_overlap():
 
 
 class SlowRamp(fd.LinearRamp):
-    """Others come in between the reading and the writing of its place."""
+    """Other threads run between reading and writing its position."""
 
     @property
     def count(self):

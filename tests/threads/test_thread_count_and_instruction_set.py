@@ -1,4 +1,4 @@
-"""The threads and the instruction set that are asked for are those that run."""
+"""Kernels run with the requested number of threads and the requested instruction set."""
 
 import hashlib
 import os
@@ -188,7 +188,7 @@ def test_environment_variables(environments):
 
 
 def test_the_baseline_differs_in_the_last_bits():
-    """Else the fingerprints above would prove nothing."""
+    """Otherwise the fingerprints above would prove nothing."""
     digests = {}
     for name in CAPABILITIES:
         with forced(name):

@@ -1,4 +1,4 @@
-"""Batches of no rows, on every way that a call can take."""
+"""Batches without rows, on every path of a call."""
 
 import pytest
 import torch

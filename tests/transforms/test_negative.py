@@ -1,4 +1,4 @@
-"""Views whose negation is not carried out yet: their memory holds the opposite numbers."""
+"""Tensors with the negative bit: their memory holds the negated values."""
 
 import pytest
 import torch

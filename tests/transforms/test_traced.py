@@ -1,4 +1,4 @@
-"""Functions that others take apart: functionalisation, and traces of TorchScript."""
+"""Functionalisation, and traces of TorchScript."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sizes that depend on data: the compiler knows nothing of them, and no graph may break."""
+"""Unbacked sizes, which depend on data: no graph breaks."""
 
 import pytest
 import torch

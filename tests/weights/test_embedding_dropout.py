@@ -1,4 +1,4 @@
-"""Dropout of whole words: one decision for each row of the table."""
+"""Dropout of words: one outcome for each row of the table."""
 
 import copy
 import pickle
@@ -156,7 +156,7 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(call, weight)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled(backend):
     ours, _, words, _ = both()
     torch.manual_seed(6)

@@ -1,4 +1,4 @@
-"""Weight dropout of any module: values, gradients, and what it must leave alone."""
+"""Weight dropout of any module: values, gradients, and what it must not change."""
 
 import copy
 import io
@@ -301,7 +301,7 @@ def test_dotted_names_ties_and_keywords():
     dropping = fd.WeightDrop(module, ["rnn.weight_hh_l0", "decoder.weight"], P)
     weights = dropped_weights(module, dropping.weight_names, seed=6)
     y = dropping(words, scale=2.0)
-    # The embedding keeps the whole weight: only the decoder's name was given.
+    # The embedding keeps the full weight: only the decoder's name was given.
     wanted = functional_call(module, weights, (words,), {"scale": 2.0}, tie_weights=False)
     torch.testing.assert_close(y, wanted)
     # Under both names there is one mask.

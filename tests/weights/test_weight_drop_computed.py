@@ -1,4 +1,4 @@
-"""WeightDrop where something computes the weight that forward uses, or where forward does not."""
+"""WeightDrop where a hook or a parametrisation computes the weight that forward uses."""
 
 import copy
 import functools
@@ -195,7 +195,7 @@ def test_cached_parametrisations(name):
 
 
 class Hidden(nn.Module):
-    """Its forward reaches the layer in a way that nobody can see."""
+    """Its forward reaches the layer in a way that WeightDrop cannot see."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a call of WeightDrop, which works on a view, leaves to the module: attributes, hooks."""
+"""A call of WeightDrop works on a view of the module, and keeps its attributes and hooks."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What is computed of the parts is the whole's result, cut: forward and backward, bit for bit."""
+"""The results of the parts are parts of the full tensor's results, bit for bit."""
 
 import pytest
 import torch
@@ -21,7 +21,8 @@ from tests.shard.calls import (
     upstream_of,
 )
 
-# Shaped like x, so that a part's gradient is part of the whole's; of the others the parts add up.
+# Shaped like x: a part's gradient is a part of the full gradient. Other gradients are summed over
+# the parts.
 LIKE_X = ("x", "residual", "z")
 
 
@@ -30,12 +31,12 @@ def rows_only(name, split):
 
 
 def order_to_give(part, order):
-    """Where the part does not tell the order of the whole: two of its sizes are 1."""
+    """Returns the order of the full tensor if the part has two sizes of 1, and does not show it."""
     return order if sum(one.stop - one.start == 1 for one in part) > 1 else None
 
 
 def check(name, split, order, *, copied=True, **options):
-    """Every part against the whole."""
+    """Every part against the full tensor."""
     tensors = tensors_of(name, order=order)
     whole = as_tuple(CALLS[name](tensors, rng_state=STATE, **options))
     upstream = upstream_of(whole)
@@ -129,8 +130,8 @@ def test_dtypes(capability, dtype, dim):
 
 
 @every_call
-def test_the_whole_as_its_own_part(name):
-    """A shard that is all there is changes nothing, whatever the layout."""
+def test_a_shard_of_the_full_tensor(name):
+    """It changes nothing, in any layout."""
     for order in ORDERS.values():
         tensors = tensors_of(name, order=order)
         plain = as_tuple(CALLS[name](tensors, rng_state=STATE))
@@ -152,7 +153,7 @@ OVERLAPPING = {
 
 
 @pytest.mark.parametrize("layout", OVERLAPPING)
-def test_elements_that_lie_in_one_place(layout):
+def test_overlapping_elements(layout):
     """Expanded tensors have no order of their own; they get the one that a result has."""
     whole = OVERLAPPING[layout]()
     shape = tuple(whole.shape)
