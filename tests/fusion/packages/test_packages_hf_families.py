@@ -17,10 +17,10 @@ from fused_dropout.fusion.fingerprint import (
 )
 from fused_dropout.fusion.patterns.hugging_face import (
     bart,
+    bert_outputs,
     drop_path,
     feed_forward,
     gpt2,
-    outputs,
     t5,
     vit,
 )
@@ -74,14 +74,14 @@ def test_every_fingerprint_occurs_in_the_library(classes_by_fingerprint):
 
 # {mixin: (minimum number of families with the code, names of some of them)}
 FAMILIES = {
-    outputs.FusedAddNormOutput: (
+    bert_outputs.FusedAddNormOutput: (
         40,
         """altclip bert bert_generation big_bird blip_2 bros camembert canine convbert data2vec
         deberta deberta_v2 electra ernie fnet git layoutlm layoutlmv3 lilt longformer luke markuplm
         roberta roformer splinter xlm_roberta""",
     ),
-    outputs.FusedAddOutput: (8, "esm flava roberta_prelayernorm vilt videomae yolos"),
-    outputs.FusedOutput: (15, "donut swinv2 timesformer vilt videomae yolos"),
+    bert_outputs.FusedAddOutput: (8, "esm flava roberta_prelayernorm vilt videomae yolos"),
+    bert_outputs.FusedOutput: (15, "donut swinv2 timesformer vilt videomae yolos"),
     feed_forward.FusedIntermediate: (
         50,
         "bert camembert deberta electra ernie layoutlm mpnet rembert roberta xlm_roberta yolos",
