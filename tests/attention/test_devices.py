@@ -80,9 +80,7 @@ def test_a_float_mask_has_the_dtype_of_query(ways):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_what_runs_unfused_operators(ways, options, monkeypatch):
-    # There is no generator without a device.
-    monkeypatch.setattr("fused_dropout.functional.pointwise.state_for", lambda *arguments: state())
+def test_what_runs_unfused_operators(ways, options):
     options = {"dropout_p": P, **{name: make() for name, make in options.items()}}
     result = FF.scaled_dot_product_attention(*qkv(), **options)
     assert ways == ["unfused"]

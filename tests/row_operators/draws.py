@@ -59,7 +59,8 @@ def test_forward_mode_draws_a_state_too(name):
 @pytest.mark.parametrize("randomness", ["same", "different"])
 def test_vmap_follows_its_randomness(name, randomness):
     tensors = tensors_of(name, SHAPE, grad=False)
-    x = tensors.pop("x").expand(2, *SHAPE)
+    x = tensors.pop("x")
+    x = x.expand(2, *x.shape)
     call = torch.func.vmap(
         lambda one: ours(name, {**tensors, "x": one}, rng_state=None), randomness=randomness
     )
