@@ -28,8 +28,6 @@ inline constexpr const char* kExpected<std::optional<double>> = "a number or Non
 template <>
 inline constexpr const char* kExpected<int64_t> = "an integer";
 template <>
-inline constexpr const char* kExpected<c10::SymInt> = "an integer";
-template <>
 inline constexpr const char* kExpected<std::string_view> = "a string";
 template <>
 inline constexpr const char* kExpected<std::vector<int64_t>> = "a sequence of integers";
@@ -54,6 +52,12 @@ struct Held<at::OptionalSymIntArrayRef> {
   static at::OptionalSymIntArrayRef pass(const Type& value) {
     return value ? at::OptionalSymIntArrayRef(*value) : std::nullopt;
   }
+};
+
+template <>
+struct Held<c10::SymInt> {
+  using Type = int64_t;  // an eager call has no symbolic numbers
+  static c10::SymInt pass(int64_t value) { return value; }
 };
 
 // An argument from Python: a value of type T, or the name of another type.

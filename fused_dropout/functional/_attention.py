@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fused_dropout._shard import Shard
-from fused_dropout.functional._arguments import draws_with, is_zero
+from fused_dropout.functional._arguments import is_zero, probability_arguments
 from fused_dropout.functional._call import state_for
 from fused_dropout.functional.pointwise import dropout
 
@@ -88,7 +88,8 @@ def _is_small(mask, query, key):
 def attend(query, key, value, mask, p, scale, generator=None, rng_state=None):
     """The same as `unfused_attention`; only if `can_attend`."""
     function = "scaled_dot_product_attention"
-    state = state_for(function, query, draws_with(p, True), None, generator, rng_state)
+    *_, draws = probability_arguments(p, True)
+    state = state_for(function, query, draws, None, generator, rng_state)
     flat = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
     result = _Attention.apply(*flat, mask, state, p, scale, query.shape[:-1] + key.shape[-2:-1])
     return result.view(query.shape[:-1] + value.shape[-1:])

@@ -1,7 +1,8 @@
 """The one way from the arguments of a function to an operator."""
 
 import torch
-from torch.overrides import has_torch_function_variadic
+from torch.compiler import is_compiling
+from torch.overrides import has_torch_function
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import check_generator, check_tensor, shared_dims_of
@@ -20,11 +21,21 @@ class Operator:
         rows: tensors of that shape without the last dimension, in the same way.
         last: how many of the last dimensions have to be regular.
         full_rows: whether a part of a sharded tensor needs full rows.
+        has_mask: whether the operator takes the three options of a mask.
         bias_dim: position of the option of this name, if there is one.
     """
 
     def __init__(
-        self, name, traced=None, *, same=None, rows=None, last=0, full_rows=False, bias_dim=None
+        self,
+        name,
+        traced=None,
+        *,
+        same=None,
+        rows=None,
+        last=0,
+        full_rows=False,
+        has_mask=True,
+        bias_dim=None,
     ):
         self.eager = getattr(_C, name)
         self.traced = traced or getattr(torch.ops.fused_dropout, name)
@@ -32,6 +43,7 @@ class Operator:
         self.rows = rows or {}
         self.last = last
         self.full_rows = full_rows
+        self.has_mask = has_mask
         self.bias_dim = bias_dim
 
 
@@ -40,16 +52,14 @@ def call(
     function,
     tensors,
     options,
-    *,
     draws,
-    p_tensor=None,
-    shared_dims=(),
-    noise_shape=None,
+    p_tensor,
+    shared_dims,
+    noise_shape,
+    generator,
+    rng_state,
+    shard,
     sizes_of=None,
-    generator=None,
-    rng_state=None,
-    shard=None,
-    has_mask=True,
     results=None,
 ):
     """Calls an operator with a state that is given or drawn.
@@ -60,34 +70,36 @@ def call(
         options: of the operator between its state and its mask, in the order of the schema.
         draws: whether the call needs a state if ``x`` has elements.
         p_tensor: the probability if it is a tensor, that is under ``torch.compile``.
-        sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
-        has_mask: whether the operator takes the three options of a mask.
-        results: index or slice of the results of the operator to return; all if None.
         shared_dims, noise_shape, generator, rng_state, shard: as the functions take them.
+        sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
+        results: index or slice of the results of the operator to return; all if None.
     """
-    x = tensors[0]
-    if getattr(x, "is_nested", False):
+    if getattr(tensors[0], "is_nested", False):
         return _call_on_values(
-            operator, function, tensors, options, shared_dims, noise_shape, shard,
-            {"draws": draws, "generator": generator, "rng_state": rng_state, "results": results},
+            operator, function, tensors, options, draws, p_tensor,
+            shared_dims, noise_shape, generator, rng_state, shard, results,
         )  # fmt: skip
     if noise_shape is not None:
-        shared_dims = shared_dims_of(function, x, shared_dims, noise_shape, sizes_of, shard)
-    layout = (None, 0)
+        shared_dims = shared_dims_of(
+            function, tensors[0], shared_dims, noise_shape, sizes_of, shard
+        )
+    mask_strides, mask_offset = None, 0
     if shard is not None:
-        check(operator, function, tensors, (*options, shared_dims, *layout), rng_state)
-        layout = mask_layout(function, x, shard, shared_dims, sizes_of, operator.full_rows)
+        check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state)
+        mask_strides, mask_offset = mask_layout(
+            function, tensors[0], shard, shared_dims, sizes_of, operator.full_rows
+        )
         draws = draws and 0 not in shard.shape
-    if is_plain(*tensors):
-        mask = (shared_dims, *layout) if has_mask else ()
+    if is_plain(tensors):
+        mask = (shared_dims, mask_strides, mask_offset) if operator.has_mask else ()
         found = operator.eager(
             function, generator, draws, False, *tensors, rng_state, *options, *mask
         )
         return found if results is None else found[results]
-    mask = (list(shared_dims), *layout) if has_mask else ()
+    mask = (list(shared_dims), mask_strides, mask_offset) if operator.has_mask else ()
     if shard is None:
         check(operator, function, tensors, (*options, *mask), rng_state)
-    state = state_for(function, x, draws, p_tensor, generator, rng_state)
+    state = state_for(function, tensors[0], draws, p_tensor, generator, rng_state)
     found = operator.traced(*tensors, state, *options, *mask)
     return found if results is None else found[results]
 
@@ -98,13 +110,13 @@ def check(operator, function, tensors, options, rng_state=None):
     Args:
         options: those of the mask too.
     """
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         operator.eager(function, None, False, True, *tensors, rng_state, *options)
 
 
-def is_plain(*tensors):
+def is_plain(tensors):
     """Whether a call can go through the extension module rather than through ``torch.ops``."""
-    return not torch.compiler.is_compiling() and not has_torch_function_variadic(*tensors)
+    return not is_compiling() and not has_torch_function(tensors)
 
 
 def state_for(function, x, draws, p_tensor, generator, rng_state):
@@ -115,7 +127,7 @@ def state_for(function, x, draws, p_tensor, generator, rng_state):
         check_tensor(function, "rng_state", rng_state)
         return rng_state
     check_generator(function, generator)
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         return torch.ops.fused_dropout.draw_rng_state(x, p_tensor, generator=generator)
     if generator is not None:
         raise TypeError(
@@ -127,7 +139,20 @@ def state_for(function, x, draws, p_tensor, generator, rng_state):
     return torch.ops.fused_dropout.draw_rng_state(token, p_tensor)
 
 
-def _call_on_values(operator, function, tensors, options, shared_dims, noise_shape, shard, rest):
+def _call_on_values(
+    operator,
+    function,
+    tensors,
+    options,
+    draws,
+    p_tensor,
+    shared_dims,
+    noise_shape,
+    generator,
+    rng_state,
+    shard,
+    results,
+):
     """The same for a nested ``x``: the call works on the tensor of its values."""
     x, *others = tensors
     translated = {**operator.same, **operator.rows}
@@ -143,8 +168,8 @@ def _call_on_values(operator, function, tensors, options, shared_dims, noise_sha
         if bias_dim is not None:
             moved_options[operator.bias_dim] = bias_dim
         return call(
-            operator, function, moved, moved_options,
-            shared_dims=shared_dims, noise_shape=noise_shape, **rest,
+            operator, function, moved, moved_options, draws, p_tensor,
+            shared_dims, noise_shape, generator, rng_state, None, None, results,
         )  # fmt: skip
 
     return on_values(

@@ -1,6 +1,7 @@
 """Where the mask of a shard lies in the mask of the full tensor."""
 
 import torch
+from torch.compiler import is_compiling
 
 from fused_dropout.functional._arguments import check_tensor, full_sizes, normalized_dims
 
@@ -18,7 +19,7 @@ def is_empty(function, x, shard):
 
 def has_no_elements(x):
     """Under ``torch.compile`` a number of elements that depends on data counts as not zero."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_or_false
 
         return guard_or_false(x.numel() == 0)

@@ -103,7 +103,7 @@ def drop_block(
     if x.is_nested:
         raise TypeError(f"{function}: x is a nested tensor, but expected maps of one size")
     kept = strides = None  # not arguments of this function
-    p_number, p_tensor = probability_arguments(p)
+    p_number, p_tensor, _ = probability_arguments(p, training)
     # Nothing is drawn for a p_tensor of 0 or 1. Blocks need random numbers for p = 1 too.
     half = None if p_tensor is None else p_tensor / 2
     return call(
@@ -111,11 +111,13 @@ def drop_block(
         function,
         (x,),
         (kept, strides, p_number, p_tensor, block_size, shared_channels, mode, training),
-        draws=bool(training),
-        p_tensor=half,
-        generator=generator,
-        rng_state=rng_state,
-        has_mask=False,
+        bool(training),
+        half,
+        (),
+        None,
+        generator,
+        rng_state,
+        None,
     )
 
 
@@ -126,7 +128,7 @@ def _count_and_apply(x, state, kept, strides, *options):
     return torch.ops.fused_dropout.drop_block(x, state, kept, strides, *options)
 
 
-DROP_BLOCK = Operator("drop_block", traced=_count_and_apply)
+DROP_BLOCK = Operator("drop_block", traced=_count_and_apply, has_mask=False)
 
 
 def drop_block_rate(sizes, p, block_size):

@@ -1,6 +1,6 @@
 """Gated linear units with dropout."""
 
-from fused_dropout.functional._arguments import draws_with, probability, probability_arguments
+from fused_dropout.functional._arguments import probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 
 __all__ = ["bias_glu_dropout"]
@@ -67,21 +67,20 @@ def bias_glu_dropout(
     Shazeer, "GLU variants improve transformer", 2020.
     """
     function = "bias_glu_dropout"
-    p = probability(p, function)
-    p_number, p_tensor = probability_arguments(p)
+    p, p_tensor, draws = probability_arguments(probability(p, function), training)
     return call(
         BIAS_GLU_DROPOUT,
         function,
         (x, bias),
-        (gate_first, p_number, p_tensor, activation, negative_slope, alpha, mode, training),
-        draws=draws_with(p, training),
-        p_tensor=p_tensor,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        sizes_of=_result_sizes,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        (gate_first, p, p_tensor, activation, negative_slope, alpha, mode, training),
+        draws,
+        p_tensor,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
+        _result_sizes,
     )
 
 

@@ -2,12 +2,7 @@
 
 import torch
 
-from fused_dropout.functional._arguments import (
-    draws_with,
-    is_zero,
-    probability,
-    probability_arguments,
-)
+from fused_dropout.functional._arguments import is_zero, probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._mask_layout import is_empty
 
@@ -68,19 +63,19 @@ def gaussian_dropout(
         return x
     if is_empty(function, x, shard):
         return x
-    p_number, p_tensor = probability_arguments(p)
+    p, p_tensor, draws = probability_arguments(p, training)
     return call(
         GAUSSIAN_DROPOUT,
         function,
         (x,),
-        (p_number, p_tensor),
-        draws=draws_with(p, training),
-        p_tensor=p_tensor,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        (p, p_tensor),
+        draws,
+        p_tensor,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
     )
 
 
@@ -149,12 +144,13 @@ def concrete_dropout(
         function,
         (x, logit),
         (temperature,),
-        draws=True,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        True,
+        None,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
     )
 
 
@@ -211,10 +207,11 @@ def standout(
         "standout",
         (x, z),
         (alpha, beta, training),
-        draws=bool(training),
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        bool(training),
+        None,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
     )

@@ -1,10 +1,6 @@
 """Dropout, residual and normalisation in one pass: the end of a transformer sub-layer."""
 
-from fused_dropout.functional._arguments import (
-    draws_with,
-    probability,
-    probability_arguments,
-)
+from fused_dropout.functional._arguments import probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 
 __all__ = ["dropout_add_layer_norm", "dropout_add_rms_norm"]
@@ -94,11 +90,7 @@ def dropout_add_layer_norm(
         ("layer_norm", eps, prenorm),
         p,
         (activation, negative_slope, alpha, mode, training),
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        (shared_dims, noise_shape, generator, rng_state, shard),
     )
 
 
@@ -144,26 +136,21 @@ def dropout_add_rms_norm(
         ("rms_norm", eps, prenorm),
         p,
         (activation, negative_slope, alpha, mode, training),
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+        (shared_dims, noise_shape, generator, rng_state, shard),
     )
 
 
-def _apply(function, tensors, settings, p, options, **sharing_and_state):
+def _apply(function, tensors, settings, p, options, sharing_and_state):
     """The arguments of the operator in the order of its schema, without ``p``."""
-    p = probability(p, function)
-    p_number, p_tensor = probability_arguments(p)
+    p, p_tensor, draws = probability_arguments(probability(p, function), options[-1])
     prenorm = settings[-1]
     return call(
         DROPOUT_ADD_NORM,
         function,
         tensors,
-        (*settings, p_number, p_tensor, *options),
-        draws=draws_with(p, options[-1]),
-        p_tensor=p_tensor,
+        (*settings, p, p_tensor, *options),
+        draws,
+        p_tensor,
+        *sharing_and_state,
         results=slice(2) if prenorm else 0,  # y and h, or y
-        **sharing_and_state,
     )

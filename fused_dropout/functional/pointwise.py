@@ -7,8 +7,6 @@ import torch
 from fused_dropout.functional._arguments import (
     ACTIVATIONS,
     MODES,
-    draws_with,
-    is_zero,
     normalized_dims,
     probability,
     probability_arguments,
@@ -86,53 +84,30 @@ def dropout(
         raise ValueError(f"dropout: mode is {mode!r}, but expected one of {', '.join(MODES)}")
     if not training and mode != "classic":
         return x
-    if is_zero(p):
+    p_number, p_tensor, draws = probability_arguments(p, training)
+    if p_number == 0 or is_empty("dropout", x, shard):
         return x
-    if getattr(x, "is_nested", False):
+    sharing_and_state = (shared_dims, noise_shape, generator, rng_state, shard)
+    if inplace and x.is_nested:
+        call_values = functools.partial(
+            dropout, p=p, training=training, mode=mode, generator=generator, rng_state=rng_state
+        )
         return on_values(
             "dropout",
-            functools.partial(
-                dropout, p=p, training=training, mode=mode, generator=generator, rng_state=rng_state
-            ),
+            call_values,
             x,
-            inplace=inplace,
+            inplace=True,
             shared_dims=shared_dims,
             noise_shape=noise_shape,
             shard=shard,
         )
-    if is_empty("dropout", x, shard):
-        return x
     if inplace:
-        p_number, p_tensor = probability_arguments(p)
-        call(
-            DROPOUT_,
-            "dropout",
-            (x,),
-            (p_number, p_tensor, mode, training),
-            draws=draws_with(p, training),
-            p_tensor=p_tensor,
-            shared_dims=shared_dims,
-            noise_shape=noise_shape,
-            generator=generator,
-            rng_state=rng_state,
-            shard=shard,
-        )
+        options = (p_number, p_tensor, mode, training)
+        call(DROPOUT_, "dropout", (x,), options, draws, p_tensor, *sharing_and_state)
         return x
-    return _apply(
-        "dropout",
-        x,
-        None,
-        None,
-        p,
-        "identity",
-        training,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        mode=mode,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
-    )
+    options = (p_number, p_tensor, "identity", None, None, -1, mode, training)
+    tensors = (x, None, None)
+    return call(BIAS_ACT_DROPOUT, "dropout", tensors, options, draws, p_tensor, *sharing_and_state)
 
 
 def bias_act_dropout(
@@ -185,23 +160,20 @@ def bias_act_dropout(
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as for `dropout`.
     """
-    return _apply(
-        "bias_act_dropout",
-        x,
-        bias,
-        residual,
-        probability(p, "bias_act_dropout"),
-        activation,
-        training,
-        bias_dim=bias_dim,
-        negative_slope=negative_slope,
-        alpha=alpha,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        mode=mode,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+    function = "bias_act_dropout"
+    p, p_tensor, draws = probability_arguments(probability(p, function), training)
+    return call(
+        BIAS_ACT_DROPOUT,
+        function,
+        (x, bias, residual),
+        (p, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training),
+        draws,
+        p_tensor,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
     )
 
 
@@ -229,21 +201,20 @@ def bias_dropout_add(
     Arguments, result and errors are those of `bias_act_dropout` with the identity as activation;
     ``bias`` may be None.
     """
-    return _apply(
-        "bias_dropout_add",
-        x,
-        bias,
-        residual,
-        probability(p, "bias_dropout_add"),
-        "identity",
-        training,
-        bias_dim=bias_dim,
-        shared_dims=shared_dims,
-        noise_shape=noise_shape,
-        mode=mode,
-        generator=generator,
-        rng_state=rng_state,
-        shard=shard,
+    function = "bias_dropout_add"
+    p, p_tensor, draws = probability_arguments(probability(p, function), training)
+    return call(
+        BIAS_ACT_DROPOUT,
+        function,
+        (x, bias, residual),
+        (p, p_tensor, "identity", None, None, bias_dim, mode, training),
+        draws,
+        p_tensor,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
     )
 
 
@@ -285,31 +256,4 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         p,
         shared_dims,
         *layout,
-    )
-
-
-def _apply(
-    function,
-    x,
-    bias,
-    residual,
-    p,
-    activation,
-    training,
-    *,
-    bias_dim=-1,
-    negative_slope=None,
-    alpha=None,
-    mode="inverted",
-    **sharing_and_state,
-):
-    p_number, p_tensor = probability_arguments(p)
-    return call(
-        BIAS_ACT_DROPOUT,
-        function,
-        (x, bias, residual),
-        (p_number, p_tensor, activation, negative_slope, alpha, bias_dim, mode, training),
-        draws=draws_with(p, training),
-        p_tensor=p_tensor,
-        **sharing_and_state,
     )
