@@ -20,6 +20,8 @@ def is_empty(function, x, shard):
 def has_no_elements(x):
     """Under ``torch.compile`` a number of elements that depends on data counts as not zero."""
     if is_compiling():
+        if x.is_nested:
+            return False
         from torch.fx.experimental.symbolic_shapes import guard_or_false
 
         return guard_or_false(x.numel() == 0)

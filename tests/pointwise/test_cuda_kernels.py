@@ -124,15 +124,15 @@ def test_column_loop_covers_tensors_of_any_size(numel, channels, backward):
             for thread in (0, 1, 31, 32, 77, THREADS - 1):
                 column = column_block * grid.width + thread % grid.width
                 first_row = row_block * grid.rows_per_block
-                groups = range(
+                visited = range(
                     (first_row + thread // grid.width) * grid.columns + column,
                     min(groups, (first_row + grid.rows_per_block) * grid.columns),
                     deep * grid.columns,
                 )
-                if column >= grid.columns or not groups:
+                if column >= grid.columns or not visited:
                     assert grid.visited(block, thread)[0] == 0
                 else:
-                    expected = (len(groups), groups[0], groups[-1])
+                    expected = (len(visited), visited[0], visited[-1])
                     assert grid.visited(block, thread) == expected
 
 
