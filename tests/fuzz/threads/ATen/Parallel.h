@@ -1,6 +1,7 @@
-// Replaces torch's header of this name in builds with ThreadSanitizer, which understands how threads
-// of the standard library wait for each other, but not how those of OpenMP do. Work is divided as in
-// torch, except that the grain size is ignored: even little work runs in several threads.
+// Replaces torch's header of this name in builds with ThreadSanitizer, which understands how
+// threads of the standard library wait for each other, but not how those of OpenMP do. Work is
+// divided as in torch, except that the grain size is ignored: even little work runs in several
+// threads.
 #pragma once
 
 #include <algorithm>
