@@ -83,7 +83,7 @@ def _checkpoint(mode, operator, types, args=(), kwargs=None):
 
 
 @torch.library.impl(_DRAW.name(), "FuncTorchVmapMode")
-def _vmap(token, p_tensor=None, *, generator=None):
+def _vmap(token, p_tensor=None, *, generator=None, on_host=False):
     """Draws with torch's own operators, which are traced instead of `draw_rng_state`."""
     return _tag_draws(
         proxy_tensor.get_proxy_mode(),

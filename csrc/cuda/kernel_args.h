@@ -20,7 +20,7 @@ RandomState state_at(const Tensor& rng_state);
 RandomState state_for(const CallParams& call, const OptionalTensor& rng_state,
                       const DropConstants& constants, const Tensor& x);
 
-// Whether a indexing can describe the mask.
+// Whether a MaskIndexing can describe the mask.
 inline bool can_index(const MaskLayout& layout) { return layout.sizes.size() <= kMaxMaskDims; }
 MaskIndexing mask_indexing(const MaskLayout& layout, uint32_t keep_count);
 

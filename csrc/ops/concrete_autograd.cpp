@@ -40,9 +40,9 @@ struct ConcreteDropout : torch::autograd::Function<ConcreteDropout> {
     const auto saved = read_call<SavedCall>(ctx);
     const auto tensors = ctx->get_saved_variables();
     const bool needs_x = ctx->needs_input_grad(0), needs_logit = ctx->needs_input_grad(1);
-    auto [dx, dlogit] =
-        call_backward(grads[0], tensors[0], tensors[1], tensors[2], saved.temperature,
-                      saved.call.options(), {saved.strides, {needs_x, needs_logit}});
+    auto [dx, dlogit] = call_backward(
+        grads[0], tensors[0], tensors[1], *saved_state(tensors[2], grads[0]), saved.temperature,
+        saved.call.options(), {saved.strides, {needs_x, needs_logit}});
     return {needs_x ? dx : Tensor(), needs_logit ? dlogit : Tensor(), {}, {}, {}};
   }
 };

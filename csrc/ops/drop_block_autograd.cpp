@@ -45,7 +45,7 @@ struct DropBlock : torch::autograd::Function<DropBlock> {
     const Params& call = saved.call;
     const Options options{call.p,      optional(tensors[2]), call.block_size, call.shared_channels,
                           call.mode(), call.training};
-    Tensor dx = call_apply(grads[0], optional(tensors[0]), optional(tensors[1]),
+    Tensor dx = call_apply(grads[0], saved_state(tensors[0], grads[0]), optional(tensors[1]),
                            at::SymIntArrayRef(saved.strides), options);
     return {dx, {}, {}, {}, {}};
   }

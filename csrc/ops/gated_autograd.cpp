@@ -47,7 +47,8 @@ struct BiasGluDropout : torch::autograd::Function<BiasGluDropout> {
     Options options = saved.call.options();
     options.p_tensor = optional(tensors[3]);
     auto [dx, dbias] = call_backward(
-        grads[0], tensors[0], optional(tensors[1]), optional(tensors[2]), saved.gate_first, options,
+        grads[0], tensors[0], optional(tensors[1]), saved_state(tensors[2], grads[0]),
+        saved.gate_first, options,
         {saved.strides, saved.bias_dtype.value_or(at::kFloat), {needs_x, needs_bias}});
     return {needs_x ? dx : Tensor(), needs_bias ? dbias : Tensor(), {}, {}, {}};
   }

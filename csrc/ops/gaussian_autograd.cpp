@@ -41,7 +41,8 @@ struct GaussianDropout : torch::autograd::Function<GaussianDropout> {
     const auto tensors = ctx->get_saved_variables();
     Options options = saved.call.options();
     options.p_tensor = optional(tensors[1]);
-    Tensor dx = gaussian::call(grads[0], tensors[0], options, at::SymIntArrayRef(saved.strides));
+    Tensor dx = gaussian::call(grads[0], *saved_state(tensors[0], grads[0]), options,
+                               at::SymIntArrayRef(saved.strides));
     return {dx, {}, {}, {}};
   }
 };

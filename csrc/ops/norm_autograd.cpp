@@ -109,7 +109,7 @@ struct DropoutAddNorm : torch::autograd::Function<DropoutAddNorm> {
         grads[0].defined() ? grads[0] : at::zeros_like(dh, dh.options().dtype(saved.call.y_dtype));
     const std::string_view kind = saved.call.kind == Kind::kLayer ? "layer_norm" : "rms_norm";
     auto [dx, dresidual, dbias, dlayer_scale, dweight, dnorm_bias] = call_backward(
-        dy, optional(dh), inputs, optional(tensors[8]), {kind, saved.eps, false}, options,
+        dy, optional(dh), inputs, saved_state(tensors[8], dy), {kind, saved.eps, false}, options,
         {saved.strides,
          saved.dtype,
          saved.call.h_dtype,

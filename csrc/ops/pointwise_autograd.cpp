@@ -44,7 +44,7 @@ variable_list gradients(AutogradContext* ctx, const Tensor& dy) {
       Options options = saved.call.options();
       options.p_tensor = optional(tensors[3]);
       std::tie(dx, dbias) = call_backward(dy, optional(tensors[0]), optional(tensors[1]),
-                                          optional(tensors[2]), options, gradient);
+                                          saved_state(tensors[2], dy), options, gradient);
     }
     if (needs_residual) dresidual = dy.to(*saved.residual_dtype);
   }

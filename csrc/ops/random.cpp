@@ -18,10 +18,9 @@ bool is_plain_call(const Tensor& x) {
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGenerator&,
-                 bool on_host) {
-  const auto options = token.options().dtype(at::kLong);
-  return at::empty({2}, on_host ? options.device(at::kCPU) : options);
+// Traced calls have their states on the device: only plain calls ask for one on the host.
+Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGenerator&, bool) {
+  return at::empty({2}, token.options().dtype(at::kLong));
 }
 
 Tensor mask_meta(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,

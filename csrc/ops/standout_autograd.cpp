@@ -46,9 +46,9 @@ struct Standout : torch::autograd::Function<Standout> {
     const bool needs_z = ctx->needs_input_grad(1) && !saved.settings.training;
     Tensor dx, dz;
     if (needs_x || needs_z) {
-      std::tie(dx, dz) = call_backward(grads[0], optional(tensors[0]), tensors[1],
-                                       optional(tensors[2]), saved.settings, saved.call.options(),
-                                       {saved.strides, saved.z_dtype, {needs_x, needs_z}});
+      std::tie(dx, dz) = call_backward(
+          grads[0], optional(tensors[0]), tensors[1], saved_state(tensors[2], grads[0]),
+          saved.settings, saved.call.options(), {saved.strides, saved.z_dtype, {needs_x, needs_z}});
     }
     return {needs_x ? dx : Tensor(), needs_z ? dz : Tensor(), {}, {}, {}};
   }

@@ -22,6 +22,7 @@ class Operator:
         last: how many of the last dimensions have to be regular.
         full_rows: whether a part of a sharded tensor needs full rows.
         has_mask: whether the operator takes the three options of a mask.
+        sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
         bias_dim: position of the option of this name, if there is one.
     """
 
@@ -35,6 +36,7 @@ class Operator:
         last=0,
         full_rows=False,
         has_mask=True,
+        sizes_of=None,
         bias_dim=None,
     ):
         self.eager = getattr(_C, name)
@@ -44,6 +46,7 @@ class Operator:
         self.last = last
         self.full_rows = full_rows
         self.has_mask = has_mask
+        self.sizes_of = sizes_of
         self.bias_dim = bias_dim
 
 
@@ -59,7 +62,6 @@ def call(
     generator,
     rng_state,
     shard,
-    sizes_of=None,
     results=None,
 ):
     """Calls an operator with a state that is given or drawn.
@@ -71,7 +73,6 @@ def call(
         draws: whether the call needs a state if ``x`` has elements.
         p_tensor: the probability if it is a tensor, that is under ``torch.compile``.
         shared_dims, noise_shape, generator, rng_state, shard: as the functions take them.
-        sizes_of: function from ``x`` to the sizes of the mask; those of ``x`` if None.
         results: index or slice of the results of the operator to return; all if None.
     """
     if getattr(tensors[0], "is_nested", False):
@@ -81,13 +82,13 @@ def call(
         )  # fmt: skip
     if noise_shape is not None:
         shared_dims = shared_dims_of(
-            function, tensors[0], shared_dims, noise_shape, sizes_of, shard
+            function, tensors[0], shared_dims, noise_shape, operator.sizes_of, shard
         )
     mask_strides, mask_offset = None, 0
     if shard is not None:
         check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state)
         mask_strides, mask_offset = mask_layout(
-            function, tensors[0], shard, shared_dims, sizes_of, operator.full_rows
+            function, tensors[0], shard, shared_dims, operator.sizes_of, operator.full_rows
         )
         draws = draws and 0 not in shard.shape
     if is_plain(tensors):
@@ -96,9 +97,10 @@ def call(
             function, generator, draws, False, *tensors, rng_state, *options, *mask
         )
         return found if results is None else found[results]
-    mask = (list(shared_dims), mask_strides, mask_offset) if operator.has_mask else ()
     if shard is None:
+        mask = (shared_dims, None, 0) if operator.has_mask else ()
         check(operator, function, tensors, (*options, *mask), rng_state)
+    mask = (list(shared_dims), mask_strides, mask_offset) if operator.has_mask else ()
     state = state_for(function, tensors[0], draws, p_tensor, generator, rng_state)
     found = operator.traced(*tensors, state, *options, *mask)
     return found if results is None else found[results]
@@ -125,6 +127,8 @@ def state_for(function, x, draws, p_tensor, generator, rng_state):
         return None
     if rng_state is not None:
         check_tensor(function, "rng_state", rng_state)
+        if rng_state.is_cpu and x.is_cuda:  # tracers expect one device
+            return rng_state.to(x.device)
         return rng_state
     check_generator(function, generator)
     if not is_compiling():
@@ -169,7 +173,7 @@ def _call_on_values(
             moved_options[operator.bias_dim] = bias_dim
         return call(
             operator, function, moved, moved_options, draws, p_tensor,
-            shared_dims, noise_shape, generator, rng_state, None, None, results,
+            shared_dims, noise_shape, generator, rng_state, None, results,
         )  # fmt: skip
 
     return on_values(

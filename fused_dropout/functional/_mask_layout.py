@@ -14,7 +14,9 @@ def is_empty(function, x, shard):
     """
     if not isinstance(x, torch.Tensor):
         check_tensor(function, "x", x)
-    return has_no_elements(x) if shard is None else 0 in full_sizes(function, x.dim(), shard)
+    if shard is None:
+        return has_no_elements(x)
+    return not x.is_nested and 0 in full_sizes(function, x.dim(), shard)
 
 
 def has_no_elements(x):

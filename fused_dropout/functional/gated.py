@@ -5,7 +5,12 @@ from fused_dropout.functional._call import Operator, call
 
 __all__ = ["bias_glu_dropout"]
 
-BIAS_GLU_DROPOUT = Operator("bias_glu_dropout", last=1)
+
+def _result_sizes(x):
+    return (*x.shape[:-1], x.shape[-1] // 2)
+
+
+BIAS_GLU_DROPOUT = Operator("bias_glu_dropout", last=1, sizes_of=_result_sizes)
 
 
 def bias_glu_dropout(
@@ -80,9 +85,4 @@ def bias_glu_dropout(
         generator,
         rng_state,
         shard,
-        _result_sizes,
     )
-
-
-def _result_sizes(x):
-    return (*x.shape[:-1], x.shape[-1] // 2)

@@ -207,7 +207,7 @@ def standout(
         "standout",
         (x, z),
         (alpha, beta, training),
-        bool(training),
+        bool(training) and not is_empty("standout", x, shard),
         None,
         shared_dims,
         noise_shape,

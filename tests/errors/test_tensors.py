@@ -59,6 +59,12 @@ class Subclass(torch.Tensor):
     pass
 
 
+@pytest.mark.parametrize("shared_dims", [3, iter([1])])
+def test_shared_dims_of_a_subclass_are_checked(shared_dims):
+    with drawing_nothing(), pytest.raises(TypeError, match=r"^dropout: shared_dims is of type"):
+        FF.dropout(X.as_subclass(Subclass), shared_dims=shared_dims)
+
+
 def test_tensor_subclasses_are_checked_before_the_draw_too():
     """They go another way, through `torch.ops`."""
     x = X.as_subclass(Subclass)

@@ -1,5 +1,7 @@
 """Where states come from: generators, their states, threads of work and checkpointing."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -165,3 +167,31 @@ def test_an_eager_call_keeps_its_state_on_the_cpu():
         saved = []
         FF.dropout(x, 0.5)
     assert [tensor.device.type for tensor in saved if tensor.dtype == torch.int64] == ["cpu"]
+
+
+def test_compiled_autograd_of_an_eager_call():
+    """The saved state is on the CPU, and the compiled backward has it on the device."""
+    x = torch.randn(64, 33, device=DEVICE)
+    gradients = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(3)
+        y = FF.bias_act_dropout(leaf, None, 0.5, "gelu").sum()
+        with (
+            torch._dynamo.compiled_autograd._enable(
+                torch.compile(backend="aot_eager", fullgraph=True)
+            )
+            if compiled
+            else contextlib.nullcontext()
+        ):
+            y.backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_compiled_code_takes_a_state_on_the_cpu():
+    x = torch.randn(64, 33, device=DEVICE)
+    call = torch.compile(FF.dropout, backend="aot_eager", fullgraph=True)
+    expected = FF.dropout(x, 0.5, rng_state=STATE)
+    assert torch.equal(call(x, 0.5, rng_state=STATE), expected)

@@ -347,3 +347,11 @@ def test_compiled_without_gradients(make):
         results.append(function(make()))
     for ours, wanted in zip(*results, strict=True):
         assert torch.equal(ours.values(), wanted.values())
+
+
+def test_the_noise_shape_of_a_gated_call_refers_to_the_result():
+    x = torch.nested.nested_tensor([torch.randn(3, 16), torch.randn(5, 16)], layout=torch.jagged)
+    y = FF.bias_glu_dropout(x, None, 0.5, noise_shape=(2, None, 8))
+    assert y.shape[2] == 8
+    with pytest.raises(ValueError, match="noise_shape has 16 in dimension"):
+        FF.bias_glu_dropout(x, None, 0.5, noise_shape=(2, None, 16))

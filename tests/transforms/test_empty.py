@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fused_dropout.functional as FF
 from tests.every_function import CALLS, every_batched_call, run, tensors_of
 from tests.module_helpers import drawing_nothing
 
@@ -59,3 +60,10 @@ def test_a_batch_of_no_rows(name, way):
     for one in by_way(way, name, tensors):
         assert tuple(one.shape) in shapes
         assert one.isfinite().all()
+
+
+def test_an_empty_standout_draws_nothing_when_compiled():
+    x = torch.empty(0, 4)
+    call = torch.compile(FF.standout, backend="aot_eager", fullgraph=True)
+    with drawing_nothing():
+        assert call(x, x).shape == x.shape

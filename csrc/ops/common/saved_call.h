@@ -106,6 +106,14 @@ class FieldReader {
   const c10::IValue* next_;  // in the list
 };
 
+// The saved state for the gradient `dy`, which may be on another device than a state on the CPU. A
+// traced backward gets the state on the device of dy, since tracers expect one device.
+inline OptionalTensor saved_state(const Tensor& rng_state, const Tensor& dy) {
+  if (!rng_state.defined()) return {};
+  if (rng_state.device() == dy.device() || has_no_wrapper(dy)) return rng_state;
+  return rng_state.to(dy.device());
+}
+
 template <class Call>
 void save_call(torch::autograd::AutogradContext* ctx, Call& call) {
   FieldWriter writer;
