@@ -23,10 +23,10 @@ CallParams check_backward(const Tensor& dy, const OptionalTensor& input, const O
                           const OptionalTensor& rng_state, const Options& options,
                           const Gradient& gradient) {
   constexpr auto kFunction = "bias_act_dropout_backward";
-  CallParams call = check_arguments(kFunction, dy, bias, input, rng_state, options);
-  if (gradient.bias_dtype && !bias) {
-    call.bias_dim = resolve(kFunction, options, dy.dim(), /*has_bias=*/true).bias_dim;
-  }
+  check_tensors(kFunction, dy, bias, input, rng_state, options);
+  // There may be a gradient of a bias whose values backward does not need.
+  const bool has_bias = bias || gradient.bias_dtype;
+  const CallParams call = resolve(kFunction, options, dy.dim(), has_bias);
   const ActivationInfo& activation = kActivations[call.activation];
   TORCH_CHECK_VALUE(!gradient.from_output || activation.from_output, kFunction, ": activation '",
                     activation.name, "' needs its input, not its output");
