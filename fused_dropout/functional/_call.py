@@ -91,16 +91,16 @@ def call(
             function, tensors[0], shard, shared_dims, operator.sizes_of, operator.full_rows
         )
         draws = draws and 0 not in shard.shape
+    mask = (shared_dims, mask_strides, mask_offset) if operator.has_mask else ()
     if is_plain(tensors):
-        mask = (shared_dims, mask_strides, mask_offset) if operator.has_mask else ()
         found = operator.eager(
             function, generator, draws, False, *tensors, rng_state, *options, *mask
         )
         return found if results is None else found[results]
     if shard is None:
-        mask = (shared_dims, None, 0) if operator.has_mask else ()
         check(operator, function, tensors, (*options, *mask), rng_state)
-    mask = (list(shared_dims), mask_strides, mask_offset) if operator.has_mask else ()
+    if operator.has_mask:
+        mask = (list(shared_dims), mask_strides, mask_offset)
     state = state_for(function, tensors[0], draws, p_tensor, generator, rng_state)
     found = operator.traced(*tensors, state, *options, *mask)
     return found if results is None else found[results]
