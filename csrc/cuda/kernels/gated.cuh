@@ -1,6 +1,8 @@
 // The gated kernels: y = drop(act(gate + gate_bias) * (value + value_bias)), and its gradient.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/device/column_loop.cuh"
 #include "cuda/device/mask.cuh"
 #include "cuda/device/operands.cuh"
@@ -132,8 +134,13 @@ struct GatedForward : GatedOperands<T, Functor, GatedForwardArgs> {
   }
 };
 
+// Without 16-byte accesses a thread holds the addresses of single elements. Five thread blocks on a
+// multiprocessor leave it 96 registers.
+template <class T, bool kVectorised>
+constexpr int kForwardBlocksPerSM = kVectorised ? kBlocksPerSM<T> : std::min(kBlocksPerSM<T>, 5);
+
 template <class T, template <class> class Functor, bool kVectorised>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
+__global__ void __launch_bounds__(kThreads, kForwardBlocksPerSM<T, kVectorised>)
     gated_forward_kernel(const GatedForwardArgs args, const ColumnGrid grid) {
   ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
   const GatedForward<T, Functor> work(args, loop.column);
@@ -148,9 +155,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSM<T>)
 // A thread keeps two biases and two sums for each element. Five thread blocks on a multiprocessor
 // leave it 96 registers, three leave 168.
 template <class T, bool kVectorised>
-constexpr int kGatedBlocksPerSM = std::is_same_v<T, double> ? 1
-                                  : kVectorised             ? 5
-                                                            : 3;
+constexpr int kBackwardBlocksPerSM = std::is_same_v<T, double> ? 1
+                                     : kVectorised             ? 5
+                                                               : 3;
 
 // The same for the gradients. The sums are the thread's share of the bias gradients.
 template <class T, template <class> class Functor>
@@ -229,7 +236,7 @@ struct GatedBackward : GatedOperands<T, Functor, GatedBackwardArgs> {
 };
 
 template <class T, template <class> class Functor, bool kVectorised>
-__global__ void __launch_bounds__(kThreads, kGatedBlocksPerSM<T, kVectorised>)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocksPerSM<T, kVectorised>)
     gated_backward_kernel(const GatedBackwardArgs args, const ColumnGrid grid) {
   using C = typename Arithmetic<T>::Scalar;
   ColumnLoop loop(grid, blockIdx.x, threadIdx.x);
