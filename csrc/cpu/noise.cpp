@@ -11,18 +11,15 @@
 #include "cpu/capability.h"
 #include "cpu/kernel_args.h"
 #include "cpu/large_memory.h"
-#include "math/noise.h"
 #include "ops/concrete.h"
 #include "ops/gaussian.h"
+#include "ops/noise_call.h"
 #include "ops/standout.h"
 
 namespace fused_dropout::cpu {
 namespace {
 
 // ---- one call of a kernel ---------------------------------------------------------------------
-
-// A count that is neither none nor all: every element draws, and kernels read the draws only.
-constexpr uint32_t kDrawsAlways = 1;
 
 PhiloxState state_for(const Tensor& x, const Tensor& rng_state) {
   return x.numel() == 0 ? PhiloxState{} : read_rng_state(rng_state);
@@ -52,20 +49,15 @@ double sum_over(int64_t numel, const std::function<double(int64_t, int64_t)>& su
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-using TensorRef = std::reference_wrapper<const Tensor>;
-
 // Runs the kernel of a functor. All tensors have the dtype and the memory layout of the first
 // input. Returns the sum over all elements if the functor has one, else 0.
 template <class Functor, size_t kInputs, size_t kOutputs>
 double run(const CallParams& call, PhiloxState state, const TensorRef (&inputs)[kInputs],
            const TensorRef (&outputs)[kOutputs],
            const typename Functor::template Constants<double>& constants) {
-  static_assert(kInputs == Functor::kInputs && kOutputs == Functor::kOutputs);
   const Tensor& x = inputs[0];
   NoiseArgs args{};
-  for (size_t i = 0; i < kInputs; ++i) args.inputs[i] = inputs[i].get().const_data_ptr();
-  for (size_t i = 0; i < kOutputs; ++i) args.outputs[i] = outputs[i].get().mutable_data_ptr();
-  store_constants<Functor>(constants, args.constants);
+  set_operands<Functor>(args, inputs, outputs, constants);
   std::optional<MaskLayout> mask;
   if (Functor::kDraw != NoiseDraw::kNone) {
     mask.emplace(call, x.sizes(), x.strides());
@@ -139,9 +131,7 @@ Gradients concrete_backward_cpu(const Tensor& dy_any, const Tensor& x_any, const
 
 PhiloxState training_state(const CallParams& call, const Tensor& x,
                            const OptionalTensor& rng_state) {
-  if (x.numel() == 0) return {};
-  TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
-  return read_rng_state(*rng_state);
+  return x.numel() == 0 ? PhiloxState{} : read_rng_state(standout::given_state(call, rng_state));
 }
 
 Tensor standout_forward_cpu(const Tensor& x_any, const Tensor& z_any,

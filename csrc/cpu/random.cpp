@@ -31,13 +31,10 @@ Tensor draw_cpu(const Tensor& token, const OptionalTensor& p_tensor,
   int64_t* values = state.mutable_data_ptr<int64_t>();
   values[0] = values[1] = 0;
   if (p_tensor) {
-    const double p = check_probability("dropout", p_tensor->item<double>());
+    const double p = check_probability("draw_rng_state", p_tensor->item<double>());
     if (p == 0 || p == 1) return state;  // the call will not use the state
   }
-  if (generator) {
-    TORCH_CHECK(generator->device().is_cpu(), "dropout: generator is on ", generator->device(),
-                ", but x is on ", token.device());
-  }
+  check_generator("draw_rng_state", generator, token.device());
   auto* source = at::get_generator_or_default<at::CPUGeneratorImpl>(
       generator, at::detail::getDefaultCPUGenerator());
   const std::lock_guard<std::mutex> lock(source->mutex_);

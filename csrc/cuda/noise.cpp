@@ -7,11 +7,10 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include <functional>
-
 #include "cuda/kernel_args.h"
 #include "ops/concrete.h"
 #include "ops/gaussian.h"
+#include "ops/noise_call.h"
 #include "ops/standout.h"
 
 namespace fused_dropout::cuda {
@@ -19,15 +18,10 @@ namespace {
 
 // ---- one launch of a kernel -------------------------------------------------------------------
 
-// A count that is neither none nor all: every element draws, and kernels read the draws only.
-constexpr uint32_t kDrawsAlways = 1;
-
 // An output that is not wanted is a tensor without elements: its data pointer is null.
 Tensor output_like(const Tensor& x, at::IntArrayRef strides, bool wanted = true) {
   return wanted ? at::empty_strided(x.sizes(), strides, x.options()) : at::empty({0}, x.options());
 }
-
-using TensorRef = std::reference_wrapper<const Tensor>;
 
 // Launches the kernel of a functor. All tensors have the dtype and the memory layout of the first
 // input, which is not empty. `scalar` is the argument of with_scalar, in arithmetic precision. The
@@ -37,17 +31,14 @@ void launch(const MaskLayout& mask, const RandomState& random, const TensorRef (
             const TensorRef (&outputs)[kOutputs],
             const typename Functor::template Constants<double>& constants,
             const Tensor& scalar = {}, const Tensor& sum = {}) {
-  static_assert(kInputs == Functor::kInputs && kOutputs == Functor::kOutputs);
   const Tensor& x = inputs[0];
   const Stream stream = stream_of(x);
   NoiseArgs args;
-  for (size_t i = 0; i < kInputs; ++i) args.inputs[i] = inputs[i].get().const_data_ptr();
-  for (size_t i = 0; i < kOutputs; ++i) args.outputs[i] = outputs[i].get().mutable_data_ptr();
+  set_operands<Functor>(args, inputs, outputs, constants);
   args.scalar = data_of(scalar);
   args.layout = flat_layout(x.numel());
   args.random = random;
   args.mask = mask_indexing(mask, kDrawsAlways);
-  store_constants<Functor>(constants, args.constants);
   Tensor partials;
   const bool need_sum = sum.defined() && sum.numel() > 0;
   const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
@@ -135,11 +126,6 @@ Gradients concrete_backward_cuda(const Tensor& dy_any, const Tensor& x_any, cons
 
 // ---- Standout ---------------------------------------------------------------------------------
 
-RandomState training_state(const CallParams& call, const OptionalTensor& rng_state) {
-  TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
-  return state_at(*rng_state);
-}
-
 Tensor standout_forward_cuda(const Tensor& x_any, const Tensor& z_any,
                              const OptionalTensor& rng_state, const standout::Settings& settings,
                              const Options& options) {
@@ -154,7 +140,7 @@ Tensor standout_forward_cuda(const Tensor& x_any, const Tensor& z_any,
   const Tensor z = in_layout(z_any, x.strides(), x.scalar_type());
   const Tensor y = output_like(x, x.strides());
   if (settings.training) {
-    launch<noise::Standout>(mask, training_state(call, rng_state), {x, z}, {y},
+    launch<noise::Standout>(mask, state_at(standout::given_state(call, rng_state)), {x, z}, {y},
                             {settings.alpha, settings.beta});
   } else {
     launch<noise::StandoutMean>(mask, {}, {x, z}, {y}, {settings.alpha, settings.beta});
@@ -184,7 +170,7 @@ Gradients standout_backward_cuda(const Tensor& dy_any, const OptionalTensor& x_a
     const Tensor x = in_layout(*x_any, strides, dtype);
     launch<noise::StandoutMeanBackward>(mask, {}, {dy, x, z}, {dx, dz}, constants);
   } else {
-    const RandomState random = training_state(call, rng_state);
+    const RandomState random = state_at(standout::given_state(call, rng_state));
     if (need_dx) launch<noise::Standout>(mask, random, {dy, z}, {dx}, constants);
     dz.zero_();
   }

@@ -16,10 +16,7 @@ namespace {
 // Reserves numbers of the generator: values, or during a graph capture the addresses where they
 // will be.
 RandomState reserve(const Tensor& token, const OptionalGenerator& generator) {
-  if (generator) {
-    TORCH_CHECK(generator->device() == token.device(), "dropout: generator is on ",
-                generator->device(), ", but x is on ", token.device());
-  }
+  check_generator("draw_rng_state", generator, token.device());
   auto* const source = at::get_generator_or_default<at::CUDAGeneratorImpl>(
       generator, at::cuda::detail::getDefaultCUDAGenerator(token.device().index()));
   const std::lock_guard<std::mutex> lock(source->mutex_);
@@ -38,7 +35,7 @@ Tensor draw_cuda(const Tensor& token, const OptionalTensor& p_tensor,
   const c10::cuda::CUDAGuard guard(token.device());
   const auto options = token.options().dtype(at::kLong).requires_grad(false);
   if (p_tensor) {
-    const double p = check_probability("dropout", p_tensor->item<double>());
+    const double p = check_probability("draw_rng_state", p_tensor->item<double>());
     if (p == 0 || p == 1) return at::zeros({2}, options);  // nothing will be drawn with it
   }
   const RandomState random = reserve(token, generator);

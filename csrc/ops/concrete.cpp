@@ -49,11 +49,9 @@ Gradients call_backward(const Tensor& dy, const Tensor& x, const Tensor& logit,
 Tensor eager_forward(const EagerCall& eager, const Tensor& x, const Tensor& logit,
                      const OptionalTensor& rng_state, double temperature, const Options& options) {
   check(eager.function, x, logit, rng_state, temperature, options);
-  return eager.with_state(
-      x, options.mask_strides.has_value(), rng_state, [&](const OptionalTensor& state) {
-        TORCH_CHECK_VALUE(state, eager.function, ": rng_state is None, but noise needs one");
-        return call_forward(x, logit, *state, temperature, options);
-      });
+  return eager.with_required_state(x, rng_state, [&](const Tensor& state) {
+    return call_forward(x, logit, state, temperature, options);
+  });
 }
 
 namespace {

@@ -42,11 +42,8 @@ Tensor call(const Tensor& x, const Tensor& rng_state, const Options& o,
 Tensor eager_call(const EagerCall& eager, const Tensor& x, const OptionalTensor& rng_state,
                   const Options& options) {
   check(eager.function, x, rng_state, options);
-  return eager.with_state(
-      x, options.mask_strides.has_value(), rng_state, [&](const OptionalTensor& state) {
-        TORCH_CHECK_VALUE(state, eager.function, ": rng_state is None, but noise needs one");
-        return call(x, *state, options, {});
-      });
+  return eager.with_required_state(
+      x, rng_state, [&](const Tensor& state) { return call(x, state, options, {}); });
 }
 
 Tensor compose(const Tensor& x, const Tensor& rng_state, const Options& options,

@@ -12,7 +12,7 @@ namespace {
 
 constexpr auto kMask = "dropout_mask";
 
-// False if the call is traced or transformed: its state is a tensor on the device of x then.
+// False if the call is traced or transformed: its state has to be on the device of x then.
 bool is_plain_call(const Tensor& x) {
   return !c10::impl::TorchDispatchModeTLS::any_modes_set() && has_no_wrapper(x) &&
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
@@ -45,8 +45,15 @@ Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
   return op.call(token, p_tensor, generator, on_host);
 }
 
-Tensor EagerCall::draw(const Tensor& x) const {
-  return call_draw(x, {}, generator, /*on_host=*/x.is_cuda() && is_plain_call(x));
+void check_generator(const char* function, const OptionalGenerator& generator, at::Device device) {
+  TORCH_CHECK(!generator || device.is_meta() || generator->device() == device, function,
+              ": generator is on ", generator->device(), ", but x is on ", device);
+}
+
+Tensor EagerCall::state_for(const Tensor& x, const OptionalTensor& given) const {
+  const bool on_host = x.is_cuda() && is_plain_call(x);
+  if (!given) return call_draw(x, {}, generator, on_host);
+  return on_host || given->device() == x.device() ? *given : given->to(x.device());
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {
@@ -61,7 +68,7 @@ CallParams check_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymI
   check_mask_indices(kMask, size, mask_strides, mask_offset);
   CallParams call;
   call.p = check_probability(kMask, p);
-  call.shared_dims = shared_dims.vec();
+  call.shared_dims = resolve_shared_dims(kMask, shared_dims, static_cast<int64_t>(size.size()));
   if (mask_strides) call.mask_strides = mask_strides->vec();
   call.mask_offset = std::move(mask_offset);
   return call;

@@ -21,6 +21,9 @@ void define_draw(torch::Library& m, const std::string& schema);
 Tensor call_draw(const Tensor& token, const OptionalTensor& p_tensor,
                  const OptionalGenerator& generator, bool on_host = false);
 
+// Checks that the generator is one of the device.
+void check_generator(const char* function, const OptionalGenerator& generator, at::Device device);
+
 // The numbers of a state on the CPU.
 PhiloxState read_rng_state(const Tensor& rng_state);
 
@@ -37,13 +40,21 @@ struct EagerCall {
   template <class Run>
   auto with_state(const Tensor& x, bool is_part, const OptionalTensor& rng_state, Run run) const {
     using Result = decltype(run(OptionalTensor()));
+    check_generator(function, generator, x.device());
     if (check_only) return Result();
     if (!draws || (!is_part && x.sym_numel() == 0)) return run({});
-    return run(rng_state ? rng_state : draw(x));
+    return run(state_for(x, rng_state));
+  }
+  // The same for an operator whose state is not optional.
+  template <class Run>
+  auto with_required_state(const Tensor& x, const OptionalTensor& rng_state, Run run) const {
+    using Result = decltype(run(x));
+    check_generator(function, generator, x.device());
+    return check_only ? Result() : run(state_for(x, rng_state));
   }
 
  private:
-  Tensor draw(const Tensor& x) const;
+  Tensor state_for(const Tensor& x, const OptionalTensor& given) const;
 };
 
 // The check of the arguments of dropout_mask.

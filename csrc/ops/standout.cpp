@@ -37,6 +37,11 @@ CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tenso
   return call;
 }
 
+const Tensor& given_state(const CallParams& call, const OptionalTensor& rng_state) {
+  TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
+  return *rng_state;
+}
+
 Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& s, const Options& o) {
   static const auto op = find_operator("fused_dropout::standout", &forward_entry<compose_forward>);

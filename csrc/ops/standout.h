@@ -23,6 +23,8 @@ CallParams check(const char* function, const Tensor& x, const Tensor& z,
 CallParams check_backward(const Tensor& dy, const OptionalTensor& x, const Tensor& z,
                           const OptionalTensor& rng_state, const Settings& settings,
                           const Options& options, const Gradient& gradient);
+// The state, which a call in training needs.
+const Tensor& given_state(const CallParams& call, const OptionalTensor& rng_state);
 
 Tensor call_forward(const Tensor& x, const Tensor& z, const OptionalTensor& rng_state,
                     const Settings& settings, const Options& options);

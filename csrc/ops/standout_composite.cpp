@@ -11,8 +11,7 @@ Tensor is_dropped(const CallParams& call, const OptionalTensor& rng_state, const
                   at::SymIntArrayRef strides, const Settings& settings) {
   // A tensor without elements drops none, and no state was drawn for it.
   if (!rng_state && z.sym_numel() == 0) return at::zeros({}, z.options().dtype(at::kBool));
-  TORCH_CHECK_VALUE(rng_state, call.function, ": rng_state is None, but training needs one");
-  const Value draw = noise_draws(NoiseDraw::kBits, call, *rng_state, z, strides);
+  const Value draw = noise_draws(NoiseDraw::kBits, call, given_state(call, rng_state), z, strides);
   const Value threshold = noise::keep_threshold(Value(z.detach().to(at::kFloat)),
                                                 Value(static_cast<float>(settings.alpha)),
                                                 Value(static_cast<float>(settings.beta)));

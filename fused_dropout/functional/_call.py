@@ -86,7 +86,7 @@ def call(
         )
     mask_strides, mask_offset = None, 0
     if shard is not None:
-        check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state)
+        check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state, generator)
         mask_strides, mask_offset = mask_layout(
             function, tensors[0], shard, shared_dims, operator.sizes_of, operator.full_rows
         )
@@ -98,7 +98,7 @@ def call(
         )
         return found if results is None else found[results]
     if shard is None:
-        check(operator, function, tensors, (*options, *mask), rng_state)
+        check(operator, function, tensors, (*options, *mask), rng_state, generator)
     if operator.has_mask:
         mask = (list(shared_dims), mask_strides, mask_offset)
     state = state_for(function, tensors[0], draws, p_tensor, generator, rng_state)
@@ -106,14 +106,14 @@ def call(
     return found if results is None else found[results]
 
 
-def check(operator, function, tensors, options, rng_state=None):
+def check(operator, function, tensors, options, rng_state, generator):
     """Checks the arguments of a call before a state is drawn; traced code does so by itself.
 
     Args:
         options: those of the mask too.
     """
     if not is_compiling():
-        operator.eager(function, None, False, True, *tensors, rng_state, *options)
+        operator.eager(function, generator, False, True, *tensors, rng_state, *options)
 
 
 def is_plain(tensors):

@@ -111,6 +111,7 @@ def embedding_dropout(
             (weight, unused, unused),
             (p, unused, "identity", unused, unused, -1, mode, True, (), unused, 0),
             rng_state,
+            generator,
         )
     y = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     if not drops or has_no_elements(y):

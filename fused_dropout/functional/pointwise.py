@@ -7,6 +7,7 @@ import torch
 from fused_dropout.functional._arguments import (
     ACTIVATIONS,
     MODES,
+    check_tensor,
     normalized_dims,
     probability,
     probability_arguments,
@@ -235,6 +236,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         Tensor: bool, of the given shape, True for elements that are kept.
     """
     p = float(probability(p, "dropout_mask"))
+    check_tensor("dropout_mask", "rng_state", rng_state)
     if like is not None and (like.is_nested or like.layout != torch.strided):
         kind = "is nested" if like.is_nested else f"has layout {like.layout}"
         raise TypeError(f"dropout_mask: like {kind}, but expected a dense tensor (torch.strided)")

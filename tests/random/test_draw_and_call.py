@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout.functional as FF
@@ -88,3 +89,53 @@ def test_forward_mode_draws_a_state_too():
         ours, theirs = map(torch.autograd.forward_ad.unpack_dual, (y, replay))
         assert torch.equal(ours.primal, theirs.primal)
         assert torch.equal(ours.tangent, theirs.tangent)
+
+
+def test_a_state_with_a_negative_bit():
+    negative = torch._neg_view(torch.tensor([7, -8]))  # its memory holds no valid offset
+    assert negative.is_neg()
+    x = torch.ones(7, 40)
+    expected = FF.dropout(x, 0.5, rng_state=torch.tensor([-7, 8]))
+    assert torch.equal(FF.dropout(x, 0.5, rng_state=negative), expected)
+    with pytest.raises(ValueError, match="rng_state has offset -8"):
+        FF.dropout(x, 0.5, rng_state=torch._neg_view(torch.tensor([7, 8])))
+
+
+@pytest.mark.parametrize("function", [FF.dropout, FF.gaussian_dropout])
+def test_a_state_on_the_cpu_for_a_traced_cuda_tensor(function):
+    with FakeTensorMode():
+        x = torch.empty(7, 40, device="cuda")
+        state = torch.empty(2, dtype=torch.int64)
+        y = function(x, 0.5, rng_state=state)
+    assert y.device.type == "cuda" and y.shape == x.shape
+
+
+class Wrapped(torch.Tensor):
+    """A tensor subclass, whose calls go through torch.ops."""
+
+
+@pytest.mark.parametrize("options", [{}, {"training": False}, {"rng_state": torch.tensor([1, 8])}])
+def test_a_generator_of_a_wrong_type_beside_a_subclass(options):
+    with drawing_nothing(), pytest.raises(TypeError, match="generator is of type str"):
+        FF.bias_act_dropout(torch.ones(7, 40).as_subclass(Wrapped), generator="cpu", **options)
+
+
+def test_shared_dims_of_the_mask_operator():
+    state = torch.tensor([1, 8])
+
+    def mask(*shared_dims):
+        strides = (5, 1)
+        return torch.ops.fused_dropout.dropout_mask(
+            state, (4, 5), strides, 0.5, shared_dims, None, 0
+        )
+
+    assert torch.equal(mask(-1), mask(1))
+    with pytest.raises(IndexError, match="dropout_mask: shared_dims has 2, but x has 2"):
+        mask(2)
+    with pytest.raises(ValueError, match="dropout_mask: shared_dims has dimension 1 twice"):
+        mask(-1, 1)
+
+
+def test_a_mask_needs_a_state():
+    with pytest.raises(TypeError, match="dropout_mask: rng_state is of type int"):
+        FF.dropout_mask((4, 5), 0.5, 3)

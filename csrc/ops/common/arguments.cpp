@@ -81,8 +81,11 @@ bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef stride
   return last < kMostIndices;
 }
 
-// True if the CPU can read the tensor's values.
-bool has_values(const Tensor& tensor) { return tensor.device().is_cpu() && has_no_wrapper(tensor); }
+// True if the CPU can read the tensor's values from its memory.
+bool has_values(const Tensor& tensor) {
+  return tensor.device().is_cpu() && has_no_wrapper(tensor) && !tensor.is_neg() &&
+         !tensor._is_zerotensor();
+}
 
 }  // namespace
 
@@ -184,6 +187,18 @@ void check_mask_indices(const char* function, at::SymIntArrayRef sizes,
                     ", but the last mask index has to be less than 2^63 - 2^16");
 }
 
+std::vector<int64_t> resolve_shared_dims(const char* function, at::IntArrayRef dims, int64_t ndim) {
+  std::vector<int64_t> resolved;
+  resolved.reserve(dims.size());
+  for (const int64_t dim : dims) {
+    const int64_t shared = resolve_dim(function, "shared_dims", dim, ndim);
+    TORCH_CHECK_VALUE(std::find(resolved.begin(), resolved.end(), shared) == resolved.end(),
+                      function, ": shared_dims has dimension ", dim, " twice");
+    resolved.push_back(shared);
+  }
+  return resolved;
+}
+
 CallParams resolve(const char* function, const Options& options, int64_t ndim, bool has_bias) {
   CallParams call;
   call.function = function;
@@ -202,14 +217,7 @@ CallParams resolve(const char* function, const Options& options, int64_t ndim, b
   call.bias_dim = has_bias ? resolve_dim(function, "bias_dim", options.bias_dim, ndim) : 0;
   call.mode = resolve_mode(function, options.mode);
   call.training = options.training;
-  call.shared_dims.reserve(options.shared_dims.size());
-  for (const int64_t dim : options.shared_dims) {
-    const int64_t shared = resolve_dim(function, "shared_dims", dim, ndim);
-    TORCH_CHECK_VALUE(std::find(call.shared_dims.begin(), call.shared_dims.end(), shared) ==
-                          call.shared_dims.end(),
-                      function, ": shared_dims has dimension ", dim, " twice");
-    call.shared_dims.push_back(shared);
-  }
+  call.shared_dims = resolve_shared_dims(function, options.shared_dims, ndim);
   if (options.mask_strides) call.mask_strides = options.mask_strides->vec();
   call.mask_offset = options.mask_offset;
   return call;

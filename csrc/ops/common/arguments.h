@@ -85,6 +85,8 @@ void check_dense(const char* function, at::SymIntArrayRef sizes, at::SymIntArray
 void check_rng_state(const char* function, const Tensor& rng_state, at::Device device);
 double check_probability(const char* function, double p);
 void check_probability_tensor(const char* function, const Tensor& p);
+// The dimensions that share a draw, none of them negative or named twice.
+std::vector<int64_t> resolve_shared_dims(const char* function, at::IntArrayRef dims, int64_t ndim);
 // Checks where a mask of these sizes begins, and its strides.
 void check_mask_indices(const char* function, at::SymIntArrayRef sizes,
                         at::OptionalSymIntArrayRef strides, const c10::SymInt& offset);
