@@ -78,7 +78,8 @@ CALLS = {
     ),
 }
 every_call = pytest.mark.parametrize("name", CALLS)
-every_batched_call = pytest.mark.parametrize("name", [n for n in CALLS if CALLS[n].batched])
+BATCHED = [name for name in CALLS if CALLS[name].batched]
+every_batched_call = pytest.mark.parametrize("name", BATCHED)
 
 
 def tensors_of(name, rows=ROWS, dtype=torch.float32, seed=0):

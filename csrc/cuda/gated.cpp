@@ -46,19 +46,19 @@ void set_operands(Args& args, const CallParams& call, const RowLayout& layout, c
   args.parameter = call.parameter;
 }
 
-// Where the result of a call lies, and how.
-struct Place {
+// The strides of the result of a call, and its rows.
+struct OutputLayout {
   gated::Output output;
-  RowLayout layout;
-  Place(const CallParams& call, const Tensor& x, at::IntArrayRef x_strides)
-      : output(x, x_strides), layout(call, output.sizes, output.strides) {}
+  RowLayout rows;
+  OutputLayout(const CallParams& call, const Tensor& x, at::IntArrayRef x_strides)
+      : output(x, x_strides), rows(call, output.sizes, output.strides) {}
 };
 
-Tensor forward(const CallParams& call, const Place& place, const Tensor& x_any,
+Tensor forward(const CallParams& call, const OutputLayout& target, const Tensor& x_any,
                const OptionalTensor& bias_any, const RandomState& random, bool gate_first) {
   const DropConstants constants = call.constants();
-  const RowLayout& layout = place.layout;
-  const RowOutput y(true, layout, 1, place.output.strides, x_any.options(), at::empty_strided);
+  const RowLayout& layout = target.rows;
+  const RowOutput y(true, layout, 1, target.output.strides, x_any.options(), at::empty_strided);
   if (x_any.numel() == 0 || constants.keep_count == 0) return y.zeros();
 
   const at::ScalarType dtype = x_any.scalar_type();
@@ -79,12 +79,12 @@ Tensor forward_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalT
                     bool gate_first, const Options& options) {
   const CallParams call = gated::check("bias_glu_dropout", x, bias, rng_state, options);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Place place(call, x, dense_strides(x));
-  if (!can_index(place.layout.mask)) {
+  const OutputLayout target(call, x, dense_strides(x));
+  if (!can_index(target.rows.mask)) {
     return gated::compose_forward(x, bias, rng_state, gate_first, options);
   }
   const RandomState random = state_for(call, rng_state, call.constants(), x);
-  return forward(call, place, x, bias, random, gate_first);
+  return forward(call, target, x, bias, random, gate_first);
 }
 
 Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& bias_any,
@@ -95,8 +95,8 @@ Gradients backward_cuda(const Tensor& dy_any, const Tensor& x_any, const Optiona
   const c10::cuda::CUDAGuard guard(x_any.device());
   const DropConstants constants = call.constants();
   const auto x_strides = C10_AS_INTARRAYREF_SLOW(gradient.strides);
-  const Place place(call, x_any, x_strides);
-  const RowLayout& layout = place.layout;
+  const OutputLayout target(call, x_any, x_strides);
+  const RowLayout& layout = target.rows;
   if (!can_index(layout.mask)) {
     return gated::compose_backward(dy_any, x_any, bias_any, rng_state, gate_first, options,
                                    gradient);

@@ -48,8 +48,22 @@ struct ActivationTraits {
   static constexpr bool kIdentity = false;
   // derivative(value(x)) == derivative(x), so backward can use the output instead of the input.
   static constexpr bool kFromOutput = false;
-  // There is a function `value_and_derivative`, because both have an expensive part in common.
+  // There is a function `value_and_derivative`: see WithValueAndDerivative.
   static constexpr bool kHasValueAndDerivative = false;
+};
+
+// The base of functors whose value and derivative have an expensive part in common. Such a functor
+// has `value_and_derivative(x, parameter, value, derivative)` instead of `derivative`.
+template <class Functor>
+struct WithValueAndDerivative : ActivationTraits {
+  static constexpr bool kHasValueAndDerivative = true;
+
+  template <class T>
+  static FD_HD T derivative(T x, T parameter) {
+    T value, derivative;
+    Functor::value_and_derivative(x, parameter, value, derivative);
+    return derivative;
+  }
 };
 
 template <class Precision>
@@ -115,18 +129,10 @@ struct LeakyRelu : ActivationTraits {
 
 // Hendrycks and Gimpel, "Gaussian error linear units", 2016: x Phi(x).
 template <class Precision>
-struct Gelu : ActivationTraits {
-  static constexpr bool kHasValueAndDerivative = true;
-
+struct Gelu : WithValueAndDerivative<Gelu<Precision>> {
   template <class T>
   static FD_HD T value(T x, T) {
     return multiply_by_normal_cdf<Precision>(x);
-  }
-  template <class T>
-  static FD_HD T derivative(T x, T parameter) {
-    T value, derivative;
-    value_and_derivative(x, parameter, value, derivative);
-    return derivative;
   }
   template <class T>
   static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
@@ -140,20 +146,13 @@ struct Gelu : ActivationTraits {
 
 // The approximation in the same paper: x/2 (1 + tanh(z)), which equals x sigmoid(2z).
 template <class Precision>
-struct GeluTanh : ActivationTraits {
-  static constexpr bool kHasValueAndDerivative = true;
+struct GeluTanh : WithValueAndDerivative<GeluTanh<Precision>> {
   static constexpr double kLinear = 1.5957691216057308;  // 2 sqrt(2 / pi)
   static constexpr double kCubic = 0.044715 * kLinear;
 
   template <class T>
   static FD_HD T value(T x, T) {
     return x * sigmoid<Precision>(x * fmadd(T(kCubic), x * x, T(kLinear)));
-  }
-  template <class T>
-  static FD_HD T derivative(T x, T parameter) {
-    T value, derivative;
-    value_and_derivative(x, parameter, value, derivative);
-    return derivative;
   }
   template <class T>
   static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
@@ -169,18 +168,10 @@ struct GeluTanh : ActivationTraits {
 };
 
 template <class Precision>
-struct QuickGelu : ActivationTraits {
-  static constexpr bool kHasValueAndDerivative = true;
-
+struct QuickGelu : WithValueAndDerivative<QuickGelu<Precision>> {
   template <class T>
   static FD_HD T value(T x, T) {
     return x * sigmoid<Precision>(T(1.702) * x);
-  }
-  template <class T>
-  static FD_HD T derivative(T x, T parameter) {
-    T value, derivative;
-    value_and_derivative(x, parameter, value, derivative);
-    return derivative;
   }
   template <class T>
   static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
@@ -192,18 +183,10 @@ struct QuickGelu : ActivationTraits {
 };
 
 template <class Precision>
-struct Silu : ActivationTraits {
-  static constexpr bool kHasValueAndDerivative = true;
-
+struct Silu : WithValueAndDerivative<Silu<Precision>> {
   template <class T>
   static FD_HD T value(T x, T) {
     return x * sigmoid<Precision>(x);
-  }
-  template <class T>
-  static FD_HD T derivative(T x, T parameter) {
-    T value, derivative;
-    value_and_derivative(x, parameter, value, derivative);
-    return derivative;
   }
   template <class T>
   static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {
@@ -215,18 +198,10 @@ struct Silu : ActivationTraits {
 };
 
 template <class Precision>
-struct Sigmoid : ActivationTraits {
-  static constexpr bool kHasValueAndDerivative = true;
-
+struct Sigmoid : WithValueAndDerivative<Sigmoid<Precision>> {
   template <class T>
   static FD_HD T value(T x, T) {
     return sigmoid<Precision>(x);
-  }
-  template <class T>
-  static FD_HD T derivative(T x, T parameter) {
-    T value, derivative;
-    value_and_derivative(x, parameter, value, derivative);
-    return derivative;
   }
   template <class T>
   static FD_HD void value_and_derivative(T x, T, T& value, T& derivative) {

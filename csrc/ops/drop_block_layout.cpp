@@ -26,12 +26,12 @@ uint32_t seed_keep_count(double p, const std::vector<Axis>& axes) {
 double drop_rate(const std::vector<Axis>& axes, double p) {
   // For each number of blocks, how many positions lie in so many blocks. Numbers of several
   // dimensions are multiplied.
-  std::vector<std::pair<double, double>> counts = {{1, 1}};  // blocks, places
-  double places = 1;
+  std::vector<std::pair<double, double>> counts = {{1, 1}};  // blocks, positions
+  double positions = 1;
   for (const Axis& axis : axes) {
     std::vector<double> along(axis.block + 1, 0);
-    for (int64_t place = 0; place < axis.size; ++place) {
-      ++along[std::min(place, axis.seeds() - 1) - axis.first_seed(place) + 1];
+    for (int64_t position = 0; position < axis.size; ++position) {
+      ++along[std::min(position, axis.seeds() - 1) - axis.first_seed(position) + 1];
     }
     std::vector<std::pair<double, double>> product;
     for (const auto& [blocks, number] : counts) {
@@ -40,12 +40,12 @@ double drop_rate(const std::vector<Axis>& axes, double p) {
       }
     }
     counts = std::move(product);
-    places *= static_cast<double>(axis.size);
+    positions *= static_cast<double>(axis.size);
   }
   const double no_seed = seed_keep_count(p, axes) / 65536.0;
   double kept = 0;
   for (const auto& [blocks, number] : counts) kept += number * std::pow(no_seed, blocks);
-  return 1 - kept / places;
+  return 1 - kept / positions;
 }
 
 double keep_rate(const Params& call, at::IntArrayRef sizes) {

@@ -51,9 +51,11 @@ void check_generator(const char* function, const OptionalGenerator& generator, a
 }
 
 Tensor EagerCall::state_for(const Tensor& x, const OptionalTensor& given) const {
-  const bool on_host = x.is_cuda() && is_plain_call(x);
-  if (!given) return call_draw(x, {}, generator, on_host);
-  return on_host || given->device() == x.device() ? *given : given->to(x.device());
+  if (given) {
+    return given->device() == x.device() || is_plain_call(x) ? *given : given->to(x.device());
+  }
+  if (generator && is_plain_call(x)) check_generator(function, generator, x.device());
+  return call_draw(x, {}, generator, /*on_host=*/x.is_cuda() && is_plain_call(x));
 }
 
 PhiloxState read_rng_state(const Tensor& rng_state) {

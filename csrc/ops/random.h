@@ -40,7 +40,6 @@ struct EagerCall {
   template <class Run>
   auto with_state(const Tensor& x, bool is_part, const OptionalTensor& rng_state, Run run) const {
     using Result = decltype(run(OptionalTensor()));
-    check_generator(function, generator, x.device());
     if (check_only) return Result();
     if (!draws || (!is_part && x.sym_numel() == 0)) return run({});
     return run(state_for(x, rng_state));
@@ -49,7 +48,6 @@ struct EagerCall {
   template <class Run>
   auto with_required_state(const Tensor& x, const OptionalTensor& rng_state, Run run) const {
     using Result = decltype(run(x));
-    check_generator(function, generator, x.device());
     return check_only ? Result() : run(state_for(x, rng_state));
   }
 

@@ -1,5 +1,7 @@
 """The one way from the arguments of a function to an operator."""
 
+import functools
+
 import torch
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function
@@ -76,10 +78,13 @@ def call(
         results: index or slice of the results of the operator to return; all if None.
     """
     if getattr(tensors[0], "is_nested", False):
-        return _call_on_values(
-            operator, function, tensors, options, draws, p_tensor,
-            shared_dims, noise_shape, generator, rng_state, shard, results,
+        call_dense = functools.partial(
+            call, operator, function, draws=draws, p_tensor=p_tensor, generator=generator,
+            rng_state=rng_state, shard=None, results=results,
         )  # fmt: skip
+        return _on_nested(
+            operator, function, call_dense, tensors, options, shared_dims, noise_shape, shard
+        )
     if noise_shape is not None:
         shared_dims = shared_dims_of(
             function, tensors[0], shared_dims, noise_shape, operator.sizes_of, shard
@@ -143,42 +148,32 @@ def state_for(function, x, draws, p_tensor, generator, rng_state):
     return torch.ops.fused_dropout.draw_rng_state(token, p_tensor)
 
 
-def _call_on_values(
-    operator,
-    function,
-    tensors,
-    options,
-    draws,
-    p_tensor,
-    shared_dims,
-    noise_shape,
-    generator,
-    rng_state,
-    shard,
-    results,
-):
-    """The same for a nested ``x``: the call works on the tensor of its values."""
+def _on_nested(operator, function, call_dense, tensors, options, shared_dims, noise_shape, shard):
+    """The same for a nested ``x``.
+
+    Args:
+        call_dense: calls the operator with the tensor of the values of ``x``.
+    """
     x, *others = tensors
     translated = {**operator.same, **operator.rows}
     bias_dim = None
     if operator.bias_dim is not None and others[0] is not None:
         bias_dim = options[operator.bias_dim]
 
-    def call_values(values, shared_dims=(), noise_shape=None, bias_dim=bias_dim, **given):
+    def on_dense(values, shared_dims=(), noise_shape=None, bias_dim=bias_dim, **given):
         moved = [values, *others]
         for name, tensor in given.items():
             moved[translated[name]] = tensor
         moved_options = list(options)
         if bias_dim is not None:
             moved_options[operator.bias_dim] = bias_dim
-        return call(
-            operator, function, moved, moved_options, draws, p_tensor,
-            shared_dims, noise_shape, generator, rng_state, None, results,
-        )  # fmt: skip
+        return call_dense(
+            tensors=moved, options=moved_options, shared_dims=shared_dims, noise_shape=noise_shape
+        )
 
     return on_values(
         function,
-        call_values,
+        on_dense,
         x,
         same={name: tensors[position] for name, position in operator.same.items()},
         rows={name: tensors[position] for name, position in operator.rows.items()},

@@ -18,14 +18,14 @@ Files:
 
 from fused_dropout.fusion.fuse import fuse, fused, unfuse
 from fused_dropout.fusion.registry import import_patterns, register_pattern
-from fused_dropout.fusion.report import FusionError, FusionReport, Place
+from fused_dropout.fusion.report import FusionError, FusionReport, Site
 
 import_patterns("fused_dropout.fusion.patterns.torch_nn")
 
 __all__ = [
     "FusionError",
     "FusionReport",
-    "Place",
+    "Site",
     "fuse",
     "fused",
     "register_pattern",

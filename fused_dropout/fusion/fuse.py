@@ -8,7 +8,7 @@ from torch import nn
 from fused_dropout.fusion.class_swap import is_fused, unfused_class
 from fused_dropout.fusion.eligibility import class_name
 from fused_dropout.fusion.registry import chosen_patterns
-from fused_dropout.fusion.report import FusionError, FusionReport, Place
+from fused_dropout.fusion.report import FusionError, FusionReport, Site
 
 
 def fuse(model, patterns="auto", dry_run=False, strict=False):
@@ -49,9 +49,9 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
         for name, module in model.named_modules()
         if (found := _match(name, module, patterns)) is not None
     ]
-    places = [place for place, _, _ in found]
-    fails = strict and not all(place.fused for place in places)
-    report = FusionReport(places, dry_run or fails)
+    sites = [site for site, _, _ in found]
+    fails = strict and not all(site.fused for site in sites)
+    report = FusionReport(sites, dry_run or fails)
     if fails:
         raise FusionError(report)
     if not dry_run:
@@ -127,7 +127,7 @@ def fused(model, patterns="auto", strict=False):
 
 
 def _match(name, module, patterns):
-    """``(place, module, fused class or None)``; None if no pattern has anything to fuse."""
+    """``(site, module, fused class or None)``; None if no pattern has anything to fuse."""
     fused = is_fused(module)
     cls = unfused_class(type(module)) or type(module)
     for pattern in patterns:
@@ -145,7 +145,7 @@ def _match(name, module, patterns):
             text = reason
             if reason is None:
                 new, text = pattern.fused_class(cls), pattern.describe(module)
-        return Place(name, cls.__qualname__, pattern.group, reason is None, text), module, new
+        return Site(name, cls.__qualname__, pattern.group, reason is None, text), module, new
     return None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """A module that matches a pattern.
 
     Attributes:
@@ -27,43 +27,43 @@ class FusionReport:
     """All modules that match a pattern; ``print`` shows a table.
 
     Attributes:
-        places: list of :class:`Place`, in the order of ``model.named_modules()``.
+        sites: list of :class:`Site`, in the order of ``model.named_modules()``.
         dry_run: True if ``fuse`` changed nothing, because of ``dry_run`` or ``strict``.
     """
 
-    places: list = field(default_factory=list)
+    sites: list = field(default_factory=list)
     dry_run: bool = False
 
     @property
     def fused(self):
-        """List of the places that are fused."""
-        return [place for place in self.places if place.fused]
+        """List of the sites that are fused."""
+        return [site for site in self.sites if site.fused]
 
     @property
     def skipped(self):
-        """List of the places that cannot be fused."""
-        return [place for place in self.places if not place.fused]
+        """List of the sites that cannot be fused."""
+        return [site for site in self.sites if not site.fused]
 
     def __str__(self):
-        if not self.places:
+        if not self.sites:
             return "fuse: no module matches a pattern"
         verb = "would be fused" if self.dry_run else "fused"
         lines = [f"fuse: {len(self.fused)} modules {verb}, {len(self.skipped)} skipped"]
-        for title, places in (("fused", self.fused), ("skipped", self.skipped)):
-            for line in _grouped(places):
+        for title, sites in (("fused", self.fused), ("skipped", self.skipped)):
+            for line in _grouped(sites):
                 lines.append(f"  {title}: {line}")
         return "\n".join(lines)
 
 
-def _grouped(places):
-    """One line for all places that differ only in the numbers in their names.
+def _grouped(sites):
+    """One line for all sites that differ only in the numbers in their names.
 
     Those are the layers of a stack, such as ``layers.0`` and ``layers.1``.
     """
     groups = {}
-    for place in places:
-        shape = tuple("" if part.isdigit() else part for part in place.name.split("."))
-        groups.setdefault((shape, place.module, place.text), []).append(place.name)
+    for site in sites:
+        shape = tuple("" if part.isdigit() else part for part in site.name.split("."))
+        groups.setdefault((shape, site.module, site.text), []).append(site.name)
     for (_, module, text), names in groups.items():
         parts = zip(*(name.split(".") for name in names), strict=True)
         name = ".".join(one[0] if len(set(one)) == 1 else "*" for one in parts)

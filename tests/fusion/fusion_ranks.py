@@ -94,7 +94,7 @@ def check_data_parallel_fused_afterwards():
     torch.manual_seed(0)
     model = DistributedDataParallel(Net(0.0))
     report = fd.fuse(model)
-    assert report.fused and all(place.name.startswith("module.") for place in report.fused)
+    assert report.fused and all(site.name.startswith("module.") for site in report.fused)
     assert_same_training(model)
     fd.unfuse(model)
     assert classes(model.module) == classes(Net())
@@ -149,14 +149,14 @@ def check_sharded_models_are_not_fused_afterwards():
     for layer in model.encoder:
         fully_shard(layer)
     report = fd.fuse(fully_shard(model), "torch.nn")
-    assert [place.name for place in report.skipped] == ["encoder.0", "encoder.1"]
-    assert all("DTensor" in place.text for place in report.skipped)
+    assert [site.name for site in report.skipped] == ["encoder.0", "encoder.1"]
+    assert all("DTensor" in site.text for site in report.skipped)
 
 
 def check_unfuse_reports_a_changed_class():
     model = sharded(0.1)
     before = classes(model)
-    assert {place.text for place in fd.fuse(model, strict=True).places} == {"is already fused"}
+    assert {site.text for site in fd.fuse(model, strict=True).sites} == {"is already fused"}
     try:
         fd.unfuse(model)
     except RuntimeError as error:

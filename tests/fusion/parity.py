@@ -212,7 +212,7 @@ def assert_parity(
     """
     unfused, fused = copy.deepcopy(model).train(), copy.deepcopy(model).train()
     report = fd.fuse(fused)
-    names = {place.module for place in report.fused}
+    names = {site.module for site in report.fused}
     assert names and names >= set(fused_classes), f"{report}"
     assert list(fused.state_dict()) == list(unfused.state_dict())
 

@@ -182,7 +182,7 @@ def test_fused_after_compiling():
     compiled, graphs = counted(model)
     before = step(compiled, X)
     report = fd.fuse(compiled)
-    assert [place.name for place in report.fused] == ["_orig_mod.body", "_orig_mod.body.2"]
+    assert [site.name for site in report.fused] == ["_orig_mod.body", "_orig_mod.body.2"]
     for a, b in zip(step(compiled, X), before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert number(graphs) == 2

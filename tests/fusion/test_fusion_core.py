@@ -34,7 +34,7 @@ def test_fusing_twice_and_unfusing_twice():
     fused = classes(model)
     again = fd.fuse(model, strict=True)
     assert classes(model) == fused
-    assert {place.text for place in again.fused} == {"is already fused"}
+    assert {site.text for site in again.fused} == {"is already fused"}
     fd.unfuse(fd.unfuse(model))
     assert classes(model) == old
 
@@ -50,7 +50,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing():
     dry = fd.fuse(model, dry_run=True)
     assert classes(model) == old
     assert dry.dry_run and "11 modules would be fused, 0 skipped" in str(dry)
-    assert dry.places == fd.fuse(model).places
+    assert dry.sites == fd.fuse(model).sites
 
 
 def test_groups_choose_patterns():
@@ -61,15 +61,15 @@ def test_groups_choose_patterns():
         ([], set()),
     ):
         report = fd.fuse(Net(), patterns)
-        assert {place.module for place in report.fused} == expected
+        assert {site.module for site in report.fused} == expected
     # These groups are valid although the libraries are not imported.
-    assert not fd.fuse(Net(), ["own", "timm", "transformers", "torchvision"]).places
+    assert not fd.fuse(Net(), ["own", "timm", "transformers", "torchvision"]).sites
 
 
 def test_the_model_itself_is_examined():
     layer = encoder_layer()
-    (place, *_) = fd.fuse(layer).fused
-    assert (place.name, place.module, place.group) == ("", "TransformerEncoderLayer", "torch.nn")
+    (site, *_) = fd.fuse(layer).fused
+    assert (site.name, site.module, site.group) == ("", "TransformerEncoderLayer", "torch.nn")
 
 
 @pytest.mark.parametrize("function", [fd.fuse, fd.unfuse, lambda model: fd.fused(model).__enter__])
@@ -126,7 +126,7 @@ def test_strict_raises_with_the_report_and_changes_nothing():
     ) as e:
         fd.fuse(model, strict=True)
     assert classes(model) == old
-    assert [place.name for place in e.value.report.skipped] == ["two"]
+    assert [site.name for site in e.value.report.skipped] == ["two"]
     assert "modules would be fused, 1 skipped" in str(e.value)
     with pytest.raises(fd.FusionError), fd.fused(model, strict=True):
         raise AssertionError("unreachable")
@@ -149,7 +149,7 @@ def test_strict_accepts_a_pooling_layer():
     report = fd.fuse(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()), strict=True
     )
-    assert [place.module for place in report.fused] == ["Dropout"]
+    assert [site.module for site in report.fused] == ["Dropout"]
 
 
 def test_report_groups_the_layers_of_a_stack():

@@ -73,7 +73,7 @@ def test_own_pattern_does_not_match_subclasses(own_patterns):
         pass
 
     fd.register_pattern(Head, FusedHead)
-    assert not fd.fuse(Other(), "own").places
+    assert not fd.fuse(Other(), "own").sites
 
 
 def test_check(own_patterns):
@@ -88,7 +88,7 @@ def test_check(own_patterns):
     model[1].drop.p = 0.9
     report = fd.fuse(model, "own")
     assert asked == list(model)
-    assert [(p.fused, p.text) for p in report.places] == [
+    assert [(p.fused, p.text) for p in report.sites] == [
         (True, "by FusedHead"),
         (False, "p is large"),
     ]

@@ -63,8 +63,8 @@ def tensor(*shape, seed=0):
 
 def parity(model, *inputs, run, **options):
     """Checks a model whose runs are described by ``run``."""
-    (place,) = (p for p in fd.fuse(copy.deepcopy(model)).places if p.group == "sequential")
-    assert place.text == run
+    (site,) = (p for p in fd.fuse(copy.deepcopy(model)).sites if p.group == "sequential")
+    assert site.text == run
     return assert_parity(
         model, with_inputs(*inputs), fused_classes=["Sequential"], in_memory_order=True, **options
     )
@@ -138,11 +138,11 @@ def test_classic_dropout_of_this_package():
 
 @pytest.mark.parametrize("drop", [fd.AlphaDropout(), fd.Dropout2d(), nn.FeatureAlphaDropout()])
 def test_dropouts_that_end_no_run(drop):
-    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").skipped
-    assert place.text.startswith("1 is ") and type(drop).__name__ in place.text
+    (site,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), drop), "sequential").skipped
+    assert site.text.startswith("1 is ") and type(drop).__name__ in site.text
     # With an activation there is a run without the dropout layer.
-    (place,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), drop), "sequential").fused
-    assert place.text.startswith("Linear, ReLU (0 to 1); not fused: 2 is ")
+    (site,) = fd.fuse(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), drop), "sequential").fused
+    assert site.text.startswith("Linear, ReLU (0 to 1); not fused: 2 is ")
 
 
 class Stack(nn.Sequential):
@@ -169,15 +169,15 @@ def test_named_layers():
     model = nn.Sequential()
     model.add_module("fc", nn.Linear(6, 8))
     model.add_module("act", nn.ReLU())
-    (place,) = fd.fuse(model).fused
-    assert place.text == "Linear, ReLU (fc to act)"
+    (site,) = fd.fuse(model).fused
+    assert site.text == "Linear, ReLU (fc to act)"
 
 
 def test_empty_and_single():
     model = nn.ModuleList(
         [nn.Sequential(), nn.Sequential(nn.Linear(6, 8)), nn.Sequential(nn.ReLU())]
     )
-    assert not fd.fuse(model).places
+    assert not fd.fuse(model).sites
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv3d"])

@@ -104,9 +104,9 @@ def test_changed_linear_layers(change, when):
         torch.manual_seed(0)
         change(model.get_submodule(name))
         if when == "before":
-            (place,) = fd.fuse(model, group).skipped
-            assert place.text.startswith(name)
-            assert re.search(reason, place.text), place.text
+            (site,) = fd.fuse(model, group).skipped
+            assert site.text.startswith(name)
+            assert re.search(reason, site.text), site.text
         assert_as_torch(unfused, model, *inputs)
 
 
@@ -125,8 +125,8 @@ def test_hooks_on_other_children(hook):
         assert uses_kernels(fused, *inputs)
         handle = HOOKS[hook](fused.get_submodule(name))
         assert_as_torch(model, fused, *inputs)
-        (place,) = fd.fuse(fd.unfuse(fused), ["sequential", "torch.nn"]).skipped
-        assert place.text == f"{name} has hooks"
+        (site,) = fd.fuse(fd.unfuse(fused), ["sequential", "torch.nn"]).skipped
+        assert site.text == f"{name} has hooks"
         handle.remove()
         fd.fuse(fused, ["sequential", "torch.nn"])
         assert uses_kernels(fused, *inputs)
@@ -183,9 +183,9 @@ def test_quantised_layers():
         if x is X:  # torch's fast path of transformer layers does not accept them
             assert torch.equal(before(x), after(x))
         assert_as_torch(before.train(), after.train(), x)
-        (place,) = fd.fuse(before, groups).skipped
+        (site,) = fd.fuse(before, groups).skipped
         name = "linear1" if x is TOKENS else "0"
-        assert place.text.startswith(f"{name} is torch.ao.nn.quantized.dynamic")
+        assert site.text.startswith(f"{name} is torch.ao.nn.quantized.dynamic")
 
 
 def test_tied_layers_and_weights():
@@ -218,14 +218,14 @@ def test_activations_without_a_kernel():
         fused = fused_copy(model, "sequential")
         assert_as_torch(model, fused, X)
     model = nn.Sequential(nn.Linear(8, 16), Cubed(), nn.Dropout(0.4))
-    (place,) = fd.fuse(model, "sequential").skipped
+    (site,) = fd.fuse(model, "sequential").skipped
     assert (
-        place.text == "1 is tests.fusion.test_fusion_skipped.Cubed, an activation without a kernel"
+        site.text == "1 is tests.fusion.test_fusion_skipped.Cubed, an activation without a kernel"
     )
-    (place,) = fd.fuse(encoder_layer(activation=Cubed()), "torch.nn").fused
-    assert place.text.endswith("activation without a kernel")
-    (place,) = fd.fuse(nn.Sequential(nn.Softplus(2), nn.Dropout()), "sequential").skipped
-    assert place.text == "0 has options without a kernel: Softplus(beta=2, threshold=20.0)"
+    (site,) = fd.fuse(encoder_layer(activation=Cubed()), "torch.nn").fused
+    assert site.text.endswith("activation without a kernel")
+    (site,) = fd.fuse(nn.Sequential(nn.Softplus(2), nn.Dropout()), "sequential").skipped
+    assert site.text == "0 has options without a kernel: Softplus(beta=2, threshold=20.0)"
 
 
 # Methods that were replaced
@@ -246,8 +246,8 @@ def test_replaced_forward_of_the_class_of_a_child(when):
         fused = fused_copy(model, groups) if when == "after" else copy.deepcopy(model)
         with patch.object(nn.Linear, "forward", scaled):
             if when == "before":
-                (place,) = fd.fuse(fused, groups).skipped
-                assert re.search("is .*Linear, whose forward was replaced", place.text)
+                (site,) = fd.fuse(fused, groups).skipped
+                assert re.search("is .*Linear, whose forward was replaced", site.text)
             assert_as_torch(model, fused, *inputs)
         if when == "after":
             assert uses_kernels(fused, *inputs)
@@ -276,8 +276,8 @@ def test_replaced_method_of_the_class(cls, name, build, inputs, when):
     fused = fused_copy(model, group) if when == "after" else copy.deepcopy(model)
     with patch.object(cls, name, doubled(getattr(cls, name))):
         if when == "before":
-            (place,) = fd.fuse(fused, group).skipped
-            assert place.text == f"{cls.__name__}.{name} was replaced"
+            (site,) = fd.fuse(fused, group).skipped
+            assert site.text == f"{cls.__name__}.{name} was replaced"
         assert_as_torch(model, fused, *inputs)
     if when == "after":
         assert uses_kernels(fused, *inputs)
@@ -287,8 +287,8 @@ def test_forward_set_on_the_instance_before_fusing():
     """It precedes the forward of every class, so the module is skipped."""
     for model, x in ((mlp(), X), (encoder_layer(), TOKENS), (nn.Dropout(0.4), X)):
         replace_forward(model)
-        (place,) = (p for p in fd.fuse(model).places if p.name == "")
-        assert not place.fused and place.text == "has a forward set on the instance"
+        (site,) = (p for p in fd.fuse(model).sites if p.name == "")
+        assert not site.fused and site.text == "has a forward set on the instance"
         model(x)
 
 
@@ -320,7 +320,7 @@ class OwnBlock(nn.TransformerEncoderLayer):
 
 def test_subclasses_that_override_a_method():
     model = Twice(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.4))
-    assert not fd.fuse(model, "sequential").places
+    assert not fd.fuse(model, "sequential").sites
     layer = OwnBlock(16, 4, 24)
-    (place,) = fd.fuse(layer, "torch.nn").skipped
-    assert place.text == "OwnBlock overrides _ff_block"
+    (site,) = fd.fuse(layer, "torch.nn").skipped
+    assert site.text == "OwnBlock overrides _ff_block"

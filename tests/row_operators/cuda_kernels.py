@@ -4,6 +4,8 @@ tests/pointwise/test_cuda_kernels.py.
 For both families, which work row by row: tests/norm and tests/gated import these tests.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -75,7 +77,7 @@ def test_every_kernel(name, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape(example, shape):
-    for dtype in DTYPES:
+    for dtype in DTYPES if shape[1] < 8000 else (torch.float32, torch.bfloat16):
         check_all(example, tensors_of(example, shape, dtype))
 
 
@@ -126,7 +128,7 @@ def kept_by(name, shape, dtype=torch.float32, p=P, **options):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_masks_are_the_contracts(example, shape):
-    for p in (0.1, 0.5, 0.999):
+    for p in (0.1, 0.5, 0.999) if math.prod(shape) < 10_000 else (0.5,):
         # It is the contract's, as tests/pointwise/test_masks.py shows.
         expected = FF.dropout_mask(shape, p, STATE)
         for kept in kept_by(example, shape, p=p):

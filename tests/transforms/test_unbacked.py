@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch._dynamo
 
-from tests.every_function import CALLS, STATE, assert_close, every_batched_call, run, tensors_of
+from tests.every_function import BATCHED, CALLS, STATE, assert_close, run, tensors_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,13 @@ def gradient(tensor):
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-@pytest.mark.parametrize("options", [{}, {"rng_state": STATE}], ids=["drawn", "given"])
-@every_batched_call
+@pytest.mark.parametrize(
+    "name, options",
+    [*((name, {}) for name in BATCHED), *((name, {"rng_state": STATE}) for name in BATCHED[:2])],
+)
 def test_forward_and_backward(name, options):
+    """With states that are drawn, and that are given, for which the sizes do not matter."""
+
     def loss(tensors, which):
         results = run(name, chosen(name, tensors, which), **options)
         return sum(one.sin().sum() for one in results)

@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(kDropBlockThreads)
 }
 
 static __global__ void __launch_bounds__(kDropBlockThreads)
-    drop_block_count_kernel(const RandomState random, const Tiling tiling, int64_t elements_each,
-                            unsigned long long* total_kept) {
+    drop_block_count_kernel(const RandomState random, const Tiling tiling,
+                            int64_t elements_per_decision, unsigned long long* total_kept) {
   FD_DYNAMIC_SHARED(shared);
   __shared__ int total;
   if (threadIdx.x == 0) total = 0;  // TileMask has a barrier before the first addition
@@ -110,7 +110,7 @@ static __global__ void __launch_bounds__(kDropBlockThreads)
   if (threadIdx.x != 0) return;
   const int64_t kept = tile.positions() * tile.decisions_per_position - total;
   // A sum of integers does not depend on the order of the additions.
-  atomicAdd(total_kept, static_cast<unsigned long long>(kept * elements_each));
+  atomicAdd(total_kept, static_cast<unsigned long long>(kept * elements_per_decision));
 }
 
 // True if every group of eight elements starts at an address that is aligned to 16 bytes.

@@ -53,8 +53,8 @@ int64_t resolve_dim(const char* function, const char* argument, int64_t dim, int
   return dim < 0 ? dim + ndim : dim;
 }
 
-// Kernels compute the indices of whole chunks, some of them beyond the last element.
-constexpr int64_t kMostIndices = std::numeric_limits<int64_t>::max() - 65535;
+// Kernels compute the indices of full chunks, some of them beyond the last element.
+constexpr int64_t kMaxIndices = std::numeric_limits<int64_t>::max() - 65535;
 
 // Symbolic numbers pass: they are checked when the traced program runs.
 bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef strides,
@@ -67,7 +67,7 @@ bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef stride
     for (const c10::SymInt& size : sizes) {
       if (__builtin_mul_overflow(numel, size.maybe_as_int().value_or(1), &numel)) return false;
     }
-    return !__builtin_add_overflow(last, numel, &last) && last <= kMostIndices;
+    return !__builtin_add_overflow(last, numel, &last) && last <= kMaxIndices;
   }
   for (size_t dim = 0; dim < sizes.size(); ++dim) {
     const int64_t size = sizes[dim].maybe_as_int().value_or(1);
@@ -78,7 +78,7 @@ bool last_index_fits(at::SymIntArrayRef sizes, at::OptionalSymIntArrayRef stride
       return false;
     }
   }
-  return last < kMostIndices;
+  return last < kMaxIndices;
 }
 
 // True if the CPU can read the tensor's values from its memory.

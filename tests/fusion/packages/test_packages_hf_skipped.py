@@ -20,7 +20,7 @@ def model():
 
 
 def texts(report):
-    return {place.name: place.text for place in report.skipped}
+    return {site.name: site.text for site in report.skipped}
 
 
 OUTPUT = "encoder.layer.0.output"

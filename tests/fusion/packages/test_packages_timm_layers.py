@@ -137,9 +137,9 @@ def test_activations(name):
 
 
 def reason_skipped(model, name):
-    place = by_name(fd.fuse(model))[name]
-    assert not place.fused
-    return place.text
+    site = by_name(fd.fuse(model))[name]
+    assert not site.fused
+    return site.text
 
 
 def test_reasons():

@@ -21,7 +21,7 @@ from tests.fusion.parity import ExplicitMasks, assert_equal_runs, assert_parity,
 
 
 def by_name(report):
-    return {place.name: place for place in report.places}
+    return {site.name: site for site in report.sites}
 
 
 @pytest.mark.parametrize("norm_layer", [None, nn.LayerNorm])

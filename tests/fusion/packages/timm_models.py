@@ -18,7 +18,7 @@ def tokens(*sizes):
 
 
 def by_name(report):
-    return {place.name: place for place in report.places}
+    return {site.name: site for site in report.sites}
 
 
 def assert_same_masks(unfused, fused, call, tolerance=2e-5):
