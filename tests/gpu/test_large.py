@@ -19,12 +19,12 @@ def test_ends_and_seams(numel):
     x = torch.ones(numel, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
     y = FF.dropout(x, 0.5, rng_state=STATE.to(DEVICE))
     (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
-    for place in (0, SEAM - 1000, 2 * SEAM - 1000, numel - 2000):
-        if place + 2000 > numel:
+    for first in (0, SEAM - 1000, 2 * SEAM - 1000, numel - 2000):
+        if first + 2000 > numel:
             continue
-        expected = forward_mask(torch.empty(2000), STATE, 0.5, mask_offset=place)
+        expected = forward_mask(torch.empty(2000), STATE, 0.5, mask_offset=first)
         for tensor in (y, dx):
-            assert torch.equal((tensor[place : place + 2000] != 0).cpu(), expected)
+            assert torch.equal((tensor[first : first + 2000] != 0).cpu(), expected)
     share = sum(int((part != 0).sum()) for part in y.split(1 << 28)) / numel
     assert abs(share - 0.5) < 5 * 0.5 / numel**0.5
 

@@ -53,11 +53,11 @@ def test_of_every_state(seed, offset):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("place", [1, 3, 8, 2**33 - 5, 2**35 + 16, 2**40])
-def test_far_into_a_tensor(place, dtype):
+@pytest.mark.parametrize("first", [1, 3, 8, 2**33 - 5, 2**35 + 16, 2**40])
+def test_far_into_a_tensor(first, dtype):
     x = torch.empty(40, 72, dtype=dtype)
-    expected = forward_mask(x, STATE, 0.4, mask_offset=place)
-    for mask in both_masks(there(x), 0.4, mask_offset=place):
+    expected = forward_mask(x, STATE, 0.4, mask_offset=first)
+    for mask in both_masks(there(x), 0.4, mask_offset=first):
         assert torch.equal(mask, expected)
 
 

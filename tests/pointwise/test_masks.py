@@ -53,22 +53,22 @@ def differing(masks, expected):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_size(capability, threads, dtype):
-    whole = reference_mask((max(SIZES),), 0.3)
+    full = reference_mask((max(SIZES),), 0.3)
     wrong = {
         n: names
         for n in SIZES
-        if (names := differing(all_masks(torch.empty(n, dtype=dtype), 0.3, state()), whole[:n]))
+        if (names := differing(all_masks(torch.empty(n, dtype=dtype), 0.3, state()), full[:n]))
     }
     assert not wrong
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_unaligned_memory(capability, dtype):
-    whole = reference_mask((4099,), 0.3)
+    full = reference_mask((4099,), 0.3)
     wrong = {}
     for n, shift in itertools.product((1, 7, 8, 33, 273, 4099), range(1, 9)):
         x = torch.empty(n + 9, dtype=dtype)[shift : shift + n]
-        if names := differing(all_masks(x, 0.3, state()), whole[:n]):
+        if names := differing(all_masks(x, 0.3, state()), full[:n]):
             wrong[n, shift] = names
     assert not wrong
 
@@ -222,15 +222,15 @@ def check_part(x, mask_strides, mask_offset, expected, p=0.3):
 
 @pytest.mark.parametrize("first, last", [(0, 3), (5, 6), (7, 300), (299, 300)])
 def test_shard_of_rows(capability, threads, first, last):
-    whole = reference_mask((300, 513), 0.3)
-    part = whole[first:last]
+    full = reference_mask((300, 513), 0.3)
+    part = full[first:last]
     check_part(torch.empty(part.shape), (513, 1), 513 * first, part)
 
 
 @pytest.mark.parametrize("first, last", [(0, 1), (3, 260), (256, 513), (512, 513)])
 def test_shard_of_columns(capability, threads, first, last):
-    whole = reference_mask((300, 513), 0.3)
-    part = whole[:, first:last]
+    full = reference_mask((300, 513), 0.3)
+    part = full[:, first:last]
     check_part(torch.empty(part.shape), (513, 1), first, part)
     # Laid out the other way round: memory order and mask order differ.
     check_part(torch.empty(part.shape[::-1]).t(), (513, 1), first, part)
@@ -238,10 +238,10 @@ def test_shard_of_columns(capability, threads, first, last):
 
 @pytest.mark.parametrize("layout", ORDERS)
 def test_shard_of_channels(capability, layout):
-    whole = in_order((3, 20, 5, 7), ORDERS[layout])
-    part = whole[1:, 4:15]
-    strides = reference.mask_strides(whole)
-    mask = reference.dropout_mask(whole.shape, 0.3, state(), like=whole)[1:, 4:15]
+    full = in_order((3, 20, 5, 7), ORDERS[layout])
+    part = full[1:, 4:15]
+    strides = reference.mask_strides(full)
+    mask = reference.dropout_mask(full.shape, 0.3, state(), like=full)[1:, 4:15]
     for order in ORDERS.values():
         x = in_order(part.shape, order)
         check_part(x, strides, strides[0] + 4 * strides[1], mask)

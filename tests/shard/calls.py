@@ -108,20 +108,20 @@ def cut(tensors, part, copied=True):
     """A rank's part of the full tensors, as leaves: dense copies, or views."""
     rows, last = part[:-1], part[-1]
     pieces = {}
-    for key, whole in tensors.items():
-        whole = whole.detach()
+    for key, full in tensors.items():
+        full = full.detach()
         if key in ("pair", "pair_bias"):
-            halves = whole.chunk(2, -1)
+            halves = full.chunk(2, -1)
             index = last if key == "pair_bias" else (*rows, last)
             # In one piece, in the full tensor's order of dimensions.
             piece = torch.cat([half[index] for half in halves], -1)
-            piece = torch.empty_like(whole.expand_as(whole)[index_of_pair(index)]).copy_(piece)
+            piece = torch.empty_like(full.expand_as(full)[index_of_pair(index)]).copy_(piece)
         elif key == "logit":
-            piece = whole
+            piece = full
         elif key == "channels":
-            piece = whole[part[1]]
+            piece = full[part[1]]
         else:
-            piece = whole[part] if whole.dim() == len(part) else whole[last]
+            piece = full[part] if full.dim() == len(part) else full[last]
         pieces[key] = (piece.clone() if copied else piece).requires_grad_()
     return pieces
 

@@ -58,27 +58,27 @@ def sequence_parallel(rank, world):
         y.backward(dy)
         return y.detach(), x.grad, own_bias.grad
 
-    whole = gradients(x, residual, dy, None)
+    full = gradients(x, residual, dy, None)
     mine = [one.chunk(world, 1)[rank] for one in (x, residual, dy)]
     y, dx, dbias = gradients(*mine, fd.Shard.of(mine[0], 1, rank, world))
-    for part, expected in ((y, whole[0]), (dx, whole[1])):
+    for part, expected in ((y, full[0]), (dx, full[1])):
         parts = [torch.empty_like(part) for _ in range(world)]
         dist.all_gather(parts, part)
         assert torch.equal(torch.cat(parts, 1), expected)
     dist.all_reduce(dbias)
-    torch.testing.assert_close(dbias, whole[2])
+    torch.testing.assert_close(dbias, full[2])
 
 
 def equally_seeded(rank, world):
     """Generators in step give a new state for each call without a message."""
     x = the_same_everywhere(2 * world, 6)
     generator = torch.Generator().manual_seed(5)
-    whole = [FF.dropout(x, P, generator=generator) for _ in range(3)]
-    assert not torch.equal(whole[0] != 0, whole[1] != 0)
+    full = [FF.dropout(x, P, generator=generator) for _ in range(3)]
+    assert not torch.equal(full[0] != 0, full[1] != 0)
     generator.manual_seed(5)
     own = x.chunk(world)[rank]
     shard = fd.Shard.of(own, 0, rank, world)
-    for y in whole:
+    for y in full:
         part = FF.dropout(own, P, generator=generator, shard=shard)
         assert torch.equal(part, y.chunk(world)[rank])
 
@@ -87,7 +87,7 @@ def of_dtensors(world, dim):
     """Uneven parts, as DTensor makes them."""
     mesh = init_device_mesh("cpu", (world,))
     x, state = the_same_everywhere(*SHAPE), shared_state()
-    whole = FF.dropout(x, P, rng_state=state)
+    full = FF.dropout(x, P, rng_state=state)
     split = distribute_tensor(x, mesh, [Shard(dim)])
     shard = fd.Shard.from_dtensor(split)
     _, offsets = compute_local_shape_and_global_offset(SHAPE, mesh, [Shard(dim)])
@@ -96,4 +96,4 @@ def of_dtensors(world, dim):
     y = DTensor.from_local(
         local, mesh, [Shard(dim)], shape=split.shape, stride=split.stride(), run_check=False
     )
-    assert torch.equal(y.full_tensor(), whole)
+    assert torch.equal(y.full_tensor(), full)

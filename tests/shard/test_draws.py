@@ -25,12 +25,12 @@ def test_equally_seeded_ranks(name):
     """Several calls in a row equal calls of the full tensor, on ranks with empty parts too."""
     tensors = tensors_of(name)
     torch.manual_seed(3)
-    whole = [as_tuple(CALLS[name](tensors)) for _ in range(3)]
+    full = [as_tuple(CALLS[name](tensors)) for _ in range(3)]
     after = torch.get_rng_state()
     for part in parts_of("with an empty part"):
         own = cut(tensors, part)
         torch.manual_seed(3)
-        for results in whole:
+        for results in full:
             found = as_tuple(CALLS[name](own, shard=shard_of(part)))
             assert all(torch.equal(a, b[part]) for a, b in zip(found, results, strict=True))
         assert torch.equal(torch.get_rng_state(), after)
@@ -39,14 +39,14 @@ def test_equally_seeded_ranks(name):
 @every_call
 def test_generators(name):
     tensors = tensors_of(name)
-    whole = as_tuple(CALLS[name](tensors, generator=torch.Generator().manual_seed(7)))
+    full = as_tuple(CALLS[name](tensors, generator=torch.Generator().manual_seed(7)))
     for part in parts_of("uneven"):
         generator = torch.Generator().manual_seed(7)
         with drawing_nothing():
             found = as_tuple(
                 CALLS[name](cut(tensors, part), shard=shard_of(part), generator=generator)
             )
-        assert all(torch.equal(a, b[part]) for a, b in zip(found, whole, strict=True))
+        assert all(torch.equal(a, b[part]) for a, b in zip(found, full, strict=True))
 
 
 @every_call

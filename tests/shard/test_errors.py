@@ -31,7 +31,7 @@ BAD = {
         r"shard has shape \(8, 6\) and offsets \(5, 0\), which leaves 3 elements along dimension "
         "0, but the tensor has 4",
     ),
-    "a smaller whole": (
+    "a smaller full tensor": (
         lambda: fd.Shard((4, 5), (0, 0)),
         ValueError,
         "leaves 5 elements along dimension 1, but the tensor has 6",

@@ -35,7 +35,7 @@ def test_parts_of_the_references_mask(capability, layout, split):
     order = ORDERS[layout]
     like = in_order(SHAPE, order)
     for shared in SUBSETS:
-        whole = reference.dropout_mask(SHAPE, 0.3, STATE, like=like, shared_dims=shared)
+        full = reference.dropout_mask(SHAPE, 0.3, STATE, like=like, shared_dims=shared)
         for part in parts_of(split):
             own, shard = torch.empty_like(like[part]), shard_of(part, order=order)
             index = reference.shard_index(
@@ -43,17 +43,17 @@ def test_parts_of_the_references_mask(capability, layout, split):
             )
             assert torch.equal(index, reference.mask_index(like, shared)[part])
             for mask in masks_of(own, shard, shared_dims=shared):
-                assert torch.equal(mask, whole[part])
+                assert torch.equal(mask, full[part])
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "permuted"])
 @pytest.mark.parametrize("split", ["first", "uneven", "inner", "last", "single"])
 def test_the_whole_has_the_parts_order(layout, split):
     """Without `order`, a single element along the dimension that is split included."""
-    whole = in_order(SHAPE, ORDERS[layout])
-    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=whole)
+    full = in_order(SHAPE, ORDERS[layout])
+    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=full)
     for part in parts_of(split):
-        for own in (whole[part], whole[part].clone()):
+        for own in (full[part], full[part].clone()):
             for found in masks_of(own, shard_of(part)):
                 assert torch.equal(found, mask[part])
 
@@ -61,20 +61,20 @@ def test_the_whole_has_the_parts_order(layout, split):
 @pytest.mark.parametrize("layout", ["channels_last", "permuted"])
 def test_a_view_knows_the_place_of_its_single_elements(layout):
     """By its strides, which the dense mask that is made of it does not have."""
-    whole = in_order(SHAPE, ORDERS[layout])
-    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=whole)
+    full = in_order(SHAPE, ORDERS[layout])
+    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=full)
     for dims in itertools.combinations(range(4), 2):
         part = tuple(slice(2, 3) if dim in dims else slice(0, n) for dim, n in enumerate(SHAPE))
-        for found in masks_of(whole[part], shard_of(part)):
+        for found in masks_of(full[part], shard_of(part)):
             assert torch.equal(found, mask[part])
 
 
 def test_order_wins_over_the_parts_own():
     """torch gives a tensor of one channel the strides of a contiguous one."""
-    whole = torch.empty(SHAPE).to(memory_format=torch.channels_last)
-    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=whole)
+    full = torch.empty(SHAPE).to(memory_format=torch.channels_last)
+    mask = reference.dropout_mask(SHAPE, 0.3, STATE, like=full)
     part = (slice(None), slice(3, 4))
-    own = torch.nn.functional.gelu(whole[part].clone())
+    own = torch.nn.functional.gelu(full[part].clone())
     assert own.stride() == (30, 30, 6, 1)
     shard = fd.Shard(SHAPE, (0, 3, 0, 0), order=(0, 2, 3, 1))
     assert torch.equal(FF.dropout_mask(own.shape, 0.3, STATE, like=own, shard=shard), mask[part])
@@ -88,21 +88,21 @@ def test_order_wins_over_the_parts_own():
 @pytest.mark.parametrize("exponent", [31, 32, 35, 40, 62])
 def test_wholes_that_fit_no_memory(capability, exponent):
     length = 1 << (exponent - 16)
-    for whole, offsets, shape in [
+    for full, offsets, shape in [
         ((1 << exponent,), ((1 << exponent) - 1501,), (1501,)),
         ((1 << exponent,), ((1 << (exponent - 1)) - 700,), (1501,)),
         ((length, 1 << 16), (length - 5, 65003), (5, 300)),
         ((length, 1 << 16), (length // 2 - 3, 1), (5, 300)),
         ((3, length // 4, 1 << 16), (2, length // 4 - 5, 40000), (1, 5, 300)),
     ]:
-        shard = fd.Shard(whole, offsets)
+        shard = fd.Shard(full, offsets)
         expected = expected_mask(shape, shard)
         assert expected.any() and not expected.all()
         for mask in masks_of(torch.empty(shape), shard):
             assert torch.equal(mask, expected)
         # Laid out the other way round, as the order of the full tensor says.
         turned = in_order(shape, tuple(reversed(range(len(shape)))))
-        shard = fd.Shard(whole, offsets, order=tuple(range(len(whole))))
+        shard = fd.Shard(full, offsets, order=tuple(range(len(full))))
         for mask in masks_of(turned, shard):
             assert torch.equal(mask, expected)
 

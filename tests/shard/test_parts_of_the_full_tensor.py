@@ -38,16 +38,16 @@ def order_to_give(part, order):
 def check(name, split, order, *, copied=True, **options):
     """Every part against the full tensor."""
     tensors = tensors_of(name, order=order)
-    whole = as_tuple(CALLS[name](tensors, rng_state=STATE, **options))
-    upstream = upstream_of(whole)
-    expected = gradients_of(whole, tensors, upstream)
+    full = as_tuple(CALLS[name](tensors, rng_state=STATE, **options))
+    upstream = upstream_of(full)
+    expected = gradients_of(full, tensors, upstream)
     sums = {}
     for part in parts_of(split):
         own = cut(tensors, part, copied)
         shard = shard_of(part, order=order_to_give(part, order))
         results = as_tuple(CALLS[name](own, rng_state=STATE, shard=shard, **options))
-        for one, all_of_it in zip(results, whole, strict=True):
-            assert same_bits(one, all_of_it[part]), (split, part)
+        for one, full_result in zip(results, full, strict=True):
+            assert same_bits(one, full_result[part]), (split, part)
         found = gradients_of(results, own, [dy[part] for dy in upstream])
         for key, gradient in found.items():
             add_or_compare(key, gradient, expected[key], part, sums)
@@ -117,9 +117,9 @@ def test_dtypes(capability, dtype, dim):
     """On each instruction set; parts end within registers."""
     x = torch.randn(SHAPE).to(dtype)
     bias = torch.randn(SHAPE[-1]).to(dtype)
-    whole = torch.nn.functional.pad(x, (0, 0)).requires_grad_()
-    y = CALLS["gelu"]({"x": whole, "bias": bias, "residual": x}, rng_state=STATE)
-    (expected,) = torch.autograd.grad(y, whole, x)
+    full = torch.nn.functional.pad(x, (0, 0)).requires_grad_()
+    y = CALLS["gelu"]({"x": full, "bias": bias, "residual": x}, rng_state=STATE)
+    (expected,) = torch.autograd.grad(y, full, x)
     for split in SPLITS:
         for part in parts_of(split):
             own = x[part].clone().requires_grad_()
@@ -155,24 +155,24 @@ OVERLAPPING = {
 @pytest.mark.parametrize("layout", OVERLAPPING)
 def test_overlapping_elements(layout):
     """Expanded tensors have no order of their own; they get the one that a result has."""
-    whole = OVERLAPPING[layout]()
-    shape = tuple(whole.shape)
-    y = FF.dropout(whole, 0.4, rng_state=STATE)
+    full = OVERLAPPING[layout]()
+    shape = tuple(full.shape)
+    y = FF.dropout(full, 0.4, rng_state=STATE)
     for dim in range(3):
         for first, last in ((0, 2), (1, shape[dim])):
             part = [slice(0, size) for size in shape]
             part[dim] = slice(first, last)
-            own = FF.dropout(whole[tuple(part)], 0.4, rng_state=STATE, shard=shard_of(part, shape))
+            own = FF.dropout(full[tuple(part)], 0.4, rng_state=STATE, shard=shard_of(part, shape))
             assert torch.equal(own, y[tuple(part)])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1, 1), (1, 5, 1, 3)], ids=str)
 def test_few_dimensions(shape):
     x = torch.ones(shape)
-    whole = CALLS["dropout"]({"x": x}, rng_state=STATE)
+    full = CALLS["dropout"]({"x": x}, rng_state=STATE)
     shard = shard_of([slice(0, size) for size in shape], shape)
-    assert torch.equal(CALLS["dropout"]({"x": x}, rng_state=STATE, shard=shard), whole)
+    assert torch.equal(CALLS["dropout"]({"x": x}, rng_state=STATE, shard=shard), full)
     for i in range(shape[0] if shape else 0):
         part = (slice(i, i + 1), *(slice(0, size) for size in shape[1:]))
         own = CALLS["dropout"]({"x": x[part]}, rng_state=STATE, shard=shard_of(part, shape))
-        assert torch.equal(own, whole[part])
+        assert torch.equal(own, full[part])

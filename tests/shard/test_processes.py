@@ -64,14 +64,14 @@ def as_rank():
 )
 def test_places_are_those_of_dtensor(as_rank, mesh_shape, placements, shape):
     world = torch.Size(mesh_shape).numel()
-    whole = torch.arange(torch.Size(shape).numel()).view(shape)
+    full = torch.arange(torch.Size(shape).numel()).view(shape)
     covered = torch.zeros(shape, dtype=torch.int64)
     for rank in range(world):
         as_rank(rank, world)
         mesh = init_device_mesh("cpu", mesh_shape)
-        tensor = distribute_tensor(whole, mesh, placements, src_data_rank=None)
+        tensor = distribute_tensor(full, mesh, placements, src_data_rank=None)
         shard = fd.Shard.from_dtensor(tensor)
-        sizes, offsets = compute_local_shape_and_global_offset(whole.shape, mesh, placements)
+        sizes, offsets = compute_local_shape_and_global_offset(full.shape, mesh, placements)
         assert shard.shape == shape
         # Where nothing lies it does not matter from where.
         if 0 not in sizes:
@@ -79,7 +79,7 @@ def test_places_are_those_of_dtensor(as_rank, mesh_shape, placements, shape):
         part = tuple(
             slice(start, start + size) for start, size in zip(shard.offsets, sizes, strict=True)
         )
-        assert torch.equal(whole[part], tensor.to_local())
+        assert torch.equal(full[part], tensor.to_local())
         covered[part] += 1
     copies = world
     for mesh_dim, placement in enumerate(placements):

@@ -52,14 +52,14 @@ EXAMPLES = ["dropout_", "gelu", "swiglu", "layer_norm", "gaussian"]
 )
 def test_compiled(name, layout, dynamic):
     """Forward and gradients are those of eager calls."""
-    whole = tensors_of(name, order=ORDERS[layout])
+    full = tensors_of(name, order=ORDERS[layout])
 
     def call(tensors, rng_state, shard):
         return CALLS[name](tensors, rng_state=rng_state, shard=shard)
 
     compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     for part in some_parts() if name in EXAMPLES else some_parts()[:1]:
-        tensors = cut(whole, part)
+        tensors = cut(full, part)
         # In a graph, an intermediate result does not always keep the stride of a single element.
         single = any(one.stop - one.start == 1 for one in part)
         shard = shard_of(part, order=ORDERS[layout] if single else None)
@@ -181,7 +181,7 @@ def test_torch_func(name):
     """grad, vjp, jvp and vmap of a part are parts of those of the full tensor."""
     tensors = {key: value.detach() for key, value in tensors_of(name).items()}
     (key, x), *_ = tensors.items()
-    (whole,) = as_tuple(CALLS[name](tensors, rng_state=STATE))
+    (full,) = as_tuple(CALLS[name](tensors, rng_state=STATE))
     for part in some_parts():
         own = {k: v.detach() for k, v in cut(tensors, part).items()}
         shard = shard_of(part)
@@ -189,15 +189,15 @@ def test_torch_func(name):
         def call(x, own=own, shard=shard):
             return CALLS[name]({**own, key: x}, rng_state=STATE, shard=shard)
 
-        torch.testing.assert_close(call(own[key]), whole[part], rtol=0, atol=0)
-        upstream = torch.linspace(-1, 1, whole[part].numel()).view(whole[part].shape)
+        torch.testing.assert_close(call(own[key]), full[part], rtol=0, atol=0)
+        upstream = torch.linspace(-1, 1, full[part].numel()).view(full[part].shape)
         x = own[key].clone().requires_grad_()
         (expected,) = torch.autograd.grad(call(x), x, upstream)
         found = grad(lambda x, call=call, dy=upstream: (call(x) * dy).sum())(own[key])
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(vjp(call, own[key])[1](upstream)[0], expected)
         value, tangent = jvp(call, (own[key],), (torch.ones_like(own[key]),))
-        torch.testing.assert_close(value, whole[part])
+        torch.testing.assert_close(value, full[part])
         torch.testing.assert_close((tangent * upstream).sum(), expected.sum())
         many = torch.stack([own[key], 2 * own[key]])
         torch.testing.assert_close(vmap(call)(many), torch.stack([call(one) for one in many]))
@@ -231,9 +231,9 @@ def test_autocast():
     part = parts_of("uneven")[1]
     x, bias = torch.randn(SHAPE), torch.randn(6)
     with torch.autocast("cpu", torch.bfloat16):
-        whole = FF.bias_dropout_add(x, bias, x.bfloat16(), rng_state=STATE)
+        full = FF.bias_dropout_add(x, bias, x.bfloat16(), rng_state=STATE)
         own = FF.bias_dropout_add(
             x[part], bias, x[part].bfloat16(), rng_state=STATE, shard=shard_of(part)
         )
-    assert own.dtype == whole.dtype
-    assert torch.equal(own, whole[part])
+    assert own.dtype == full.dtype
+    assert torch.equal(own, full[part])
