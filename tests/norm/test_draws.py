@@ -1,3 +1,3 @@
-"""Eager calls of the normalised operators draw and compute by one operator."""
+"""Eager calls of the normalised operators draw a state and call one operator."""
 
 from tests.row_operators.draws import *  # noqa: F403
