@@ -12,6 +12,7 @@ import torch
 
 import fused_dropout.functional as FF
 from tests.helpers import state
+from tests.noise.calls import DRAWING
 
 STATE = state()
 P = 0.4
@@ -63,9 +64,15 @@ CALLS = {
         ("x", "residual"),
     ),
     "dropout_add_rms_norm": Call("dropout_add_rms_norm", NORM, {"p": P}, ("x", "residual")),
-    "gaussian_dropout": Call("gaussian_dropout", {"x": X}, {"p": P}),
-    "concrete_dropout": Call("concrete_dropout", {"x": X, "logit": ()}),
-    "standout": Call("standout", {"x": X, "z": X}, {}, ("x", "z")),
+    **{
+        call.function: Call(
+            call.function,
+            dict.fromkeys(call.elementwise, X) | dict.fromkeys(call.scalars, ()),
+            call.arguments,
+            call.elementwise,
+        )
+        for call in DRAWING.values()
+    },
     "drop_block": Call("drop_block", {"x": (ROWS, 3, 7, 7)}, {"p": P, "block_size": 3}),
     "embedding_dropout": Call(
         "embedding_dropout", {"weight": (9, WIDTH)}, {"p": P, "input": torch.arange(9)}, ()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fused_dropout as fd
+from tests.noise.calls import DRAWING
 
 
 class Entry(NamedTuple):
@@ -30,7 +31,6 @@ MODULES = {
     "BiasActDropout": Entry(_of(fd.BiasActDropout, 8), (_ROWS,)),
     "BiasDropoutAdd": Entry(_of(fd.BiasDropoutAdd, 8), (_ROWS, _ROWS)),
     "BiasGLUDropout": Entry(_of(fd.BiasGLUDropout, 4), (_ROWS,)),
-    "ConcreteDropout": Entry(_concrete, (_ROWS,)),
     "DropBlock1d": Entry(_of(fd.DropBlock1d, 0.5, 3), ((2, 8, 9),), False),
     "DropBlock2d": Entry(_of(fd.DropBlock2d, 0.5, 3), ((2, 8, 9, 9),), False),
     "DropBlock3d": Entry(_of(fd.DropBlock3d, 0.5, 3), ((2, 8, 5, 5, 5),), False),
@@ -49,13 +49,16 @@ MODULES = {
     "EmbeddingDropout": Entry(_of(fd.EmbeddingDropout, 50, 8, 0.5, padding_idx=0), (None,)),
     "FeatureAlphaDropout": Entry(_of(fd.FeatureAlphaDropout, 0.5), ((4, 8, 5),), False),
     "GatedMLP": Entry(_of(fd.GatedMLP, 8, 16, 8), (_ROWS,)),
-    "GaussianDropout": Entry(_of(fd.GaussianDropout, 0.5), (_ROWS,), False),
     "LinearActDropout": Entry(_of(fd.LinearActDropout, 8, 8), (_ROWS,)),
     "LinearGLUDropout": Entry(_of(fd.LinearGLUDropout, 8, 8), (_ROWS,)),
     "LockedDropout": Entry(_of(fd.LockedDropout, 0.5), ((5, 4, 8),), False),
     "MLP": Entry(_of(fd.MLP, 8, 16, 8), (_ROWS,)),
-    "Standout": Entry(_of(fd.Standout), (_ROWS,), False),
     "WeightDrop": Entry(_weight_drop, (_ROWS,)),
+    **{
+        call.module.__name__: Entry(call.make_module, (_ROWS,), bool(call.scalars))
+        for call in DRAWING.values()
+    },
+    "ConcreteDropout": Entry(_concrete, (_ROWS,)),
 }
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import (
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.compile.compiling import assert_equal, compiled, results_of, tensor
+from tests.noise.calls import DRAWING
 
 # The first that splits forward and backward as Inductor does, without generating code.
 BACKEND = "aot_eager_decomp_partition"
@@ -24,6 +25,12 @@ SETTINGS = {
     "budget 0.3": {"activation_memory_budget": 0.3},
 }
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
+
+
+def noise(call, x, **random):
+    others = dict.fromkeys(call.elementwise[1:], x.sin()) | dict.fromkeys(call.scalars, x.mean())
+    return call.of_x(x, **others, **random)
+
 
 CALLS = {
     "dropout": lambda x, **random: FF.dropout(x, 0.4, **random),
@@ -39,9 +46,7 @@ CALLS = {
     "dropout_add_rms_norm": lambda x, **random: FF.dropout_add_rms_norm(
         x, x.sin(), WEIGHT, p=0.4, **random
     ),
-    "gaussian_dropout": lambda x, **random: FF.gaussian_dropout(x, 0.4, **random),
-    "concrete_dropout": lambda x, **random: FF.concrete_dropout(x, x.mean(), 0.1, **random),
-    "standout": lambda x, **random: FF.standout(x, x.sin(), **random),
+    **{call.function: functools.partial(noise, call) for call in DRAWING.values()},
     "drop_block": lambda x, **random: FF.drop_block(x[None, None], 0.4, 3, **random)[0, 0],
     "embedding_dropout": lambda x, **random: FF.embedding_dropout(
         torch.arange(SIZE), x, 0.4, **random
@@ -63,9 +68,7 @@ MODULES = {
     "LinearGLUDropout": lambda: fd.LinearGLUDropout(SIZE, SIZE, p=0.4),
     "GatedMLP": lambda: fd.GatedMLP(SIZE, SIZE, SIZE, p=0.4),
     "DropConnectLinear": lambda: fd.DropConnectLinear(SIZE, SIZE, p=0.4),
-    "GaussianDropout": lambda: fd.GaussianDropout(0.4),
-    "ConcreteDropout": lambda: fd.ConcreteDropout(),
-    "Standout": lambda: fd.Standout(SIZE, SIZE),
+    **{call.module.__name__: call.make_module for call in DRAWING.values()},
 }
 
 

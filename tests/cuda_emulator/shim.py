@@ -332,7 +332,7 @@ class NoiseCall(ctypes.Structure):
 
 
 class NoiseKernels:
-    """One call's noise kernels: those of Gaussian and Concrete dropout, and of Standout."""
+    """One call's noise kernels, by the name of their functor in csrc/math/noise.h."""
 
     def __init__(self, x, **options):
         self.x = x
@@ -356,27 +356,6 @@ class NoiseKernels:
                 field[i] = _pointer(tensor).value
         library().shim_noise(ctypes.byref(self.call), functor.encode(), ctypes.byref(noise))
         return (*outputs, total) if need_sum else tuple(outputs)
-
-    def gaussian(self, p):
-        sigma = (p / (1 - p)) ** 0.5
-        return self.run("Gaussian", [self.x], [sigma])[0]
-
-    def concrete(self, logit, temperature):
-        return self.run("ConcreteForward", [self.x], [0, 1 / temperature], scalar=logit)[0]
-
-    def concrete_backward(self, dy, logit, temperature, need_dx=True, need_dlogit=True):
-        found = self.run(
-            "ConcreteBackward", [dy, self.x], [0, 1 / temperature], [need_dx], logit, need_dlogit
-        )
-        return found if need_dlogit else (*found, None)
-
-    def standout(self, z, alpha, beta, training=True):
-        functor = "Standout" if training else "StandoutMean"
-        return self.run(functor, [self.x, z], [alpha, beta])[0]
-
-    def standout_backward(self, dy, z, alpha, beta, wanted=(True, True)):
-        """In evaluation."""
-        return self.run("StandoutMeanBackward", [dy, self.x, z], [alpha, beta], wanted)
 
 
 def set_shared(size):

@@ -9,19 +9,18 @@ import torch
 import fused_dropout as fd
 from tests.every_module import MODULES, inputs_of
 from tests.module_helpers import drawing_nothing
+from tests.noise.calls import NUMBERS
 
 every_module = pytest.mark.parametrize("name", MODULES)
 WRONG = {
+    **{key: ["a", None] for key in NUMBERS},
     "p": ["0.5", None, [0.5]],
     "shared_dims": [1, "ab", (0.5,)],
     "noise_shape": [1, "ab", (0.5,)],
     "mode": [3, None],
     "activation": [3, None],
     "block_size": [3.0, "3"],
-    "temperature": ["a", None],
     "weight_regularizer": ["a", None],
-    "alpha": ["a", None],
-    "beta": ["a", None],
 }
 # What a constructor needs besides.
 REQUIRED = {

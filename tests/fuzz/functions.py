@@ -22,6 +22,9 @@ from tests.fuzz.tensors import (
     specs,
     states,
 )
+from tests.noise.calls import DRAWING
+
+NOISE = {call.function: call for call in DRAWING.values()}
 
 
 class Call(NamedTuple):
@@ -131,20 +134,27 @@ def _norm(draw):
     return Call(f"dropout_add_{kind}", arguments | options)
 
 
+# Other numbers are those of tests/noise.
+_NOISE_NUMBERS = {
+    "p": probabilities().map(lambda p: min(p, 0.99)),
+    "temperature": st.sampled_from((0.1, 0.5, 2.0)),
+    "beta": probabilities(),
+}
+
+
 @st.composite
 def _noise(draw):
-    function = draw(st.sampled_from(("gaussian_dropout", "concrete_dropout", "standout")))
+    call = draw(st.sampled_from(tuple(DRAWING.values())))
     x = draw(specs(shapes()))
-    options = draw(_mask_options(x.shape))
-    p = options.pop("p")
-    if function == "gaussian_dropout":
-        extra = {"p": min(p, 0.99)}
-    elif function == "concrete_dropout":
-        logit = draw(specs(st.sampled_from(((), (1,))), values=("normal",)))
-        extra = {"logit": logit, "temperature": draw(st.sampled_from((0.1, 0.5, 2.0)))}
-    else:
-        extra = {"z": draw(specs(x.shape)), "alpha": 1.5, "beta": p}
-    return Call(function, {"x": x, **extra, **options})
+    options = draw(_mask_options(x.shape)) | {
+        key: draw(_NOISE_NUMBERS.get(key, st.just(value))) for key, value in call.arguments.items()
+    }
+    if "p" not in call.arguments:
+        del options["p"]
+    scalars = specs(st.sampled_from(((), (1,))), values=("normal",))
+    tensors = {key: draw(specs(x.shape)) for key in call.elementwise[1:]}
+    tensors |= {key: draw(scalars) for key in call.scalars}
+    return Call(call.function, {"x": x, **tensors, **options})
 
 
 @st.composite
@@ -244,23 +254,16 @@ def expected(call, arguments):
         )
     if name == "scaled_dot_product_attention":
         return (_attention_of(state, **given),)
-    return (_noise_of(name, x, p, state, **given),)
+    return (_noise_of(name, **{**arguments, "training": training}),)
 
 
-def _noise_of(name, x, p, state, training, shared_dims=(), noise_shape=None, **given):
+def _noise_of(name, training, shared_dims=(), noise_shape=None, **given):
+    if not training and NOISE[name].evaluation is None:
+        return given["x"]
     if noise_shape is not None:
-        shared_dims = reference.shared_dims_from_noise_shape(x.shape, noise_shape)
-    if name == "standout":
-        return reference.standout(
-            x, given["z"], given["alpha"], given["beta"], state,
-            training=training, shared_dims=shared_dims,
-        )  # fmt: skip
-    if not training:
-        return x
-    if name == "gaussian_dropout":
-        return reference.gaussian_dropout(x, p, state, shared_dims=shared_dims)
-    logit, temperature = given["logit"], given["temperature"]
-    return reference.concrete_dropout(x, logit, temperature, state, shared_dims=shared_dims)
+        shared_dims = reference.shared_dims_from_noise_shape(given["x"].shape, noise_shape)
+    options = {} if training else {"training": False}
+    return getattr(reference, name)(**given, **options, shared_dims=shared_dims)
 
 
 def _attention_of(state, query, key, value, dropout_p, is_causal):

@@ -21,6 +21,7 @@ from tests.fuzz.tensors import (
     specs,
     states,
 )
+from tests.noise.calls import DRAWING, NUMBERS
 
 SCHEMAS = {
     schema.name.split("::")[1]: schema
@@ -93,13 +94,15 @@ def _valid_arguments(draw, operator, shape):
     state = draw(states())
     row, vector = tensor(shape), tensor((channels,))
     return {
+        **NUMBERS,
+        **{key: row for call in DRAWING.values() for key in call.elementwise},
+        **{key: tensor(()) for call in DRAWING.values() for key in call.scalars},
         "x": tensor(x_shape),
         "token": tensor(x_shape),
         "dy": row,
         "dh": maybe(row),
         "h": maybe(row),
         "input": row,
-        "z": row,
         "residual": maybe(row),
         "bias": maybe(vector),
         "weight": maybe(vector),
@@ -107,7 +110,6 @@ def _valid_arguments(draw, operator, shape):
         "layer_scale": maybe(vector),
         "row_scale": maybe(tensor(shape[:-1])),
         "statistics": tensor((2 if kind == "layer_norm" else 1, rows), "float32"),
-        "logit": tensor(()),
         "rng_state": state,
         "kept": Ints(3) if operator == "drop_block" else None,
         "generator": None,
@@ -119,11 +121,9 @@ def _valid_arguments(draw, operator, shape):
         "eps": 1e-5,
         "p": draw(probabilities()),
         "p_tensor": draw(st.sampled_from((None, None, Spec((), "float64", values="unit")))),
-        "temperature": 0.5,
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "negative_slope": None,
         "alpha": 1.5 if operator.startswith("standout") else None,
-        "beta": 0.5,
         "bias_dim": bias_dim,
         "dropout_mode": draw(st.sampled_from(FF.MODES)),
         "training": draw(st.booleans()),

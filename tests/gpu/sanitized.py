@@ -11,6 +11,7 @@ import os
 import torch
 
 import fused_dropout.functional as FF
+from tests.noise.calls import CALLS
 
 DEVICE = os.environ.get("FUSED_DROPOUT_TEST_DEVICE", "cuda")
 SHAPES = [(1, 1), (3, 5), (33, 40), (70, 1001), (257, 264), (2, 3, 7, 7)]
@@ -59,15 +60,11 @@ def row_calls(rows, width, dtype):
 
 
 def noise_calls(rows, width, dtype):
-    x, z = (torch.randn(rows, width, device=DEVICE).to(dtype).requires_grad_() for _ in range(2))
-    logit = torch.tensor(-1.0, device=DEVICE, requires_grad=True)
     for shared in ((), (0,)):
-        for y in (
-            FF.gaussian_dropout(x, 0.3, shared_dims=shared),
-            FF.concrete_dropout(x, logit, shared_dims=shared),
-            FF.standout(x, z, shared_dims=shared),
-            FF.standout(x, z, training=False),
-        ):
+        for call in CALLS.values():
+            tensors = call.tensors_of((rows, width), dtype, scalar_dtype=torch.float32)
+            moved = {key: t.detach().to(DEVICE).requires_grad_() for key, t in tensors.items()}
+            y = call(moved, shared_dims=shared)
             y.backward(torch.ones_like(y))
 
 

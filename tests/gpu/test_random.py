@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.gpu.on_device import DEVICE, STATE
+from tests.noise.calls import DRAWING
 
 
 def draw(generator=None):
@@ -133,12 +134,10 @@ def test_the_offset_is_checked_where_it_can_be_read():
         lambda x, state: FF.bias_act_dropout(x, None, 0.5, "gelu", rng_state=state),
         lambda x, state: FF.bias_glu_dropout(x, None, 0.5, rng_state=state),
         lambda x, state: FF.dropout_add_layer_norm(x, x, p=0.5, rng_state=state),
-        lambda x, state: FF.gaussian_dropout(x, 0.5, rng_state=state),
-        lambda x, state: FF.concrete_dropout(x, torch.zeros(1, device=x.device), rng_state=state),
-        lambda x, state: FF.standout(x, x, rng_state=state),
         lambda x, state: FF.drop_block(x, 0.5, 3, rng_state=state),
+        *(lambda x, state, call=call: call.of_x(x, rng_state=state) for call in DRAWING.values()),
     ],
-    ids=["pointwise", "gated", "norm", "gaussian", "concrete", "standout", "drop_block"],
+    ids=["pointwise", "gated", "norm", "drop_block", *DRAWING],
 )
 def test_a_state_on_the_cpu_gives_the_mask_of_one_on_the_device(function):
     x = torch.randn(4, 6, 9, 16, device=DEVICE, requires_grad=True)

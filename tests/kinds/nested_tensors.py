@@ -3,6 +3,7 @@
 import torch
 
 import fused_dropout.functional as FF
+from tests.noise.calls import DRAWING
 
 SIZES = (3, 0, 5)
 WIDTH = 8
@@ -62,9 +63,7 @@ ELEMENTWISE = {
     "dropout, classic": lambda x, **o: FF.dropout(x, 0.5, False, mode="classic", **o),
     "bias_act_dropout": lambda x, **o: FF.bias_act_dropout(x, None, 0.5, residual=x, **o),
     "bias_dropout_add": lambda x, **o: FF.bias_dropout_add(x, None, x, 0.5, **o),
-    "gaussian_dropout": lambda x, **o: FF.gaussian_dropout(x, 0.5, **o),
-    "concrete_dropout": lambda x, **o: FF.concrete_dropout(x, torch.tensor(-1.0), **o),
-    "standout": lambda x, **o: FF.standout(x, x, **o),
+    **{call.function: call.of_x for call in DRAWING.values()},
 }
 ALONG_ROWS = {
     "dropout, tokens": lambda x, **o: FF.dropout(x, 0.5, shared_dims=(-1,), **o),

@@ -1,5 +1,6 @@
 """Tensors that are not dense floating-point numbers: the error names it; nothing is drawn."""
 
+import functools
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.kinds.nested_tensors import STATE
 from tests.module_helpers import drawing_nothing
+from tests.noise.calls import DRAWING
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -36,6 +38,10 @@ def norm(x=DENSE, residual=None, function=FF.dropout_add_layer_norm, **options):
 
 def attention(query=DENSE, key=DENSE, value=DENSE, attn_mask=None):
     return FF.scaled_dot_product_attention(query, key, value, attn_mask, 0.5)
+
+
+def noise(call, argument, value):
+    return call(call.tensors_of(DENSE.shape) | {argument: value})
 
 
 # Of every function: (argument, what is passed if it is dense, the call).
@@ -71,15 +77,13 @@ CALLS = {
         ("layer_scale", VECTOR, lambda x: norm(layer_scale=x)),
     ],
     "dropout_add_rms_norm": [("x", DENSE, lambda x: norm(x, function=FF.dropout_add_rms_norm))],
-    "gaussian_dropout": [("x", DENSE, lambda x: FF.gaussian_dropout(x, 0.5))],
-    "concrete_dropout": [
-        ("x", DENSE, lambda x: FF.concrete_dropout(x, ONE)),
-        ("logit", ONE, lambda x: FF.concrete_dropout(DENSE, x)),
-    ],
-    "standout": [
-        ("x", DENSE, lambda x: FF.standout(x, DENSE)),
-        ("z", DENSE, lambda x: FF.standout(DENSE, x)),
-    ],
+    **{
+        call.function: [
+            (key, DENSE if key in call.elementwise else ONE, functools.partial(noise, call, key))
+            for key in (*call.elementwise, *call.scalars)
+        ]
+        for call in DRAWING.values()
+    },
     "drop_block": [("x", MAPS, lambda x: FF.drop_block(x, 0.5, 3))],
     "embedding_dropout": [
         ("weight", DENSE, lambda x: FF.embedding_dropout(torch.arange(3), x, 0.5)),
@@ -140,8 +144,7 @@ def test_indices_and_masks():
 META = {
     **{name: calls[0][1:] for name, calls in CALLS.items() if calls[0][0] == "x"},
     "bias_dropout_add": (DENSE, lambda x: FF.bias_dropout_add(x, x[0], x, 0.5)),
-    "concrete_dropout": (DENSE, lambda x: FF.concrete_dropout(x, x[0, 0])),
-    "standout": (DENSE, lambda x: FF.standout(x, x)),
+    **{call.function: (DENSE, call.of_x) for call in DRAWING.values()},
     "embedding_dropout": (DENSE, lambda x: FF.embedding_dropout((x * 0).long(), x, 0.5)),
     "scaled_dot_product_attention": (DENSE, lambda x: attention(x, x, x)),
 }

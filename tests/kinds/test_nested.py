@@ -22,6 +22,7 @@ from tests.kinds.nested_tensors import (
     with_holes,
 )
 from tests.module_helpers import drawing_nothing
+from tests.noise.calls import DRAWING
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 every_kind = pytest.mark.parametrize("make", REGULAR.values(), ids=REGULAR)
@@ -117,9 +118,8 @@ def test_nothing_happens_without_dropping(make):
         fd.Dropout(0.5),
         fd.Dropout1d(0.5),
         fd.AlphaDropout(0.5),
-        fd.GaussianDropout(0.5),
+        *(call.make_module() for call in DRAWING.values()),
         fd.ConcreteDropout(0.5, layer=nn.Linear(WIDTH, 4)),
-        fd.Standout(),
         fd.BiasActDropout(WIDTH),
         fd.BiasGLUDropout(WIDTH // 2),
         fd.LinearActDropout(WIDTH, 6),

@@ -12,7 +12,7 @@ import fused_dropout.functional as FF
 from fused_dropout import reference
 from tests.cuda_emulator.shim import NoiseKernels
 from tests.helpers import CAPABILITIES, correctly_rounded, forced, ordinals, ulp
-from tests.noise.calls import STATE
+from tests.noise.noise_call import STATE
 
 pytestmark = pytest.mark.usefixtures("emulated_kernels")
 
@@ -26,13 +26,18 @@ def exact():
     return reference.normal(j, STATE), reference.uniform(j, STATE)
 
 
+def on_device(x, functor, constants, **options):
+    seed, offset = STATE.tolist()
+    return NoiseKernels(x, seed=seed, offset=offset).run(functor, [x], constants, **options)[0]
+
+
 def kernel_results(x, p):
     """By name: of every instruction set, and with the formulas for a GPU."""
     for name in CAPABILITIES:
         with forced(name):
             yield name, FF.gaussian_dropout(x, p, rng_state=STATE)
-    seed, offset = STATE.tolist()
-    yield "device", NoiseKernels(x, seed=seed, offset=offset).gaussian(p)
+    sigma = (p / (1 - p)) ** 0.5
+    yield "device", on_device(x, "Gaussian", [sigma])
 
 
 def largest_error(y, z):
@@ -66,8 +71,7 @@ def concrete_results(dtype):
     for name in CAPABILITIES:
         with forced(name):
             yield name, FF.concrete_dropout(x, logit, 1.0, rng_state=STATE)
-    seed, offset = STATE.tolist()
-    yield "device", NoiseKernels(x, seed=seed, offset=offset).concrete(logit, 1.0)
+    yield "device", on_device(x, "ConcreteForward", [0, 1.0], scalar=logit)
 
 
 def test_logits_in_fp32(exact):

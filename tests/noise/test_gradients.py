@@ -6,45 +6,39 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from tests.helpers import same_bits
-from tests.noise.calls import (
-    DIFFERENTIABLE,
-    STATE,
-    every_call,
-    every_drawing_call,
-    ours,
-    tensors_of,
-)
+from tests.noise.calls import every_call, every_drawing_call
+from tests.noise.noise_call import STATE
 
 
-def function_of(name, tensors, **options):
-    """Of the tensors that there is a gradient by."""
-    keys = DIFFERENTIABLE[name]
+def function_of(call, tensors, keys=None, **options):
+    """The call as a function of some tensors, by default those that there is a gradient by."""
+    keys = keys or call.differentiable
 
     def function(*values):
-        return ours(name, {**tensors, **dict(zip(keys, values, strict=True))}, **options)
+        return call.ours({**tensors, **dict(zip(keys, values, strict=True))}, **options)
 
     return function, [tensors[key] for key in keys]
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 3)], ids=str)
 @every_call
-def test_gradcheck(name, shape):
-    function, values = function_of(name, tensors_of(name, shape, torch.float64))
+def test_gradcheck(call, shape):
+    function, values = function_of(call, call.tensors_of(shape, torch.float64))
     assert gradcheck(function, values, check_forward_ad=True)
     assert gradgradcheck(function, values)
 
 
 @every_drawing_call
-def test_gradcheck_of_shared_noise(name):
-    tensors = tensors_of(name, (3, 4), torch.float64)
-    function, values = function_of(name, tensors, shared_dims=(1,))
+def test_gradcheck_of_shared_noise(call):
+    tensors = call.tensors_of((3, 4), torch.float64)
+    function, values = function_of(call, tensors, shared_dims=(1,))
     assert gradcheck(function, values)
     assert gradgradcheck(function, values)
 
 
 @every_call
-def test_forward_mode(name):
-    function, values = function_of(name, tensors_of(name, (70,)))
+def test_forward_mode(call):
+    function, values = function_of(call, call.tensors_of((70,)))
     tangents = [torch.randn_like(value) for value in values]
     with forward_ad.dual_level():
         duals = [
@@ -63,9 +57,9 @@ def test_forward_mode(name):
 
 
 @every_call
-def test_func_transforms(name):
-    tensors = tensors_of(name, (6, 20))
-    function, values = function_of(name, tensors)
+def test_func_transforms(call):
+    tensors = call.tensors_of((6, 20))
+    function, values = function_of(call, tensors)
     plain = [value.detach() for value in values]
     everything = tuple(range(len(plain)))
     found = torch.func.grad(lambda *v: function(*v).square().sum(), everything)(*plain)
@@ -75,34 +69,24 @@ def test_func_transforms(name):
 
 
 @every_call
-def test_vmap_with_one_state(name):
+def test_vmap_with_one_state(call):
     """Every slice gets the noise of its own shape, which is the same for all."""
-    tensors = {k: t.detach() for k, t in tensors_of(name, (4, 30)).items()}
-    keys = [key for key in tensors if key != "logit"]
-
-    def function(*slices):
-        return ours(name, {**tensors, **dict(zip(keys, slices, strict=True))})
-
-    result = torch.func.vmap(function)(*(tensors[key] for key in keys))
+    tensors = {k: t.detach() for k, t in call.tensors_of((4, 30)).items()}
+    function, batches = function_of(call, tensors, call.elementwise)
+    result = torch.func.vmap(function)(*batches)
     for i, row in enumerate(result):
-        single = function(*(tensors[key][i] for key in keys))
+        single = function(*(batch[i] for batch in batches))
         assert torch.allclose(row, single, rtol=1e-5, atol=1e-6)
 
 
 @every_drawing_call
-def test_vmap_randomness(name):
-    tensors = {k: t.detach() for k, t in tensors_of(name, (4, 30)).items()}
-    tensors["x"] = torch.ones(4, 30)
-    if "z" in tensors:
-        tensors["z"] = torch.zeros(4, 30)
-    keys = [key for key in tensors if key != "logit"]
-
-    def function(*slices):
-        merged = {**tensors, **dict(zip(keys, slices, strict=True))}
-        return ours(name, merged, rng_state=None)
+def test_vmap_randomness(call):
+    tensors = {k: t.detach() for k, t in call.tensors_of((4, 30)).items()}
+    tensors = call.map_elementwise(torch.zeros_like, tensors) | {"x": torch.ones(4, 30)}
+    function, batches = function_of(call, tensors, call.elementwise, rng_state=None)
 
     def mapped(randomness):
-        return torch.func.vmap(function, randomness=randomness)(*(tensors[k] for k in keys))
+        return torch.func.vmap(function, randomness=randomness)(*batches)
 
     with pytest.raises(RuntimeError, match="randomness"):
         mapped("error")
@@ -113,9 +97,9 @@ def test_vmap_randomness(name):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @every_drawing_call
-def test_checkpointing(name, reentrant):
+def test_checkpointing(call, reentrant):
     """Recomputed noise is that of the first pass."""
-    function, values = function_of(name, tensors_of(name, (500,)), rng_state=None)
+    function, values = function_of(call, call.tensors_of((500,)), rng_state=None)
     found = []
     for run in (
         function,
@@ -133,40 +117,38 @@ def test_checkpointing(name, reentrant):
 
 
 @every_call
-def test_nothing_is_stored(name):
-    """Besides inputs and the state, backward keeps nothing."""
-    tensors = tensors_of(name, (1000,))
+def test_nothing_is_stored(call):
+    """Backward keeps the inputs that it needs and the state."""
+    tensors = call.tensors_of((1000,))
     state = STATE.clone()
-    known = {t.untyped_storage().data_ptr() for t in (*tensors.values(), state)}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: (saved.append(t.untyped_storage().data_ptr()), t)[1], lambda t: t
     ):
-        ours(name, tensors, rng_state=state)
-    assert set(saved) <= known
-    x = tensors["x"].untyped_storage().data_ptr()
-    # Neither the noise of one nor the mask of the other needs what it was applied to.
-    assert (x in saved) == (name in ("concrete", "standout_eval"))
+        call.ours(tensors, rng_state=state)
+    needed = [tensors[key] for key in call.saved] + [state] * call.draws
+    assert set(saved) == {t.untyped_storage().data_ptr() for t in needed}
 
 
 @every_call
-def test_changed_inputs_are_noticed(name):
-    tensors = tensors_of(name, (10,))
-    key = {"gaussian": None, "concrete": "x"}.get(name, "z")
-    if key is None:
-        return
-    moved = {k: t * 1 if k == key else t for k, t in tensors.items()}
-    result = ours(name, moved)
-    with torch.no_grad():
-        moved[key].mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        result.sum().backward()
+def test_changed_inputs_are_noticed(call):
+    for key in call.tensors_of((10,)):
+        tensors = call.tensors_of((10,))
+        tensors[key] = tensors[key] * 1
+        result = call.ours(tensors)
+        with torch.no_grad():
+            tensors[key].mul_(2)
+        if key in call.saved:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                result.sum().backward()
+        else:
+            result.sum().backward()
 
 
 @every_call
-def test_gradients_through_the_backward_operators(name):
+def test_gradients_through_the_backward_operators(call):
     """`create_graph=True` gives the derivative of the derivative, of the same noise."""
-    function, values = function_of(name, tensors_of(name, (8,), torch.float64))
+    function, values = function_of(call, call.tensors_of((8,), torch.float64))
     first = torch.autograd.grad(function(*values).square().sum(), values, create_graph=True)
     second = torch.autograd.grad(sum(g.sum() for g in first), values)
     for value in second:

@@ -4,20 +4,9 @@ import pytest
 import torch
 
 from tests.helpers import DTYPES, ORDERS, in_order, same_bits, thread_count
-from tests.noise.calls import (
-    CALLS,
-    DIFFERENTIABLE,
-    DRAWING,
-    check_values,
-    every_call,
-    every_drawing_call,
-    gradients_of,
-    operator,
-    ours,
-    tensors_of,
-    theirs,
-    upstream_of,
-)
+from tests.module_helpers import drawing_nothing
+from tests.noise.calls import every_call, every_call_with_a_scalar, every_drawing_call
+from tests.noise.noise_call import upstream_of
 
 # Below, at and beyond a register, a step of normal numbers, a block; a tail of each.
 SHAPES = [
@@ -26,208 +15,204 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def call_and_check(name, tensors, **options):
-    result = ours(name, tensors, **options)
-    gradients = gradients_of(name, result, tensors, upstream_of(result))
+def call_and_check(call, tensors, **options):
+    result = call.ours(tensors, **options)
+    gradients = call.gradients_of(result, tensors, upstream_of(result))
     assert result.dtype == tensors["x"].dtype
     for key, value in gradients.items():
         assert value.dtype == tensors[key].dtype
         assert value.shape == tensors[key].shape
-    check_values(name, tensors, result, gradients, **options)
+    call.check_values(tensors, result, gradients, **options)
     return result, gradients
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @every_call
-def test_values(name, shape):
+def test_values(call, shape):
     for dtype in DTYPES:
-        call_and_check(name, tensors_of(name, shape, dtype))
+        call_and_check(call, call.tensors_of(shape, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @every_call
-def test_every_instruction_set(name, dtype, capability):
-    call_and_check(name, tensors_of(name, (37, 111), dtype))
+def test_every_instruction_set(call, dtype, capability):
+    call_and_check(call, call.tensors_of((37, 111), dtype))
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
-def test_logit_of_another_dtype(dtype):
-    call_and_check("concrete", tensors_of("concrete", (33, 7), dtype, logit_dtype=torch.float32))
-    tensors = tensors_of("concrete", (33, 7), torch.float32, logit_dtype=dtype)
-    assert ours("concrete", tensors).dtype == torch.float32
+@every_call_with_a_scalar
+def test_scalar_of_another_dtype(call, dtype):
+    call_and_check(call, call.tensors_of((33, 7), dtype, scalar_dtype=torch.float32))
+    tensors = call.tensors_of((33, 7), torch.float32, scalar_dtype=dtype)
+    assert call.ours(tensors).dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1024])
+@every_call_with_a_scalar
+def test_gradient_by_a_scalar_of_many_elements(call, rows):
+    """In bf16 every term is rounded by nothing, and the sum in fp32 and fp64."""
+    call_and_check(call, call.tensors_of((rows, 257), torch.bfloat16, scalar_dtype=torch.float32))
+
+
+def tensors_in_order(call, order):
+    def in_this_order(tensor):
+        return in_order(tensor.shape, ORDERS[order]).copy_(tensor.detach()).requires_grad_()
+
+    return call.map_elementwise(in_this_order, call.tensors_of((2, 3, 4, 5)))
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @every_call
-def test_layouts(name, order):
+def test_layouts(call, order):
     """The output lies as the input does, and the noise follows memory order."""
-    tensors = tensors_of(name, (2, 3, 4, 5))
-    for key in ("x", "z"):
-        if key in tensors:
-            moved = in_order((2, 3, 4, 5), ORDERS[order]).copy_(tensors[key].detach())
-            tensors[key] = moved.requires_grad_()
-    result, gradients = call_and_check(name, tensors)
+    tensors = tensors_in_order(call, order)
+    result, gradients = call_and_check(call, tensors)
     assert result.stride() == tensors["x"].stride()
     assert gradients["x"].stride() == tensors["x"].stride()
 
 
 @every_call
-def test_views(name):
+def test_views(call):
     """What is not dense is taken as `empty_like` lays it out; so are gradients."""
-    tensors = tensors_of(name, (6, 40))
-    stepped = {key: t if key == "logit" else t[::2, 1:] for key, t in tensors.items()}
-    dense = {
-        key: t if key == "logit" else t.detach().contiguous().requires_grad_()
-        for key, t in stepped.items()
-    }
-    result, expected = ours(name, stepped), ours(name, dense)
+    tensors = call.tensors_of((6, 40))
+    stepped = call.map_elementwise(lambda t: t[::2, 1:], tensors)
+    dense = call.map_elementwise(lambda t: t.detach().contiguous().requires_grad_(), stepped)
+    result, expected = call.ours(stepped), call.ours(dense)
     assert torch.equal(result, expected) and result.is_contiguous()
     upstream = upstream_of(result)
     # An upstream gradient in another layout, and an expanded one.
     transposed = upstream.t().contiguous().t()
     for dy in (upstream, transposed):
-        found = gradients_of(name, result, stepped, dy)
-        wanted = gradients_of(name, expected, dense, upstream)
+        found = call.gradients_of(result, stepped, dy)
+        wanted = call.gradients_of(expected, dense, upstream)
         for key in wanted:
             assert torch.equal(found[key], wanted[key])
-    expanded = gradients_of(name, expected, dense, torch.ones(()).expand(result.shape))
-    for key, value in gradients_of(name, expected, dense, torch.ones(result.shape)).items():
+    expanded = call.gradients_of(expected, dense, torch.ones(()).expand(result.shape))
+    for key, value in call.gradients_of(expected, dense, torch.ones(result.shape)).items():
         assert torch.equal(value, expanded[key])
 
 
 @every_call
-def test_unaligned(name):
+def test_unaligned(call):
     """Tensors that start one element behind an aligned address."""
-    tensors = tensors_of(name, (1000,))
-    moved = {
-        key: t if key == "logit" else torch.cat([t.detach()[:1], t.detach()])[1:].requires_grad_()
-        for key, t in tensors.items()
-    }
-    assert torch.equal(ours(name, tensors), ours(name, moved))
+    tensors = call.tensors_of((1000,))
+    moved = call.map_elementwise(lambda t: torch.cat([t[:1], t])[1:], tensors)
+    assert torch.equal(call.ours(tensors), call.ours(moved))
 
 
 @pytest.mark.parametrize("shared", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)], ids=str)
 @every_drawing_call
-def test_shared_dims(name, shared):
+def test_shared_dims(call, shared):
     for shape in [(3, 4, 70), (2, 5, 3), (4, 1, 9)]:
-        call_and_check(name, tensors_of(name, shape), shared_dims=shared)
+        call_and_check(call, call.tensors_of(shape), shared_dims=shared)
+
+
+@pytest.mark.parametrize("shared", [(0,), (1,), (0, 2)], ids=str)
+@every_drawing_call
+def test_shared_dims_in_any_layout(call, shared):
+    for order in ORDERS:
+        call_and_check(call, tensors_in_order(call, order), shared_dims=shared)
 
 
 @every_drawing_call
-def test_noise_shape(name):
-    tensors = tensors_of(name, (3, 4, 5))
-    spelled = ours(name, tensors, noise_shape=(None, 1, 5))
-    assert torch.equal(spelled, ours(name, tensors, shared_dims=(1,)))
+def test_noise_shape(call):
+    tensors = call.tensors_of((3, 4, 5))
+    spelled = call.ours(tensors, noise_shape=(None, 1, 5))
+    assert torch.equal(spelled, call.ours(tensors, shared_dims=(1,)))
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3, 5, 2**32 - 3, 2**40 + 7])
 @every_drawing_call
-def test_mask_offset(name, offset):
-    tensors = tensors_of(name, (77,))
-    expected = theirs(name, {k: t.double() for k, t in tensors.items()}, mask_offset=offset)
-    result = operator(name, tensors, mask_offset=offset)
+def test_mask_offset(call, offset):
+    tensors = call.tensors_of((77,))
+    expected = call.theirs({k: t.double() for k, t in tensors.items()}, mask_offset=offset)
+    result = call.operator(tensors, mask_offset=offset)
     assert (result - expected).abs().max() < 1e-4
-    gradient = gradients_of(name, result, tensors, torch.ones(77))["x"]
+    gradient = call.gradients_of(result, tensors, torch.ones(77))["x"]
     assert torch.allclose(gradient * tensors["x"], result, rtol=1e-5, atol=1e-6)
     if offset == 0:
         return
-    full = tensors_of(name, (77 + 5,))
-    part = {k: t if k == "logit" else t[5:] for k, t in full.items()}
-    assert torch.equal(operator(name, full)[5:], operator(name, part, mask_offset=5))
+    full = call.tensors_of((77 + 5,))
+    part = call.map_elementwise(lambda t: t[5:], full)
+    assert torch.equal(call.operator(full)[5:], call.operator(part, mask_offset=5))
 
 
 @every_drawing_call
-def test_mask_strides_and_offset(name):
+def test_mask_strides_and_offset(call):
     """Mask strides that are neither one nor zero."""
-    tensors = tensors_of(name, (5, 9))
-    result = operator(name, tensors, mask_strides=[100, 3], mask_offset=2)
-    wide = {k: t if k == "logit" else torch.ones(5, 100) for k, t in tensors.items()}
-    for key in ("x", "z"):
-        if key in tensors:
-            wide[key] = torch.zeros(5, 100)
-            wide[key][:, 0:27:3] = tensors[key].detach()
-    expected = operator(name, wide, mask_offset=2)[:, 0:27:3]
+    tensors = call.tensors_of((5, 9))
+    result = call.operator(tensors, mask_strides=[100, 3], mask_offset=2)
+
+    def spread(tensor):
+        wide = torch.zeros(5, 100)
+        wide[:, 0:27:3] = tensor.detach()
+        return wide
+
+    wide = call.map_elementwise(spread, tensors)
+    expected = call.operator(wide, mask_offset=2)[:, 0:27:3]
     assert torch.allclose(result, expected, rtol=1e-6, atol=0)
 
 
 @every_call
-def test_bits_do_not_depend_on_threads(name, capability):
-    tensors = tensors_of(name, (300, 700))
+def test_bits_do_not_depend_on_threads(call, capability):
+    tensors = call.tensors_of((300, 700))
     found = []
     for count in (1, 2):
         with thread_count(count):
-            result = ours(name, tensors)
+            result = call.ours(tensors)
             found.append(
-                [result, *gradients_of(name, result, tensors, upstream_of(result)).values()]
+                [result, *call.gradients_of(result, tensors, upstream_of(result)).values()]
             )
     for one, two in zip(*found, strict=True):
         assert same_bits(one, two)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1024])
-def test_gradient_by_the_logit_of_many_elements(rows):
-    """In bf16 every term is rounded by nothing, and the sum in fp32 and fp64."""
-    tensors = tensors_of("concrete", (rows, 257), torch.bfloat16, logit_dtype=torch.float32)
-    call_and_check("concrete", tensors)
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_only_the_gradients_that_are_wanted(name):
-    for wanted in DIFFERENTIABLE[name]:
-        tensors = tensors_of(name, (40,))
+@every_call
+def test_only_the_gradients_that_are_wanted(call):
+    everything = call.tensors_of((40,))
+    result = call.ours(everything)
+    upstream = upstream_of(result)
+    found = torch.autograd.grad(result, list(everything.values()), upstream, allow_unused=True)
+    full = dict(zip(everything, found, strict=True))
+    assert {key for key in full if full[key] is not None} == set(call.differentiable)
+    for wanted in call.differentiable:
+        tensors = call.tensors_of((40,))
         for key, value in tensors.items():
             value.requires_grad_(key == wanted)
-        result = ours(name, tensors)
-        gradient = torch.autograd.grad(result, tensors[wanted], upstream_of(result))[0]
-        everything = tensors_of(name, (40,))
-        full = gradients_of(name, ours(name, everything), everything, upstream_of(result))
+        (gradient,) = torch.autograd.grad(call.ours(tensors), tensors[wanted], upstream)
         assert torch.equal(gradient, full[wanted])
 
 
-def test_standout_has_no_gradient_by_z_in_training():
-    tensors = tensors_of("standout", (40,))
-    (gradient,) = torch.autograd.grad(
-        ours("standout", tensors).sum(), tensors["z"], allow_unused=True
-    )
-    assert gradient is None
-
-
 @every_drawing_call
-def test_states_and_offsets_differ(name):
-    tensors = tensors_of(name, (1000,))
-    first = ours(name, tensors, rng_state=torch.tensor([1, 0]))
+def test_states_and_offsets_differ(call):
+    tensors = call.tensors_of((1000,))
+    first = call.ours(tensors, rng_state=torch.tensor([1, 0]))
     for other in ([2, 0], [1 << 32 | 1, 0], [1, 4], [1, 1 << 40]):
-        assert not torch.equal(first, ours(name, tensors, rng_state=torch.tensor(other)))
+        assert not torch.equal(first, call.ours(tensors, rng_state=torch.tensor(other)))
     for seed in (-1, 2**63 - 1, -(2**63)):
         state = torch.tensor([seed, 12])
-        call_and_check(name, tensors, rng_state=state)
+        call_and_check(call, tensors, rng_state=state)
 
 
 @every_drawing_call
-def test_generators(name):
-    tensors = tensors_of(name, (100,))
+def test_generators(call):
+    tensors = call.tensors_of((100,))
     torch.manual_seed(5)
-    default = ours(name, tensors, rng_state=None)
+    default = call(tensors)
     torch.manual_seed(5)
-    own = ours(name, tensors, rng_state=None, generator=torch.default_generator)
+    own = call(tensors, generator=torch.default_generator)
     assert torch.equal(default, own)
-    again = ours(name, tensors, rng_state=None, generator=torch.Generator().manual_seed(5))
+    again = call(tensors, generator=torch.Generator().manual_seed(5))
     assert torch.equal(default, again)
-    assert not torch.equal(default, ours(name, tensors, rng_state=None))
+    assert not torch.equal(default, call(tensors))
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_identity_and_empty(name):
-    tensors = tensors_of(name, (3, 4))
-    x, before = tensors["x"], torch.get_rng_state()
-    if name in ("gaussian", "concrete"):
-        assert ours(name, tensors, rng_state=None, training=False) is x
-    if name == "gaussian":
-        assert ours(name, tensors, rng_state=None, p=0.0) is x
-    empty = tensors_of(name, (0, 4))
-    assert ours(name, empty, rng_state=None).shape == (0, 4)
-    if name == "standout":
-        result = ours(name, empty, rng_state=None)
-        gradients_of(name, result, empty, torch.ones(0, 4))
-        ours(name, tensors, rng_state=None, training=False)
-    assert torch.equal(torch.get_rng_state(), before)
+@every_call
+def test_identity_and_empty(call):
+    tensors, empty = call.tensors_of((3, 4)), call.tensors_of((0, 4))
+    with drawing_nothing():
+        result = call(tensors, training=False)
+        assert (result is tensors["x"]) == (call.evaluation is None)
+        result = call(empty)
+        (gradient,) = torch.autograd.grad(result, empty["x"], torch.ones(0, 4))
+    assert result.shape == gradient.shape == (0, 4)

@@ -3,6 +3,7 @@
 A call is a name in CALLS. Its tensors are a dict by argument; `cut` makes those of a part.
 """
 
+import functools
 import itertools
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.helpers import ORDERS, in_order, state
+from tests.noise.calls import DRAWING
 
 P = 0.4
 STATE = state()
@@ -32,9 +34,7 @@ CALLS = {
     "rms_norm": lambda t, **o: FF.dropout_add_rms_norm(
         t["x"], t["residual"], t["weight"], p=P, bias=t["bias"], prenorm=True, **o
     ),
-    "gaussian": lambda t, **o: FF.gaussian_dropout(t["x"], P, **o),
-    "concrete": lambda t, **o: FF.concrete_dropout(t["x"], t["logit"], **o),
-    "standout": lambda t, **o: FF.standout(t["x"], t["z"], **o),
+    **DRAWING,
 }
 ARGUMENTS = {
     "relu": ("x", "bias"),
@@ -44,8 +44,7 @@ ARGUMENTS = {
     "swiglu": ("pair", "pair_bias"),
     "layer_norm": ("x", "residual", "weight", "norm_bias"),
     "rms_norm": ("x", "residual", "weight", "bias"),
-    "concrete": ("x", "logit"),
-    "standout": ("x", "z"),
+    **{name: (*call.elementwise, *call.scalars) for name, call in DRAWING.items()},
 }
 NORMS = ("layer_norm", "rms_norm")
 every_call = pytest.mark.parametrize("name", CALLS)
@@ -92,12 +91,14 @@ def tensors_of(name, shape=SHAPE, order=ORDERS["contiguous"], seed=0):
     make = {
         "x": lambda: laid_out(*shape),
         "residual": lambda: laid_out(*shape),
-        "z": lambda: laid_out(*shape),
         "pair": lambda: laid_out(*shape[:-1], 2 * width),
         "pair_bias": lambda: random(2 * width),
         "channels": lambda: random(shape[1]),
-        "logit": lambda: torch.tensor(-0.8),
     }
+    if name in DRAWING:
+        scalars = DRAWING[name].scalars
+        make |= dict.fromkeys(DRAWING[name].elementwise, make["x"])
+        make |= {key: functools.partial(torch.tensor, scalars[key]) for key in scalars}
     tensors = {}
     for key in ARGUMENTS.get(name, ("x",)):
         tensors[key] = make.get(key, lambda: random(width))().requires_grad_()
@@ -116,7 +117,7 @@ def cut(tensors, part, copied=True):
             # In one piece, in the full tensor's order of dimensions.
             piece = torch.cat([half[index] for half in halves], -1)
             piece = torch.empty_like(full.expand_as(full)[index_of_pair(index)]).copy_(piece)
-        elif key == "logit":
+        elif full.dim() == 0:
             piece = full
         elif key == "channels":
             piece = full[part[1]]

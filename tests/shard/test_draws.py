@@ -6,6 +6,7 @@ import torch
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.module_helpers import called, drawing_nothing, seed_and_state
+from tests.noise.calls import DRAWING
 from tests.shard.calls import (
     CALLS,
     SHAPE,
@@ -16,8 +17,6 @@ from tests.shard.calls import (
     shard_of,
     tensors_of,
 )
-
-NOISE = ("gaussian", "concrete", "standout")
 
 
 @every_call
@@ -65,11 +64,10 @@ def test_what_draws_nothing_elsewhere_draws_nothing():
         assert torch.equal(FF.bias_act_dropout(x, shard=shard, p=0, activation="relu"), x.relu())
         y = FF.bias_act_dropout(x, None, 0.5, "relu", False, shard=shard, mode="classic")
         assert torch.equal(y, x.relu() * 0.5)
-        assert FF.gaussian_dropout(x, 0.5, False, shard=shard) is x
-        assert FF.concrete_dropout(x, torch.zeros(()), 0.1, False, shard=shard) is x
-        assert torch.equal(
-            FF.standout(x, x, training=False, shard=shard), FF.standout(x, x, training=False)
-        )
+        for call in DRAWING.values():
+            y = call.of_x(x, training=False, shard=shard)
+            assert torch.equal(y, call.of_x(x, training=False))
+            assert (y is x) == (call.evaluation is None)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -7,6 +7,7 @@ from torch.distributed.tensor import Shard as Placement
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.module_helpers import drawing_nothing
+from tests.noise.calls import DRAWING
 from tests.shard.calls import ARGUMENTS, CALLS, NORMS, STATE, every_call, tensors_of
 
 FUNCTION = {
@@ -15,8 +16,7 @@ FUNCTION = {
     "add": "bias_dropout_add",
     "swiglu": "bias_glu_dropout",
     **{name: f"dropout_add_{name}" for name in NORMS},
-    "gaussian": "gaussian_dropout",
-    "concrete": "concrete_dropout",
+    **{name: call.function for name, call in DRAWING.items()},
 }
 SHAPE = (4, 6)
 BAD = {

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 import fused_dropout as fd
 import fused_dropout.functional as FF
 from fused_dropout.fusion import registry
+from tests.noise.calls import DRAWING
 from tests.thread_helpers import in_threads
 
 THREADS, CALLS = 4, 10
@@ -74,9 +75,11 @@ MODULES = {
     "DropBlock3d": (lambda: fd.DropBlock3d(0.5, 3), [(2, 4, 5, 5, 5)]),
     "DropConnectLinear": (lambda: fd.DropConnectLinear(6, 7, activation="gelu"), [(4, 6)]),
     "EmbeddingDropout": (lambda: fd.EmbeddingDropout(64, 3, 0.5), [torch.arange(64)]),
-    "GaussianDropout": (lambda: fd.GaussianDropout(0.4), [(4, 6)]),
-    "ConcreteDropout": (lambda: fd.ConcreteDropout(0.4, layer=nn.Linear(6, 7)), [(4, 6)]),
-    "Standout": (fd.Standout, [(4, 16)]),
+    **{call.module.__name__: (call.make_module, [(4, 16)]) for call in DRAWING.values()},
+    "ConcreteDropout of a layer": (
+        lambda: fd.ConcreteDropout(0.4, layer=nn.Linear(6, 7)),
+        [(4, 6)],
+    ),
     "WeightDrop": (weight_drop(lambda: nn.Linear(6, 7), "weight"), [(4, 6)]),
     "WeightDrop of a convolution": (weight_drop(lambda: nn.Conv1d(2, 7, 3), "weight"), [(4, 2, 6)]),
     "WeightDrop of an LSTM": (weight_drop(lambda: nn.LSTM(6, 7), "weight_hh_l0"), [(3, 4, 6)]),
