@@ -24,7 +24,7 @@ class Site:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """All modules that match a pattern; ``print`` shows a table.
+    """All modules that match a pattern; ``print`` shows them as a list.
 
     Attributes:
         sites: list of :class:`Site`, in the order of ``model.named_modules()``.
