@@ -16,7 +16,7 @@ Storage storage_of(at::ScalarType dtype);
 // x itself if it fills its memory without gaps or overlaps, else a copy in the layout of
 // empty_like(x).
 Tensor dense(const Tensor& x);
-// The strides of dense(x), which is not computed.
+// The strides that dense(x) would have.
 std::vector<int64_t> dense_strides(const Tensor& x);
 // The tensor with these strides and this dtype: itself, or a copy.
 Tensor in_layout(const Tensor& tensor, at::IntArrayRef strides, at::ScalarType dtype);
