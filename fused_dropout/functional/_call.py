@@ -8,8 +8,8 @@ from torch.overrides import has_torch_function
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import check_generator, check_tensor, shared_dims_of
-from fused_dropout.functional._mask_layout import mask_layout
 from fused_dropout.functional._nested import on_values
+from fused_dropout.functional._shard_layout import shard_layout
 
 
 class Operator:
@@ -92,7 +92,7 @@ def call(
     mask_strides, mask_offset = None, 0
     if shard is not None:
         check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state, generator)
-        mask_strides, mask_offset = mask_layout(
+        mask_strides, mask_offset = shard_layout(
             function, tensors[0], shard, shared_dims, operator.sizes_of, operator.full_rows
         )
         draws = draws and 0 not in shard.shape

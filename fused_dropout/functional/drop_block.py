@@ -11,7 +11,7 @@ from fused_dropout.functional._arguments import (
     probability_arguments,
 )
 from fused_dropout.functional._call import Operator, call
-from fused_dropout.functional._mask_layout import has_no_elements
+from fused_dropout.functional._shard_layout import has_no_elements
 
 __all__ = ["drop_block", "drop_block_rate"]
 

@@ -17,8 +17,8 @@ from fused_dropout.functional._arguments import (
     probability,
 )
 from fused_dropout.functional._call import check
-from fused_dropout.functional._mask_layout import has_no_elements
 from fused_dropout.functional._nested import on_values
+from fused_dropout.functional._shard_layout import has_no_elements
 from fused_dropout.functional.pointwise import BIAS_ACT_DROPOUT, dropout
 
 __all__ = ["embedding_dropout"]

@@ -4,7 +4,7 @@ import torch
 
 from fused_dropout.functional._arguments import is_zero, probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
-from fused_dropout.functional._mask_layout import is_empty
+from fused_dropout.functional._shard_layout import is_empty
 
 __all__ = ["concrete_dropout", "gaussian_dropout", "standout"]
 

@@ -13,8 +13,8 @@ from fused_dropout.functional._arguments import (
     probability_arguments,
 )
 from fused_dropout.functional._call import Operator, call
-from fused_dropout.functional._mask_layout import is_empty, mask_layout
 from fused_dropout.functional._nested import on_values
+from fused_dropout.functional._shard_layout import is_empty, shard_layout
 
 __all__ = [
     "ACTIVATIONS",
@@ -250,7 +250,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
     shared_dims = normalized_dims("dropout_mask", shared_dims, memory.dim())
     layout = (None, 0)
     if shard is not None:
-        layout = mask_layout("dropout_mask", memory if like is None else like, shard, shared_dims)
+        layout = shard_layout("dropout_mask", memory if like is None else like, shard, shared_dims)
     return torch.ops.fused_dropout.dropout_mask(
         rng_state if device is None else rng_state.to(device),
         memory.shape,

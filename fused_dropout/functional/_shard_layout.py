@@ -30,7 +30,7 @@ def has_no_elements(x):
     return x.numel() == 0
 
 
-def mask_layout(function, x, shard, shared_dims, sizes_of=None, full_rows=False):
+def shard_layout(function, x, shard, shared_dims, sizes_of=None, full_rows=False):
     """``mask_strides, mask_offset`` as the operators take them.
 
     ``sizes_of``: function from ``x`` to the sizes of the mask, whose dimensions lie in memory as

@@ -6,7 +6,9 @@ from torch import nn
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
-from tests.kinds.nested_tensors import (
+from tests.module_helpers import drawing_nothing
+from tests.noise.calls import DRAWING
+from tests.tensor_kinds.nested_tensors import (
     ALONG_ROWS,
     BIAS,
     ELEMENTWISE,
@@ -21,8 +23,6 @@ from tests.kinds.nested_tensors import (
     values_of,
     with_holes,
 )
-from tests.module_helpers import drawing_nothing
-from tests.noise.calls import DRAWING
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 every_kind = pytest.mark.parametrize("make", REGULAR.values(), ids=REGULAR)

@@ -8,9 +8,9 @@ import torch
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
-from tests.kinds.nested_tensors import STATE
 from tests.module_helpers import drawing_nothing
 from tests.noise.calls import DRAWING
+from tests.tensor_kinds.nested_tensors import STATE
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
