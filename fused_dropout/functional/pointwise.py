@@ -88,7 +88,6 @@ def dropout(
     p_number, p_tensor, draws = probability_arguments(p, training)
     if p_number == 0 or is_empty("dropout", x, shard):
         return x
-    sharing_and_state = (shared_dims, noise_shape, generator, rng_state, shard)
     if inplace and x.is_nested:
         call_values = functools.partial(
             dropout, p=p, training=training, mode=mode, generator=generator, rng_state=rng_state
@@ -104,11 +103,24 @@ def dropout(
         )
     if inplace:
         options = (p_number, p_tensor, mode, training)
-        call(DROPOUT_, "dropout", (x,), options, draws, p_tensor, *sharing_and_state)
-        return x
-    options = (p_number, p_tensor, "identity", None, None, -1, mode, training)
-    tensors = (x, None, None)
-    return call(BIAS_ACT_DROPOUT, "dropout", tensors, options, draws, p_tensor, *sharing_and_state)
+        operator, tensors = DROPOUT_, (x,)
+    else:
+        options = (p_number, p_tensor, "identity", None, None, -1, mode, training)
+        operator, tensors = BIAS_ACT_DROPOUT, (x, None, None)
+    y = call(
+        operator,
+        "dropout",
+        tensors,
+        options,
+        draws,
+        p_tensor,
+        shared_dims,
+        noise_shape,
+        generator,
+        rng_state,
+        shard,
+    )
+    return x if inplace else y
 
 
 def bias_act_dropout(
