@@ -2,7 +2,7 @@
 
 import torch
 
-import fused_dropout._extension  # noqa: F401  (registers the operators)
+from fused_dropout.functional._arguments import check_generator
 
 
 def new_rng_state(device="cpu", generator=None):
@@ -24,6 +24,7 @@ def new_rng_state(device="cpu", generator=None):
         y = FF.dropout(x, 0.1, rng_state=state)
         z = FF.dropout(x, 0.1, rng_state=state)  # equal to y
     """
+    check_generator("new_rng_state", generator)
     # torch.compile merges two calls with equal arguments. A fresh `torch.empty` for each call
     # prevents that, because `torch.empty` itself is never merged.
     token = torch.empty(2, dtype=torch.int64, device=device)

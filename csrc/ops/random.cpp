@@ -54,6 +54,7 @@ Tensor EagerCall::state_for(const Tensor& x, const OptionalTensor& given) const 
   if (given) {
     return given->device() == x.device() || is_plain_call(x) ? *given : given->to(x.device());
   }
+  // In other calls the operator checks the generator, or is a fake one that ignores it.
   if (generator && is_plain_call(x)) check_generator(function, generator, x.device());
   return call_draw(x, {}, generator, /*on_host=*/x.is_cuda() && is_plain_call(x));
 }

@@ -249,9 +249,13 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
     """
     p = float(probability(p, "dropout_mask"))
     check_tensor("dropout_mask", "rng_state", rng_state)
-    if like is not None and (like.is_nested or like.layout != torch.strided):
-        kind = "is nested" if like.is_nested else f"has layout {like.layout}"
-        raise TypeError(f"dropout_mask: like {kind}, but expected a dense tensor (torch.strided)")
+    if like is not None:
+        check_tensor("dropout_mask", "like", like)
+        if like.is_nested or like.layout != torch.strided:
+            kind = "is nested" if like.is_nested else f"has layout {like.layout}"
+            raise TypeError(
+                f"dropout_mask: like {kind}, but expected a dense tensor (torch.strided)"
+            )
     memory = (
         torch.empty(shape, device="meta") if like is None else torch.empty_like(like, device="meta")
     )

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fused_dropout as fd
 import fused_dropout.functional as FF
 from tests.module_helpers import called, drawing_nothing, seed_and_state
 
@@ -136,6 +137,10 @@ def test_shared_dims_of_the_mask_operator():
         mask(-1, 1)
 
 
-def test_a_mask_needs_a_state():
+def test_types_of_states_and_masks():
     with pytest.raises(TypeError, match="dropout_mask: rng_state is of type int"):
         FF.dropout_mask((4, 5), 0.5, 3)
+    with pytest.raises(TypeError, match="dropout_mask: like is of type list"):
+        FF.dropout_mask((4, 5), 0.5, torch.tensor([1, 8]), like=[4, 5])
+    with pytest.raises(TypeError, match="new_rng_state: generator is of type int"):
+        fd.new_rng_state(generator=3)
