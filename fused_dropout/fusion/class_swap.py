@@ -77,11 +77,12 @@ class FusedMixin:
         They can be replaced in the original class or set on the instance. A ``forward`` that is set
         on the instance does not count: it runs first, and this code runs because it was called.
         """
-        return all(
-            getattr(self._original_class, name) is method
-            and (name == "forward" or name not in self.__dict__)
-            for name, method in self._original_methods
-        )
+        for name, method in self._original_methods:
+            if getattr(self._original_class, name) is not method:
+                return False
+            if name != "forward" and name in self.__dict__:
+                return False
+        return True
 
     def unfused_forward(self, *args, **kwargs):
         if not torch.compiler.is_compiling():

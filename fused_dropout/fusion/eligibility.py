@@ -58,14 +58,15 @@ def child_not_fusable(name, child, types):
         child: a module.
         types: the expected classes, a tuple; subclasses are not accepted.
     """
+    cls = type(child)
     if (
-        type(child) in types
+        cls in types
         and not child._forward_hooks
         and not child._forward_pre_hooks
         and not child._backward_hooks
         and not child._backward_pre_hooks
         and "forward" not in child.__dict__
-        and _FORWARDS.get(type(child), type(child).forward) is type(child).forward
+        and _FORWARDS.get(cls, cls.forward) is cls.forward
     ):
         return None
     return f"{name} {_reason(child, types)}"

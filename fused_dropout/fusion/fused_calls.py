@@ -223,9 +223,12 @@ def _is_active(arguments):
 
 def _kernel_can_add(branch, residual, layer_scale=None):
     """Whether the sum of a kernel has the same shape and dtype as the sum of torch."""
+    if branch.shape != residual.shape:
+        return False
+    if layer_scale is None and branch.dtype == residual.dtype:
+        return True
     return (
-        branch.shape == residual.shape
-        and residual.dtype in (branch.dtype, torch.float32)
+        residual.dtype in (branch.dtype, torch.float32)
         and _sum_dtype(branch, residual, layer_scale) == residual.dtype
     )
 
