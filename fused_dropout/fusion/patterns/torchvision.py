@@ -130,23 +130,22 @@ for _mixin, _fingerprints, _names, _text in (
     ),
     (
         FusedEncoderBlock,
-        ("a4f1609e21a9d049",),
+        ("7b6906120f32a7a0",),
         "EncoderBlock",
         _describe("ends of the branches, residuals and the second norm", "ln_2"),
     ),
     (
         FusedCNBlock,
-        ("b7e3abddf50ca697",),
+        ("e9736d8cee75a7df",),
         "CNBlock",
         _describe("layer scale, stochastic depth and residual"),
     ),
     (
         FusedMBConv,
-        ("e06d18a3e9dafcd8",),
+        ("0bdfbbeb9dd6e57b",),
         "MBConv|FusedMBConv",
         _describe("stochastic depth and residual"),
     ),
-    # Before the next one, which is for its base class and would match it too.
     (
         FusedSwinBlockV2,
         ("630a8a15cd4589ec",),

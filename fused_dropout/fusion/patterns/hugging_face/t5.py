@@ -72,21 +72,32 @@ class FusedLayerFF(_WithDropout):
         return add(branch, None, self.dropout, hidden_states)
 
 
-class FusedLayerSelfAttention(_WithDropout):
+class LayerAttention(_WithDropout):
+    attention = "SelfAttention"
+
+    def run(self, hidden_states, attention_mask, **options):
+        """Dropout and residual; the other results of the attention are returned as they are."""
+        attention = getattr(self, self.attention)
+        branch, *others = attention(self.layer_norm(hidden_states), mask=attention_mask, **options)
+        return add(branch, None, self.dropout, hidden_states), *others
+
+
+class FusedLayerSelfAttention(LayerAttention):
+    """In transformers 5.24."""
+
     def fused_forward(
         self, hidden_states, attention_mask=None, position_bias=None, cache=None, **kwargs
     ):
-        branch, position_bias, weights = self.SelfAttention(
-            self.layer_norm(hidden_states),
-            mask=attention_mask,
-            position_bias=position_bias,
-            cache=cache,
-            **kwargs,
+        return self.run(
+            hidden_states, attention_mask, position_bias=position_bias, cache=cache, **kwargs
         )
-        return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
-class FusedLayerCrossAttention(_WithDropout):
+class FusedLayerCrossAttention(LayerAttention):
+    """In transformers 5.24."""
+
+    attention = "EncDecAttention"
+
     def fused_forward(
         self,
         hidden_states,
@@ -96,23 +107,22 @@ class FusedLayerCrossAttention(_WithDropout):
         cache=None,
         **kwargs,
     ):
-        branch, position_bias, weights = self.EncDecAttention(
-            self.layer_norm(hidden_states),
-            mask=attention_mask,
+        return self.run(
+            hidden_states,
+            attention_mask,
             key_value_states=key_value_states,
             position_bias=position_bias,
             cache=cache,
             **kwargs,
         )
-        return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
 for _mixin, _fingerprint, _names, _text in (
-    (FusedDense, "e58f901554c64960", "DenseActDense", "activation and dropout"),
-    (FusedGatedDense, "b68b6575e4a865f8", "DenseGatedActDense", "activation, gate and dropout"),
-    (FusedLayerFF, "4dbbbd7ba80ba9e9", "LayerFF", "dropout and residual"),
-    (FusedLayerSelfAttention, "d12bd71d6afb8f19", "LayerSelfAttention", "dropout and residual"),
-    (FusedLayerCrossAttention, "c46e626b350652ff", "LayerCrossAttention", "dropout and residual"),
+    (FusedDense, "5c0a394577378dcb", "DenseActDense", "activation and dropout"),
+    (FusedGatedDense, "f84cdc6aff10c59b", "DenseGatedActDense", "activation, gate and dropout"),
+    (FusedLayerFF, "3295302a1a943bd5", "LayerFF", "dropout and residual"),
+    (FusedLayerSelfAttention, "fef5d2683fbd6f12", "LayerSelfAttention", "dropout and residual"),
+    (FusedLayerCrossAttention, "f2398ec91b90b8ed", "LayerCrossAttention", "dropout and residual"),
 ):
     add_fingerprint_pattern(
         "transformers",

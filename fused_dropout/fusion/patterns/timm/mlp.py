@@ -142,8 +142,8 @@ def _describe(text):
 
 for _mixin, _fingerprint, _name, _text in (
     (FusedMlp, "14642963333e935e", "Mlp", "bias, activation and dropout; bias and dropout"),
-    (FusedGluMlp, "8b9672f7c2242589", "GluMlp", "bias, gate and dropout; bias and dropout"),
-    (FusedSwiGLU, "e32a4a1dd9f3cb0d", "SwiGLU", "bias, gate and dropout; bias and dropout"),
+    (FusedGluMlp, "f84860320586f0d6", "GluMlp", "bias, gate and dropout; bias and dropout"),
+    (FusedSwiGLU, "2ac877492ceb9427", "SwiGLU", "bias, gate and dropout; bias and dropout"),
     (FusedGatedMlp, "26987198f6959ded", "GatedMlp", "bias, activation, dropout; bias and dropout"),
     (
         FusedGlobalResponseNormMlp,
