@@ -1,6 +1,7 @@
 """What `fuse` does with the installed version of a library.
 
-`python -m tools.fusion_versions.probe` runs in an environment of :mod:`tools.environment` and writes a JSON file.
+`python -m tools.fusion_versions.probe` runs in an environment of `tools.environment`
+and writes a JSON file.
 """
 
 import argparse
