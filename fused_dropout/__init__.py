@@ -5,7 +5,15 @@ from fused_dropout import _partitioner, functional, modules
 from fused_dropout._extension import _C
 from fused_dropout._shard import Shard
 from fused_dropout._state import new_rng_state
-from fused_dropout.fusion import FusionError, FusionReport, fuse, fused, register_pattern, unfuse
+from fused_dropout.fusion import (
+    FusionError,
+    FusionReport,
+    fuse,
+    fused,
+    register_pattern,
+    report,
+    unfuse,
+)
 from fused_dropout.modules import *
 from fused_dropout.monte_carlo import MCPrediction, mc_dropout, mc_mode
 
@@ -50,5 +58,6 @@ __all__ = [
     "mc_mode",
     "new_rng_state",
     "register_pattern",
+    "report",
     "unfuse",
 ]

@@ -36,6 +36,7 @@ def _make_mixin(ours, theirs):
     members = {
         "forward": forward,
         "reason_not_fusable": staticmethod(_reason_not_fusable),
+        "redirects": False,
         "__module__": __name__,
     }
     return type(f"Fused{ours.__name__}", (FusedMixin, ours), members)

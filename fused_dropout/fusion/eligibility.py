@@ -96,6 +96,11 @@ def linear_not_fusable(name, child, types=LINEAR):
     return reason
 
 
+def is_sharded(x):
+    """Whether a tensor is a ``DTensor``."""
+    return hasattr(x, "placements")
+
+
 def to_autocast_float32(x):
     """The input of a function that autocast on CUDA runs in float32: softplus and the norms."""
     return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x

@@ -1,14 +1,17 @@
-"""``fuse``, ``unfuse`` and ``fused``."""
+"""``fuse``, ``unfuse``, ``fused`` and ``report``."""
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
-from fused_dropout.fusion.class_swap import is_fused, unfused_class
-from fused_dropout.fusion.eligibility import class_name
-from fused_dropout.fusion.registry import chosen_patterns
-from fused_dropout.fusion.report import FusionError, FusionReport, Site
+from fused_dropout.fusion.class_swap import FusedMixin, fused_base, is_fused, unfused_class
+from fused_dropout.fusion.eligibility import class_name, is_sharded
+from fused_dropout.fusion.fusion_report import FusionError, FusionReport, Site
+from fused_dropout.fusion.registry import FUNCTIONAL, chosen_patterns
+from fused_dropout.fusion.sites import dropout_sites
+from fused_dropout.fusion.step import dropout_calls_of_step
 
 
 def fuse(model, patterns="auto", dry_run=False, strict=False):
@@ -27,7 +30,8 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     Args:
         model: a ``torch.nn.Module``; all its submodules and the module itself are examined.
         patterns: "auto" for all patterns, or a list of groups: "dropout", "sequential",
-            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "own" (see
+            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "functional"
+            (modules that call functions such as ``F.dropout``), "own" (see
             :func:`register_pattern`).
         dry_run: change nothing, only return the report.
         strict: if a module matches a pattern but cannot be fused, raise an error and change
@@ -44,19 +48,68 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     """
     _check_model("fuse", model)
     patterns = chosen_patterns(patterns)
+    reason_of = _reasons_unfused(model)
     found = [
-        found
+        one
         for name, module in model.named_modules()
-        if (found := _match(name, module, patterns)) is not None
+        for one in _matches(name, module, patterns, reason_of, "is already fused")
     ]
     sites = [site for site, _, _ in found]
+    changes = {module: cls for _, module, cls in found if cls is not None}
     fails = strict and not all(site.fused for site in sites)
-    report = FusionReport(sites, dry_run or fails)
+    report = FusionReport(
+        sites,
+        dry_run or fails,
+        dropout_sites(
+            model,
+            lambda module: changes.get(module, type(module)),
+            lambda module: None if module in changes else reason_of(module),
+        ),
+    )
     if fails:
         raise FusionError(report)
     if not dry_run:
-        _set_classes([(module, cls) for _, module, cls in found if cls is not None])
+        _set_classes(changes.items())
     return report
+
+
+def report(model, *inputs, strict=False, **named_inputs):
+    """Reports what is fused in a model now, and which dropout of a training step torch still runs.
+
+    Modules that were fused and run their original ``forward`` now, for example because a child got
+    a hook or an adapter, are listed as skipped, with the reason.
+
+    Args:
+        model: a ``torch.nn.Module``, fused or not. It is not changed.
+        inputs, named_inputs: of one step. If there are any, the model runs its ``forward`` once in
+            training mode, and ``dropout_sites`` of the report has an entry for each dropout call
+            that was really made. Buffers, flags and random-number generators get back the values
+            that they had before. Without inputs the sites are read from the code of the modules.
+        strict: if a fused module does not run fused, raise an error.
+
+    Returns:
+        FusionReport: see :func:`fuse`.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        FusionError: see ``strict``; its attribute ``report`` is the report.
+    """
+    _check_model("report", model)
+    patterns, reason_of = chosen_patterns("auto"), _reasons_unfused(model)
+    sites = [
+        site if new is None else replace(site, fused=False, text="is not fused; call fuse")
+        for name, module in model.named_modules()
+        if is_fused(module)
+        for site, _, new in _matches(name, module, patterns, reason_of)
+    ]
+    if inputs or named_inputs:
+        dropped = dropout_calls_of_step(model, inputs, named_inputs)
+    else:
+        dropped = dropout_sites(model, type, reason_of)
+    found = FusionReport(sites, False, dropped)
+    if strict and found.skipped:
+        raise FusionError(found)
+    return found
 
 
 def unfuse(model):
@@ -126,27 +179,59 @@ def fused(model, patterns="auto", strict=False):
                     module.__class__ = cls
 
 
-def _match(name, module, patterns):
-    """``(site, module, fused class or None)``; None if no pattern has anything to fuse."""
-    fused = is_fused(module)
-    cls = unfused_class(type(module)) or type(module)
+def _matches(name, module, patterns, reason_of, text_if_fused=None):
+    """``(site, module, fused class or None)`` of the patterns that fuse a module, or cannot.
+
+    If the pattern of a module cannot fuse it, the module's own calls of dropout functions are still
+    redirected, which is a second site.
+
+    Args:
+        reason_of: function of a fused module: why it does not run fused now; None if it does.
+        text_if_fused: the text for modules that are fused; what of them is fused if None.
+    """
+    fused = fused_base(type(module))
+    cls = type(module) if fused is None else unfused_class(fused)
+    skipped = False
     for pattern in patterns:
-        if not pattern.matches(cls):
+        if (skipped and pattern.group != FUNCTIONAL) or not pattern.matches(cls):
             continue
         new = None
-        if fused:
-            reason, text = None, "is already fused"
+        if fused is not None and pattern.fused_class(cls) is fused:
+            reason = reason_of(module)
+            text = (text_if_fused or pattern.describe(module)) if reason is None else reason
         else:
-            reason = pattern.reason_not_fusable(module)
+            reason = text = pattern.reason_not_fusable(module)
             if reason == "":
                 continue
             if reason is None and "forward" in module.__dict__:
-                reason = "has a forward set on the instance"
-            text = reason
+                reason = text = "has a forward set on the instance"
             if reason is None:
                 new, text = pattern.fused_class(cls), pattern.describe(module)
-        return Site(name, cls.__qualname__, pattern.group, reason is None, text), module, new
-    return None
+        if reason is None or not skipped:
+            yield Site(name, cls.__qualname__, pattern.group, reason is None, text), module, new
+        if reason is None:
+            return
+        skipped = True
+
+
+def _reasons_unfused(model):
+    """A function of a module of the model: why it runs its original ``forward`` now, or None."""
+    sharded = any("FSDPModule" in map(_name, type(one).__mro__) for one in model.modules())
+
+    def reason_of(module):
+        if not isinstance(module, FusedMixin):
+            return None
+        reason = module.reason_unfused()
+        # fully_shard replaces the parameters of a module by full tensors when it runs.
+        if sharded and any(map(is_sharded, module.parameters())):
+            return None
+        return reason
+
+    return reason_of
+
+
+def _name(cls):
+    return cls.__name__
 
 
 def _set_classes(changes):

@@ -36,6 +36,9 @@ class Pattern(NamedTuple):
 
 _PATTERNS = []  # the first one that matches is used
 
+#: The group of the pattern for modules that call dropout functions. It comes last.
+FUNCTIONAL = "functional"
+
 
 def add_pattern(group, mixin, matches, description, class_not_fusable=None):
     """Adds a pattern whose fused classes are made from a :class:`~.class_swap.FusedMixin`.
@@ -145,8 +148,9 @@ def chosen_patterns(groups):
     """The patterns that the argument ``patterns`` of ``fuse`` selects."""
     _load_patterns()
     known = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_LIBRARIES]))
+    patterns = sorted(_PATTERNS, key=lambda pattern: pattern.group == FUNCTIONAL)
     if isinstance(groups, str) and groups == "auto":
-        return list(_PATTERNS)
+        return patterns
     wanted = [groups] if isinstance(groups, str) else groups
     if not isinstance(wanted, Iterable):
         raise TypeError(
@@ -159,7 +163,7 @@ def chosen_patterns(groups):
                 f"fuse: patterns contains {name!r}, but expected 'auto' or names from "
                 + ", ".join(map(repr, known))
             )
-    return [pattern for pattern in _PATTERNS if pattern.group in wanted]
+    return [pattern for pattern in patterns if pattern.group in wanted]
 
 
 def import_patterns(module_name):

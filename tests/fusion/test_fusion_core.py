@@ -16,8 +16,8 @@ def test_fuse_and_unfuse_change_classes_and_nothing_else():
     model = Net()
     old, attributes = classes(model), [dict(module.__dict__) for module in model.modules()]
     report = fd.fuse(model)
-    assert len(report.fused) == 11 and not report.skipped
-    assert sum(a is not b for a, b in zip(old, classes(model), strict=True)) == 11
+    assert len(report.fused) == 13 and not report.skipped
+    assert sum(a is not b for a, b in zip(old, classes(model), strict=True)) == 13
     assert fd.unfuse(model) is model
     assert classes(model) == old
     for module, before in zip(model.modules(), attributes, strict=True):
@@ -49,7 +49,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing():
     old = classes(model)
     dry = fd.fuse(model, dry_run=True)
     assert classes(model) == old
-    assert dry.dry_run and "11 modules would be fused, 0 skipped" in str(dry)
+    assert dry.dry_run and "13 modules would be fused, 0 skipped" in str(dry)
     assert dry.sites == fd.fuse(model).sites
 
 
@@ -158,6 +158,8 @@ def test_report_groups_the_layers_of_a_stack():
     lines = str(fd.fuse(model)).splitlines()
     assert lines == [
         "fuse: 8 modules fused, 0 skipped",
+        "dropout of a training step: 4 in a kernel with neighbours, 0 alone without a stored mask, "
+        "0 left with torch",
         "  fused: stack.* (2): Sequential: Linear, GELU, Dropout (0 to 2)",
         "  fused: stack.*.2 (3): Dropout: stores no mask",
         "  fused: stack.1: Sequential: GELU, Dropout (1 to 2); not fused: 0 has hooks",
@@ -167,7 +169,7 @@ def test_report_groups_the_layers_of_a_stack():
 
 
 def test_report_of_a_single_layer_and_of_nothing():
-    assert str(fd.fuse(nn.Dropout())).splitlines()[1] == (
+    assert str(fd.fuse(nn.Dropout())).splitlines()[2] == (
         "  fused: the model: Dropout: stores no mask"
     )
     assert str(fd.fuse(nn.Linear(2, 2))) == "fuse: no module matches a pattern"
@@ -177,7 +179,7 @@ def test_context():
     model = Net()
     old = classes(model)
     with fd.fused(model) as report:
-        assert len(report.fused) == 11 and classes(model) != old
+        assert len(report.fused) == 13 and classes(model) != old
     assert classes(model) == old
     with pytest.raises(KeyError), fd.fused(model):
         raise KeyError

@@ -1,10 +1,11 @@
-"""``nn.MultiheadAttention`` as a child of a fused module. It has no pattern of its own."""
+"""``nn.MultiheadAttention`` as a child of a fused module."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout import functional as FF
+from fused_dropout.fusion.class_swap import unfused_class
 from fused_dropout.fusion.eligibility import (
     LINEAR,
     child_not_fusable,
@@ -12,14 +13,16 @@ from fused_dropout.fusion.eligibility import (
     record_forwards,
 )
 
-_ATTENTION = (nn.MultiheadAttention,)
 _OUT_PROJ = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
-record_forwards((*_ATTENTION, *_OUT_PROJ))
+record_forwards((nn.MultiheadAttention, *_OUT_PROJ))
 
 
 def attention_not_fusable(name, child):
     """The reason why an attention child cannot be bypassed; None if it can."""
-    return child_not_fusable(name, child, _ATTENTION) or linear_not_fusable(
+    # Fused, the module computes the same without a stored mask.
+    is_fused = unfused_class(type(child)) is nn.MultiheadAttention
+    cls = type(child) if is_fused else nn.MultiheadAttention
+    return child_not_fusable(name, child, (cls,)) or linear_not_fusable(
         f"{name}.out_proj", child.out_proj, _OUT_PROJ
     )
 

@@ -56,6 +56,11 @@ class FusedSequential(FusedMixin):
         runs, notes = _survey(module)
         return None if runs else "; ".join(notes)
 
+    @classmethod
+    def dropouts_in_kernels(cls, module):
+        runs = _runs(list(module._modules.values()))
+        return [run.drop for _, run in runs if run.drop is not None]
+
     def forward(self, input):
         if self.has_original_methods():
             return run_layers(list(self._modules.values()), input)
@@ -128,17 +133,23 @@ def _can_end_run(layer):
     return supported and child_not_fusable("", layer, (type(layer),)) is None
 
 
+def _runs(layers):
+    """``(index of the first layer, run)`` of all runs."""
+    start = 0
+    while start < len(layers):
+        run = _run_at(layers, start)
+        if run is not None:
+            yield start, run
+        start += 1 if run is None else len(run.layers)
+
+
 def _survey(module):
     """Descriptions of the runs of a container, and the reasons why other layers are in no run."""
     names, layers = list(module._modules), list(module._modules.values())
-    runs, start = [], 0
-    while start < len(layers):
-        run = _run_at(layers, start)
-        length = 1 if run is None else len(run.layers)
-        if run is not None:
-            classes = ", ".join(_class_of(one).__name__ for one in run.layers)
-            runs.append(f"{classes} ({names[start]} to {names[start + length - 1]})")
-        start += length
+    runs = []
+    for start, run in _runs(layers):
+        classes = ", ".join(_class_of(one).__name__ for one in run.layers)
+        runs.append(f"{classes} ({names[start]} to {names[start + len(run.layers) - 1]})")
     kinds = [None, *map(_kind, layers), None]
     notes = [
         note

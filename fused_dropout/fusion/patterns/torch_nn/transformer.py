@@ -34,6 +34,13 @@ def _children_not_fusable(layer, attentions, drops):
 class _Layer(FusedMixin):
     """What both layers share: branches with dropout, residual additions and norms."""
 
+    @classmethod
+    def dropouts_in_kernels(cls, module):
+        drops = super().dropouts_in_kernels(module)
+        if activation_not_fusable("activation", module.activation) is None:
+            drops.append(module.dropout)
+        return drops
+
     def in_training(self):
         return (
             self.training
@@ -55,6 +62,7 @@ _METHODS = ("forward", "_sa_block", "_ff_block")
 
 
 class FusedTransformerEncoderLayer(_Layer):
+    fused_dropouts = "dropout1", "dropout2"
     bypassed_methods = _METHODS
 
     @staticmethod
@@ -81,6 +89,7 @@ class FusedTransformerEncoderLayer(_Layer):
 
 class FusedTransformerDecoderLayer(_Layer):
     bypassed_methods = (*_METHODS, "_mha_block")
+    fused_dropouts = "dropout1", "dropout2", "dropout3"
 
     @staticmethod
     def reason_not_fusable(module):

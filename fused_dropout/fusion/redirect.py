@@ -1,0 +1,298 @@
+"""Redirected functions: the same code, in which calls of torch's dropout go to stand-ins.
+
+``redirected(function)`` has the code of ``function`` with other global names. In
+
+    def forward(self, x):
+        return F.dropout(self.fc(x), self.p, self.training)
+
+the name ``F`` becomes ``_fused_dropout_F``, a stand-in for ``torch.nn.functional`` in which
+``dropout`` is the function of ``functional_dropout.py`` and everything else is torch's. The
+stand-in is a new name in the globals of ``forward``; no name that exists changes its value.
+Everything else of a redirected function is that of the original: the globals, which stay live,
+defaults, closure, signature, source lines. So debuggers and tracebacks show the original lines, and ``torch.compile``
+traces it as it does the original.
+
+Functions that the code calls by name are followed, as are functions that a decorator wraps. Methods
+are found by :mod:`~.class_swap` in the class of a module. Dropout functions that are reached in
+another way, such as an attribute of an instance or an import inside of the function, stay.
+"""
+
+import dis
+import functools
+import sys
+import threading
+import types
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn import functional as F
+
+from fused_dropout.fusion.eligibility import top_level_package
+from fused_dropout.fusion.functional_dropout import STAND_INS
+
+PREFIX = "_fused_dropout_"
+
+# The body of torch's function calls dropout by name, so it is redirected itself.
+_FOLLOWED_IN_TORCH = (F.multi_head_attention_forward,)
+_NOT_FOLLOWED = ("torch", "fused_dropout")
+
+_REDIRECTED = {}  # function: its redirected function
+_MODULES = {}  # module: its stand-in
+_LOCK = threading.RLock()
+
+
+class Reference(NamedTuple):
+    """A name in code that leads to a value: ``root.path[0].path[1]...``.
+
+    Attributes:
+        root: a global name or, if ``is_free``, a variable of an enclosing function.
+        path: the attributes that are read from it.
+        line: line number in the file.
+        is_free: see ``root``.
+    """
+
+    root: str
+    path: tuple
+    line: int
+    is_free: bool
+
+
+def redirected(function):
+    """The redirected function; ``function`` itself if no torch dropout is reached from it."""
+    with _LOCK:
+        return _redirected(function) if _reaches_dropout(function, {}) else function
+
+
+def dropout_calls(function):
+    """The dropout functions of torch that the code of a function names, with line numbers.
+
+    Returns:
+        list of ``(name, file, line)``, those in functions that it calls included.
+    """
+    found, seen, todo = [], set(), [function]
+    while todo:
+        function = todo.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        for reference, value in _targets(function):
+            if _is_dropout(value):
+                name = ".".join((reference.root, *reference.path))
+                found.append((name, function.__code__.co_filename, reference.line))
+            else:
+                todo.append(value)
+    return found
+
+
+def functions_of(cls):
+    """The functions that a class and its base classes define, those of ``nn.Module`` excluded."""
+    for one in cls.__mro__:
+        if is_searched(one):
+            for member in vars(one).values():
+                function = getattr(member, "__func__", member)
+                if isinstance(function, types.FunctionType):
+                    yield function
+
+
+def is_searched(cls):
+    """Whether the methods that a class itself defines are searched for calls of dropout."""
+    package = top_level_package(cls.__module__)
+    return cls is not nn.Module and cls is not object and package != "fused_dropout"
+
+
+def _is_dropout(value):
+    return isinstance(value, (types.FunctionType, types.BuiltinFunctionType)) and value in STAND_INS
+
+
+def _is_followed(value):
+    return isinstance(value, types.FunctionType) and (
+        top_level_package(value.__module__ or "") not in _NOT_FOLLOWED
+        or value in _FOLLOWED_IN_TORCH
+    )
+
+
+def _reaches_dropout(function, known):
+    """Whether the code of a function, or of one that it calls by name, names a dropout function."""
+    todo, seen = [function], set()
+    while todo:
+        one = todo.pop()
+        if one in seen or known.get(one) is False:
+            continue
+        seen.add(one)
+        for _, value in _targets(one):
+            if _is_dropout(value) or known.get(value):
+                known[function] = True
+                return True
+            todo.append(value)
+    known.update(dict.fromkeys(seen, False))
+    return False
+
+
+def _targets(function):
+    """``(reference, value)`` of all dropout functions and followed functions in the code."""
+    for reference in references(function.__code__):
+        for _, _, value in _steps(function, reference):
+            if _is_dropout(value) or _is_followed(value):
+                yield reference, value
+
+
+def _steps(function, reference):
+    """Follows a reference: ``(holder, name, value)``, where value is ``holder.name``.
+
+    The first holder is None. The path is followed through modules only.
+    """
+    value = _root_value(function, reference)
+    yield None, reference.root, value
+    for name in reference.path:
+        if not isinstance(value, types.ModuleType) or name not in vars(value):
+            return
+        holder, value = value, vars(value)[name]
+        yield holder, name, value
+
+
+def _root_value(function, reference):
+    if not reference.is_free:
+        return function.__globals__.get(reference.root)
+    names = function.__code__.co_freevars
+    if reference.root not in names:  # a variable of the function itself, for a function inside it
+        return None
+    try:
+        return function.__closure__[names.index(reference.root)].cell_contents
+    except ValueError:  # the variable has no value yet
+        return None
+
+
+@functools.cache
+def references(code):
+    """All references in a code object and the code objects inside of it."""
+    found, root, path = [], None, ()
+    line = code.co_firstlineno
+
+    def end():
+        if root is not None:
+            found.append(Reference(root.argval, path, line, root.opname != "LOAD_GLOBAL"))
+
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "EXTENDED_ARG":
+            continue
+        if root is not None and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            path += (instruction.argval,)
+            continue
+        end()
+        root, path = None, ()
+        line = _line_of(instruction, line)
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
+            root = instruction
+    end()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found += references(constant)
+    return tuple(found)
+
+
+def _line_of(instruction, line):
+    if sys.version_info >= (3, 11):
+        return instruction.positions.lineno or line
+    return instruction.starts_line or line
+
+
+def _redirected(function):
+    """The redirected function of one that reaches a dropout function."""
+    if function in _REDIRECTED:
+        return _REDIRECTED[function]
+    known, names, cells = {function: True}, {}, {}
+    for reference, value in _targets(function):
+        if _is_dropout(value) or _reaches_dropout(value, known):
+            (cells if reference.is_free else names)[reference.root] = None
+    new = _with_names(function, names.keys(), cells)
+    _REDIRECTED[function] = new  # before the functions that it calls, which may call it
+    for reference, value in _targets(function):
+        if not (_is_dropout(value) or _reaches_dropout(value, known)):
+            continue
+        replacement = STAND_INS[value] if _is_dropout(value) else _redirected(value)
+        steps = list(_steps(function, reference))
+        last = next(index for index, step in enumerate(steps) if step[2] is value)
+        for holder, name, original in reversed(steps[1 : last + 1]):
+            stand_in = _module_stand_in(holder)
+            vars(stand_in)[name] = replacement
+            replacement = stand_in
+            del original
+        if reference.is_free:
+            cells[reference.root].cell_contents = replacement
+        else:
+            function.__globals__[PREFIX + reference.root] = replacement
+    return new
+
+
+def _module_stand_in(module):
+    """A module whose attributes are those of ``module``, but for those that are set on it."""
+    if module not in _MODULES:
+        stand_in = types.ModuleType(f"{__package__}.stand_in.{module.__name__}", module.__doc__)
+        stand_in.__getattr__ = lambda name: getattr(module, name)
+        _MODULES[module] = stand_in
+    return _MODULES[module]
+
+
+def _with_names(function, names, cells):
+    """A copy of a function with other global names, and with new cells for some variables.
+
+    Args:
+        names: global names that get :data:`PREFIX`.
+        cells: {name: None} of the variables that get a new cell; the cells are stored in it.
+    """
+    closure = function.__closure__
+    if cells:
+        free = function.__code__.co_freevars
+        for name in cells:
+            cells[name] = types.CellType()
+        closure = tuple(cells.get(name, cell) for name, cell in zip(free, closure, strict=True))
+    new = types.FunctionType(
+        renamed(function.__code__, frozenset(names)),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        closure,
+    )
+    for attribute in ("__kwdefaults__", "__qualname__", "__module__", "__doc__"):
+        setattr(new, attribute, getattr(function, attribute))
+    lazy = "__annotate__" if sys.version_info >= (3, 14) else "__annotations__"
+    setattr(new, lazy, getattr(function, lazy))
+    vars(new).update(vars(function))
+    return new
+
+
+def renamed(code, names):
+    """A code object in which global names get :data:`PREFIX`, also in the code inside of it."""
+    constants = tuple(
+        renamed(one, names) if isinstance(one, types.CodeType) else one for one in code.co_consts
+    )
+    new_names, raw = list(code.co_names), bytearray(code.co_code)
+    loads, other_uses = {}, set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opcode not in dis.hasname:
+            continue
+        if instruction.opname != "LOAD_GLOBAL":
+            other_uses.add(instruction.argval)
+        elif instruction.argval in names:
+            loads.setdefault(instruction.argval, []).append(instruction)
+    for name, instructions in loads.items():
+        if name not in other_uses:
+            new_names[code.co_names.index(name)] = PREFIX + name
+            continue
+        # An attribute has the same name, as in `nn.functional` beside `torch.nn`: another index.
+        for instruction in instructions:
+            _set_name_index(raw, instruction, len(new_names))
+        new_names.append(PREFIX + name)
+    return code.replace(co_consts=constants, co_names=tuple(new_names), co_code=bytes(raw))
+
+
+def _set_name_index(raw, instruction, index):
+    """Sets which name a LOAD_GLOBAL loads, in the bytes of the code."""
+    argument = index
+    if sys.version_info >= (3, 11):  # the lowest bit says whether a call follows
+        argument = index << 1 | instruction.arg & 1
+    raw[instruction.offset + 1] = argument & 0xFF
+    if instruction.arg > 0xFF:
+        raw[instruction.offset - 1] = argument >> 8
+    elif argument > 0xFF:
+        raise ValueError(f"redirect: {instruction.argval} has too high an index")

@@ -1,0 +1,144 @@
+"""Lists the dropout sites of a model: where a training step drops something."""
+
+import dis
+import functools
+import inspect
+import types
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from fused_dropout.fusion.class_swap import (
+    FusedMixin,
+    has_redirected_methods,
+    is_own_class,
+    unfused_class,
+)
+from fused_dropout.fusion.redirect import dropout_calls, functions_of
+from fused_dropout.modules._stochastic import is_dropout, never_drops
+
+
+class DropoutSite(NamedTuple):
+    """A dropout layer, or a call of a dropout function in the code of a module.
+
+    Attributes:
+        name: of the module, as in ``named_modules()``.
+        function: the class of the layer, or the function and the line where it is called.
+        kind: "neighbours" if a kernel computes it together with what is beside it, "alone" if it
+            runs alone without a stored mask, "torch" if torch runs it and stores a mask.
+        reason: why torch runs it; "" for the other kinds.
+    """
+
+    name: str
+    function: str
+    kind: str
+    reason: str = ""
+
+
+def dropout_sites(model, class_of, reason_of):
+    """The dropout sites of a training step.
+
+    Layers with p = 0 and layers that their module never calls, because it only reads their p, do
+    not count. Calls of functions count whatever their p, which is known when they run.
+
+    Args:
+        class_of: function of a module: its class, or the class that ``fuse`` would give it.
+        reason_of: function of a module with a fused class: why it does not run fused now; None if
+            it does.
+
+    Returns:
+        list of :class:`DropoutSite`.
+    """
+    in_kernels, only_read = set(), set()
+    for module in model.modules():
+        cls = class_of(module)
+        if issubclass(cls, FusedMixin) and reason_of(module) is None:
+            in_kernels.update(cls.dropouts_in_kernels(module))
+        only_read.update(_children_only_read(module))
+    found = []
+    for name, module in model.named_modules():
+        cls = class_of(module)
+        if isinstance(module, nn.RNNBase) or is_dropout(module):
+            if not is_dropout(module) or never_drops(module) or module in only_read - in_kernels:
+                continue
+            kind, reason = _kind_of_layer(module, cls, module in in_kernels)
+            found.append(DropoutSite(name, _class_name(cls), kind, reason))
+            continue
+        kind, reason = _kind_of_calls(module, cls, reason_of)
+        found += [
+            DropoutSite(name, f"{function} ({file}:{line})", kind, reason)
+            for function, file, line in calls_of(cls)
+        ]
+    return found
+
+
+def _class_name(cls):
+    return (unfused_class(cls) or cls).__qualname__
+
+
+def _kind_of_layer(module, cls, in_kernel):
+    if isinstance(module, nn.RNNBase):
+        return "torch", (
+            "torch computes all layers, and the dropout between them, in one call; for masks that "
+            "are not stored use one-layer modules with fused_dropout.Dropout between them"
+        )
+    if in_kernel:
+        return "neighbours", ""
+    if issubclass(cls, FusedMixin) or is_own_class(cls):
+        return "alone", ""
+    if not isinstance(module, (_DropoutNd, nn.MultiheadAttention)):
+        return "torch", f"{_class_name(cls)} is not known to fused_dropout"
+    return "torch", "is not fused"
+
+
+def _kind_of_calls(module, cls, reason_of):
+    if not issubclass(cls, FusedMixin):
+        if has_redirected_methods(cls):
+            return "torch", "is not fused"
+        return "torch", "the code cannot be redirected"
+    if cls.fuses_calls and reason_of(module) is None:
+        return "neighbours", ""
+    return "alone", ""
+
+
+@functools.cache
+def calls_of(cls):
+    """``(function, file, line)`` of the dropout calls in the code of a class."""
+    original = unfused_class(cls) or cls
+    if issubclass(cls, FusedMixin) and cls.calls is not None:
+        return cls.calls
+    calls = [call for function in functions_of(original) for call in dropout_calls(function)]
+    return tuple(dict.fromkeys(calls))
+
+
+@functools.cache
+def _names_only_read(cls):
+    """Names of children of which the code of a class reads attributes and that it never calls."""
+    read, used = set(), set()
+    for function in functions_of(cls):
+        for code in _all_code(inspect.unwrap(function).__code__):
+            instructions = [
+                one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"
+            ]
+            for before, one, after in zip(
+                instructions, instructions[1:], instructions[2:], strict=False
+            ):
+                if before.argval == "self" and one.opname == "LOAD_ATTR":
+                    reads = after.opname == "LOAD_ATTR" and after.argval in ("p", "drop_prob")
+                    (read if reads else used).add(one.argval)
+                elif before.argval == "self" and one.opname == "LOAD_METHOD":
+                    used.add(one.argval)
+    return read - used
+
+
+def _children_only_read(module):
+    names = _names_only_read(unfused_class(type(module)) or type(module))
+    return [child for name in names if isinstance(child := module._modules.get(name), _DropoutNd)]
+
+
+def _all_code(code):
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _all_code(constant)
