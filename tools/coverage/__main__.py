@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tools.coverage import table
+from tools.coverage.measure import TOLERANCE, NotRun
 from tools.coverage.workers import run_each
 from tools.pages import replaced
 
@@ -18,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coverage.md"
 RESULTS = Path(__file__).with_name("results.json")
 LIBRARIES = ("torch", "transformers", "timm")
-PARITY = 1e-3  # the largest difference that is not a failure
 
 
 def main(arguments=None):
@@ -33,16 +33,17 @@ def main(arguments=None):
     )
     options = parser.parse_args(arguments)
     names, measure = _prepare(options.families)
+    stored = json.loads(RESULTS.read_text())["families"] if RESULTS.exists() else {}
     results, failures = {}, []
     for name, seconds, result in run_each(measure, names, options.jobs, options.timeout):
         results[name] = _without_paths(result)
-        failure = failed(results[name])
+        failure = failed(results[name], stored.get(name))
         failures += [name] if failure else []
         mark = f"FAILED, {failure}: " if failure else ""
         print(f"{len(results)}/{len(names)} {name} {seconds:.0f} s: {mark}{line(results[name])}")
         sys.stdout.flush()
     if options.write:
-        write(results, partial=bool(options.families))
+        write(stored | results if options.families else results)
     print(f"{len(results)} families, {len(failures)} failed: {' '.join(failures)}")
     return 1 if failures else 0
 
@@ -55,7 +56,6 @@ def _prepare(chosen):
 
     from tools.coverage import families, timm_models
     from tools.coverage.family import measure_family
-    from tools.coverage.measure import NotRun
 
     transformers.logging.set_verbosity_error()
     known = {"transformers": families.all_families(), "timm": timm_models.all_models()}
@@ -96,15 +96,22 @@ def _without_paths(result):
     return result
 
 
-def failed(result):
-    """What is wrong with the result of a family; None if nothing is."""
+def failed(result, stored=None):
+    """What is wrong with the result of a family; None if nothing is.
+
+    Args:
+        stored: the result in the committed table; None if it has none.
+    """
     if "not_run" in result:
-        return None
+        return "no longer runs" if stored is not None and "sites" in stored else None
     if "error" in result:
         return "crash"
-    if result["parity"] is not None and not result["parity"] <= PARITY:
+    if result["parity"] is not None and not result["parity"] <= TOLERANCE:
         return "parity"
-    return "evaluation" if result["evaluation"] is False else None
+    if result["evaluation"] is False:
+        return "evaluation"
+    more = stored is not None and "left" in stored and result["left"] > stored["left"]
+    return "more calls left with torch" if more else None
 
 
 def line(result):
@@ -114,15 +121,13 @@ def line(result):
     return f"{counts}, parity {table.parity(result)}, evaluation {table.evaluation(result)}"
 
 
-def write(results, partial):
-    """Writes the results; those of a partial run replace only theirs."""
-    stored = json.loads(RESULTS.read_text())["families"] if partial and RESULTS.exists() else {}
-    results = dict(sorted({**stored, **results}.items()))
+def write(results):
+    """Writes the results and the page."""
+    results = dict(sorted(results.items()))
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     document = {"versions": versions, "families": results}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-    text = table.markdown(results, versions)
-    PAGE.write_text(replaced(PAGE.read_text(), "coverage", text))
+    PAGE.write_text(replaced(PAGE.read_text(), "coverage", table.markdown(results, versions)))
 
 
 if __name__ == "__main__":

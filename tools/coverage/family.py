@@ -59,7 +59,7 @@ def _configurations(cls, family, reasons):
     larger = []
     for plan in PLANS:
         try:
-            config = small(CONFIG_MAPPING[family], plan, CONFIGURATIONS.get(family))
+            config = small(CONFIG_MAPPING[family], plan, CONFIGURATIONS.get(family, dict)())
             set_in_configuration(config, P)
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())

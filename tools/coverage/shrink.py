@@ -46,12 +46,14 @@ WINDOW = 16
 _KEPT = re.compile(
     r"kernel|stride|padding|merge|window_kernel|codebook_dim|every|interval|period|offset|num_mel|"
     r"mel_bins|feature_size$|input_dim|in_chans|num_channels|max_ep_len|hop|context_length|"
-    r"prediction_length|group_size|max_length|loss|cost|temperature|num_residual_layers|"
+    r"prediction_length|group_size|loss|cost|temperature|num_residual_layers|"
     r"feature_layer|first_k|sinkhorn|factor|ratio|state_dim|act_dim|max_seq_len|distance|buckets"
 )
 _VOCABULARY = re.compile(r"vocab(_size)?(_|$)|vocab_size")
 _TOKEN = re.compile(r"(token|_tok|bos|eos|pad|sep|cls|mask)_?(token_)?(id|index|ids)$|^(boi|eoi)_")
-_POSITIONS = re.compile(r"max\w*_position|n_positions|max_2d_position|max_source|max_target|n_ctx")
+_POSITIONS = re.compile(
+    r"max\w*_position|^max_length$|n_positions|max_2d_position|max_source|max_target|n_ctx"
+)
 _EXPERTS = re.compile(r"(num|n)_(local_|routed_)?experts$|^(moe_)?num_experts$|n_routed_experts")
 _CHOSEN_EXPERTS = re.compile(r"experts_per_tok|top_?k_experts|moe_topk|moe_k$|^topk$|^top_k$")
 _IMAGE = re.compile(r"^(pretrain_|crop_|max_)?(image|img|input|spatial)_(size|resolution)$")
@@ -62,7 +64,7 @@ _DEPTH = re.compile(
 _LAYER_NUMBERS = re.compile(r"(indexes|indices|_idx|out_features|_ids|attn_layers|_layers_idx)$")
 _WIDTH = re.compile(
     r"(size|sizes|dim|dims|channels|rank|width|widths|filters|units|hidden|upsample_groups)$|"
-    r"^d_(model|kv|ff|inner|embed)|_d_(model|inner)$|^n_(embd|inner)$|^dim|_dim_|conv_dim"
+    r"^d_(model|kv|ff|inner|embed|latents)|_d_(model|inner)$|^n_(embd|inner)$|^dim|_dim_|conv_dim"
 )
 _NOT_WIDTH = re.compile(r"patch|block_size|chunk|window|batch|spec_size|pool|codebook|bbox")
 
@@ -84,7 +86,7 @@ def _small(config, plan, overrides):
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
         if name in overrides:
             continue
-        value = getattr(config, name, None)
+        value = vars(config).get(name)
         if _is_configuration(value):
             arguments[name] = _small(value, plan, {})
         elif isinstance(parameter.default, (int, float, tuple, list)):

@@ -1,5 +1,7 @@
 """Compares what `fuse` does with two versions of a library."""
 
+from tools.coverage.measure import TOLERANCE
+
 
 def differences(before, after):
     """Yields a line for each difference that concerns a user, family by family.
@@ -51,4 +53,4 @@ def _is_worse(old, new):
 def wrong(result):
     """Whether a fused model computes something else."""
     parity = result["parity"]
-    return result["evaluation"] is False or (parity is not None and parity > 1e-3)
+    return result["evaluation"] is False or (parity is not None and parity > TOLERANCE)
