@@ -152,5 +152,7 @@ def test_probabilities_of_a_configuration_and_its_parts():
 def test_probabilities_of_modules():
     model = Net()
     model.block.attention_dropout = 0.0
+    model.config = Configuration(dropout=0.0)
     set_in_modules(model, 0.3)
     assert (model.drop.p, model.block[2].p, model.block.attention_dropout) == (0.3, 0.3, 0.3)
+    assert model.config.dropout == 0.3

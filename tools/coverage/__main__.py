@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import fused_dropout as fd
 from tools.coverage import table
 from tools.coverage.measure import TOLERANCE, NotRun
 from tools.coverage.workers import run_each
@@ -58,6 +59,7 @@ def _prepare(chosen):
     from tools.coverage.family import measure_family
 
     transformers.logging.set_verbosity_error()
+    fd.fuse(torch.nn.Dropout())  # imports the patterns
     known = {"transformers": families.all_families(), "timm": timm_models.all_models()}
     everything = [name for names in known.values() for name in names]
     names = []

@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from tools.coverage.families import model_classes
 from tools.coverage.inputs import candidate_inputs
 from tools.coverage.measure import NotRun, P, measure, tensors
-from tools.coverage.overrides import CONFIGURATIONS
+from tools.coverage.overrides import CONFIGURATIONS, INPUTS
 from tools.coverage.probabilities import set_in_configuration, set_in_modules
 from tools.coverage.shrink import PLANS, small
 
@@ -41,7 +41,7 @@ def model_and_inputs(family):
             except Exception as error:
                 reasons.append(f"{cls.__name__}: {_text(error)}")
                 continue
-            for inputs in candidate_inputs(model):
+            for inputs in _inputs(family, model):
                 try:
                     torch.manual_seed(0)
                     if any(output.requires_grad for output in tensors(model(**inputs))):
@@ -80,6 +80,10 @@ def _build(cls, config):
     model = cls(config).float().train()
     set_in_modules(model, P)
     return model
+
+
+def _inputs(family, model):
+    return [INPUTS[family](model.config)] if family in INPUTS else candidate_inputs(model)
 
 
 def _text(error):

@@ -4,6 +4,8 @@ import re
 
 from torch import nn
 
+from tools.coverage.shrink import is_configuration
+
 _DROPOUT = re.compile(r"dropout|pdrop|drop_path|droppath|drop_prob|drop_rate|_drop$|^drop_|drop_p$")
 # They skip whole layers or tokens, or are no probabilities.
 _OTHERS = re.compile(r"layer_?drop|positions|token_drop|patch_drop|drop_tokens|ratio|scale")
@@ -25,7 +27,7 @@ def is_probability(name, value):
 def set_in_configuration(config, p):
     """Sets all probabilities of a configuration and of its parts; other randomness is off."""
     for name, value in list(vars(config).items()):
-        if hasattr(value, "model_type") and hasattr(value, "to_diff_dict"):
+        if is_configuration(value):
             set_in_configuration(value, p)
         elif _OFF.search(name) and isinstance(value, (bool, int, float)):
             setattr(config, name, type(value)(0))
@@ -40,10 +42,15 @@ def set_in_configuration(config, p):
 
 
 def set_in_modules(model, p):
-    """Sets all probabilities that modules hold as attributes."""
+    """Sets all probabilities that modules hold as attributes, or read from their configuration."""
+    configurations = {}
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = p
         for name, value in list(vars(module).items()):
-            if is_probability(name, value):
+            if is_configuration(value):
+                configurations[id(value)] = value
+            elif is_probability(name, value):
                 setattr(module, name, p)
+    for config in configurations.values():
+        set_in_configuration(config, p)

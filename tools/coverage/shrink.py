@@ -87,21 +87,26 @@ def _small(config, plan, overrides):
         if name in overrides:
             continue
         value = vars(config).get(name)
-        if _is_configuration(value):
+        if is_configuration(value):
             arguments[name] = _small(value, plan, {})
         elif isinstance(parameter.default, (int, float, tuple, list)):
             value = parameter.default
             new = small_value(name, value, plan)
             if new != value:
                 arguments[name] = new
+    # A backbone with stages keeps the choice of its outputs: the number of stages stays the same.
+    if isinstance(vars(config).get("depths"), (tuple, list)) and "out_features" in dir(config):
+        arguments.pop("out_indices", None)
+        arguments["out_features"] = list(config.out_features)
     # Parts that are no parameter of their own.
     for name, value in vars(config).items():
-        if _is_configuration(value) and name not in arguments and name not in overrides:
+        if is_configuration(value) and name not in arguments and name not in overrides:
             arguments[name] = _small(value, plan, {})
     return cls(**arguments, **overrides)
 
 
-def _is_configuration(value):
+def is_configuration(value):
+    """Whether a value is a configuration of transformers."""
     return hasattr(value, "to_diff_dict") and hasattr(value, "model_type")
 
 
