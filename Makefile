@@ -13,7 +13,7 @@ CUDA_SMOKE := random/test_philox.py pointwise/test_masks.py modules/test_pointwi
     test-fusion bench bench-quick bench-step bench-fusion lint format build mutants \
     build/sanitize-memory build/sanitize-threads sanitize sanitize-threads fuzz docs clean \
     cuda-check cuda-sanitize cuda-extension cuda-build wheel wheel-test gpu-report \
-    gpu-sanitize-program
+    gpu-sanitize-program coverage fusion-versions
 
 help:
 	@echo "make demo       train on handwritten digits, fused against unfused"
@@ -25,6 +25,8 @@ help:
 	@echo "make test-full  those too, and all tests with every instruction set"
 	@echo "make test-mutations  deliberate mistakes in a second build, each of which fails some test"
 	@echo "make test-fusion  fused models of transformers, timm and torchvision against unfused ones"
+	@echo "make coverage   what fuse reaches in the families of transformers and timm (FAMILIES=...)"
+	@echo "make fusion-versions  and in several versions of them (VERSIONS=\"timm==1.0.31\")"
 	@echo "make bench      benchmarks (make bench-quick: in a minute)"
 	@echo "make bench-step whole training steps of transformer blocks"
 	@echo "make bench-fusion  whole training steps of a BERT and a ViT, as they are and fused"
@@ -197,6 +199,19 @@ test-fusion: cuda-extension $(CUDA_VENV)/fusion-ready
 
 bench-fusion: cuda-extension $(CUDA_VENV)/fusion-ready
 	$(FUSION) -m benchmarks.end_to_end $(BENCH_FUSION)
+
+# Their environments see the torch and the extension of this one. FAMILIES and VERSIONS choose;
+# WRITE=1 writes the page in docs and the results beside the tool.
+FUSED_LIBRARIES = $(shell grep -E '^(transformers|timm)==' requirements-fusion.txt)
+
+build/coverage/ready: $(VENV)/ready requirements-fusion.txt
+	$(RUN) -m tools.environment $(@D) $(FUSED_LIBRARIES)
+
+coverage: build build/coverage/ready
+	build/coverage/bin/python -m tools.coverage $(FAMILIES) $(if $(WRITE),--write)
+
+fusion-versions: build
+	$(RUN) -m tools.fusion_versions $(VERSIONS) $(if $(WRITE),--write)
 
 # FINETUNE=--quick is a quick run.
 example-finetune: cuda-extension $(CUDA_VENV)/fusion-ready

@@ -1,0 +1,158 @@
+"""The measurement of one model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fused_dropout as fd
+from fused_dropout.fusion import registry
+from tools.coverage.measure import TOLERANCE, measure, tensors
+from tools.coverage.probabilities import is_probability, set_in_configuration, set_in_modules
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.1), nn.Linear(16, 8))
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x):
+        return {"output": self.drop(self.block(x)), "ids": torch.arange(3)}
+
+
+def measured(model, **inputs):
+    torch.manual_seed(0)
+    return measure(model, inputs or {"x": torch.randn(4, 8)})
+
+
+def test_counts_and_parity():
+    result = measured(Net())
+    assert (result["sites"], result["neighbours"], result["alone"], result["left"]) == (2, 1, 1, 0)
+    assert result["places"] == {}
+    assert result["parity"] < 1e-5
+    assert result["evaluation"] is True
+
+
+class LeftAlone(nn.Module):
+    """Its dropout is reached in a way that no redirection sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return getattr(F, "drop" + "out")(self.fc(x), 0.1, self.training)
+
+
+def test_places_of_what_is_left():
+    result = measured(LeftAlone())
+    assert result["left"] == 1
+    (place,) = result["places"]
+    assert __file__ in place
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class WrongInTraining(Scaled):
+    def forward(self, x):
+        return self.fc(x) * (1.01 if self.training else 1)
+
+
+class WrongInEvaluation(Scaled):
+    def forward(self, x):
+        return self.fc(x) * (1 if self.training else 1.01)
+
+
+class NotANumber(Scaled):
+    def forward(self, x):
+        return self.fc(x) * (torch.nan if self.training else 1)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setattr(registry, "_PATTERNS", list(registry._PATTERNS))
+    return lambda fused: fd.register_pattern(Scaled, fused)
+
+
+@pytest.mark.parametrize("fused", [WrongInTraining, NotANumber])
+def test_a_wrong_training_step_is_found(registered, fused):
+    registered(fused)
+    result = measured(Scaled())
+    assert result["parity"] > TOLERANCE
+    assert result["evaluation"] is True
+
+
+def test_a_wrong_evaluation_is_found(registered):
+    registered(WrongInEvaluation)
+    result = measured(Scaled())
+    assert result["parity"] <= TOLERANCE
+    assert result["evaluation"] is False
+
+
+class Noise(Scaled):
+    def forward(self, x):
+        return self.fc(F.dropout(x, 1e-10)) + torch.rand(())
+
+
+def test_a_model_with_random_numbers_of_its_own_has_no_parity():
+    assert measured(Noise())["parity"] is None
+
+
+def test_tensors_of_nested_results():
+    x, y = torch.zeros(2), torch.ones(3)
+    assert tensors({"a": x, "b": (y, None, [torch.arange(2)])}) == [x, y]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("hidden_dropout_prob", 0.0, True),
+        ("attn_pdrop", 0.1, True),
+        ("drop_path_rate", 0, True),
+        ("dropout", 0.0, True),
+        ("layerdrop", 0.1, False),
+        ("dropout_positions", 0.0, False),
+        ("drop_tokens", True, False),
+        ("classifier_dropout", None, False),
+        ("initializer_range", 0.02, False),
+    ],
+)
+def test_names_of_probabilities(name, value, expected):
+    assert is_probability(name, value) is expected
+
+
+class Configuration:
+    model_type = "part"
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+    def to_diff_dict(self):
+        return vars(self)
+
+
+def test_probabilities_of_a_configuration_and_its_parts():
+    part = Configuration(attention_dropout=0.0)
+    config = Configuration(
+        dropout=0.0, layerdrop=0.1, drop_rate=(0.0, 0.0), text=part, apply_spec_augment=True
+    )
+    set_in_configuration(config, 0.2)
+    assert (config.dropout, config.drop_rate, part.attention_dropout) == (0.2, (0.2, 0.2), 0.2)
+    assert (config.layerdrop, config.apply_spec_augment) == (0, False)
+
+
+def test_probabilities_of_modules():
+    model = Net()
+    model.block.attention_dropout = 0.0
+    model.config = Configuration(dropout=0.0)
+    set_in_modules(model, 0.3)
+    assert (model.drop.p, model.block[2].p, model.block.attention_dropout) == (0.3, 0.3, 0.3)
+    assert model.config.dropout == 0.3

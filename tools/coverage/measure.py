@@ -1,0 +1,135 @@
+"""Counts the dropout calls of a model before and after ``fuse``, and compares its results."""
+
+from collections import Counter
+
+import torch
+
+import fused_dropout as fd
+from fused_dropout.fusion.calls import DropoutCalls
+from tools.coverage.probabilities import set_in_modules
+
+P = 0.1
+TINY_P = 1e-10  # runs all code of dropout, but drops nothing
+TOLERANCE = 1e-3  # of the largest element: float32, with sums in another order
+
+
+class NotRun(Exception):
+    """No model of a family can be built, or no inputs are found for it; the text says why."""
+
+
+def measure(model, inputs):
+    """The results of one model.
+
+    Args:
+        model: a module with all dropout probabilities above 0.
+        inputs: dictionary of its arguments.
+
+    Returns:
+        dict: "sites" in a training step of the model as it is; of those after ``fuse``
+        "neighbours", "alone" and "left"; "places" of those left; "parity", the largest difference
+        of an output or gradient at p = 1e-10, relative to the largest element; "evaluation",
+        whether it is bit-equal. These two are None if the unfused model itself gives other results
+        with another seed, or when it is run again.
+    """
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def run(p, training=True, seed=0):
+        model.load_state_dict(state)
+        set_in_modules(model, p)
+        model.train(training)
+        return _step(model, inputs, seed) if training else _evaluate(model, inputs)
+
+    with DropoutCalls(model) as before:
+        run(P)
+    expected, evaluation = run(TINY_P), run(P, training=False)
+    fd.fuse(model)
+    with DropoutCalls(model) as after:
+        run(P)
+    parity = _difference(expected, run(TINY_P))
+    equal = _bit_equal(evaluation, run(P, training=False))
+    fd.unfuse(model)
+    if parity > TOLERANCE and _difference(expected, run(TINY_P, seed=1)) > TOLERANCE:
+        parity = None
+    if not equal and not _bit_equal(evaluation, run(P, training=False)):
+        equal = None
+    counts = after.counts()
+    return {
+        "sites": len(before.calls),
+        "neighbours": counts["neighbours"],
+        "alone": counts["alone"],
+        "left": counts["torch"],
+        "places": _places(after.calls),
+        "parity": parity,
+        "evaluation": equal,
+    }
+
+
+def _places(calls):
+    left = Counter(f"{call.place} {call.function}" for call in calls if call.kind == "torch")
+    return dict(sorted(left.items()))
+
+
+def _step(model, inputs, seed):
+    """Outputs and gradients of a forward and a backward pass."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    outputs = tensors(model(**inputs))
+    generator = torch.Generator().manual_seed(99)
+    loss = sum(
+        (output * torch.randn(output.shape, generator=generator)).sum()
+        for output in outputs
+        if output.requires_grad
+    )
+    if isinstance(loss, torch.Tensor):
+        loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {f"output {i}": output.detach() for i, output in enumerate(outputs)}, {
+        name: gradient.clone() for name, gradient in gradients.items()
+    }
+
+
+def _evaluate(model, inputs):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return {str(i): output for i, output in enumerate(tensors(model(**inputs)))}
+
+
+def tensors(result):
+    """All floating-point tensors of a model's result, in order."""
+    if isinstance(result, torch.Tensor):
+        return [result] if result.is_floating_point() else []
+    if isinstance(result, dict):
+        result = result.values()
+    if isinstance(result, (list, tuple)) or hasattr(result, "__next__") or _is_values(result):
+        return [tensor for part in result for tensor in tensors(part)]
+    return []
+
+
+def _is_values(result):
+    return isinstance(result, type({}.values()))
+
+
+def _difference(expected, got):
+    """The largest difference of two results of :func:`_step`, relative to the largest element."""
+    worst = 0.0
+    for one, other in zip(expected, got, strict=True):
+        if one.keys() != other.keys():
+            return float("inf")
+        largest = max([_largest(value) for value in one.values()], default=0.0)
+        for name, value in one.items():
+            if not torch.equal(value.isfinite(), other[name].isfinite()):
+                return float("inf")
+            # Some gradients, such as that of a key's bias, are zero but for rounding errors.
+            floor = max(_largest(value), 1e-3 * largest, 1e-12)
+            worst = max(worst, _largest(value - other[name]) / floor)
+    return worst
+
+
+def _largest(x):
+    return x.detach().float().nan_to_num(0, 0, 0).abs().max().item() if x.numel() else 0.0
+
+
+def _bit_equal(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(value.nan_to_num(), other[name].nan_to_num()) for name, value in one.items()
+    )
