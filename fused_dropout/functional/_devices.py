@@ -41,7 +41,6 @@ def warn_without_kernels(device):
     _warn_once(device.type)
 
 
-@torch.compiler.assume_constant_result  # torch.compile runs it while it traces
 def _warn_once(device_type):
     if device_type in _warned:
         return
@@ -53,3 +52,8 @@ def _warn_once(device_type):
         f"masks of this package and runs as a slower composition of torch operators. {remedy}",
         stacklevel=3,
     )
+
+
+# torch.compile calls it while it traces. `torch.compiler.assume_constant_result` sets the same
+# attribute, but imports torch._dynamo, which takes seconds.
+_warn_once._dynamo_marked_constant = True

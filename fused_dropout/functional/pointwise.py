@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import (
     ACTIVATIONS,
     MODES,
@@ -25,8 +26,10 @@ __all__ = [
     "dropout_mask",
 ]
 
-BIAS_ACT_DROPOUT = Operator("bias_act_dropout", same={"residual": 2}, bias_dim=5)
-DROPOUT_ = Operator("dropout_")
+BIAS_ACT_DROPOUT = Operator(
+    "bias_act_dropout", _unfused.bias_act_dropout, same={"residual": 2}, bias_dim=5
+)
+DROPOUT_ = Operator("dropout_", _unfused.dropout_)
 
 
 def dropout(
