@@ -2,8 +2,6 @@
 
 import warnings
 
-import torch
-
 from fused_dropout._extension import _C
 
 # Calls on the meta device have results without values, and no other implementation to choose.
@@ -27,7 +25,12 @@ def has_kernels(device_or_tensor):
     """Whether this build has kernels for tensors of a device, or for this tensor.
 
     The tensor can be a traced one, whose device counts. True on the meta device.
+
+    Args:
+        device_or_tensor: a `torch.device` or a tensor.
     """
+    if getattr(device_or_tensor, "is_cpu", False):  # several times as fast as the rest
+        return True
     device = getattr(device_or_tensor, "device", device_or_tensor)
     return device.type in _WITH_KERNELS
 

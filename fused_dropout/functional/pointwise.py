@@ -56,6 +56,9 @@ def dropout(
 
     Unlike in torch, a NaN or an infinity is dropped too if the mask drops its element.
 
+    On a device without kernels, torch's own function runs with its own mask, unless ``rng_state``,
+    ``generator`` or ``shard`` asks for a mask of this package. The first call warns.
+
     Args:
         x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested
             tensor, whose mask is that of its values.

@@ -24,20 +24,11 @@ struct Product {
   Tensor tensor;
 };
 Product multiply_wide(const Words& a, uint32_t b) {
-  return {a.tensor.bitwise_and(kWordBits).mul_(static_cast<int64_t>(b))};
+  return {a.tensor.bitwise_and(kWordBits) * static_cast<int64_t>(b)};
 }
 Words low_word(const Product& product) { return {product.tensor}; }
-
-struct HighWord {
-  Tensor tensor;
-};
-HighWord high_word(const Product& product) { return {at::bitwise_right_shift(product.tensor, 32)}; }
-
-Words operator^(const HighWord& a, const Words& b) { return {a.tensor.bitwise_xor(b.tensor)}; }
-// The result of the operator above depends on the whole state. So it is batched if a key is, and
-// takes one in place.
-Words operator^(Words&& a, const Words& key) { return {a.tensor.bitwise_xor_(key.tensor)}; }
-
+Words high_word(const Product& product) { return {at::bitwise_right_shift(product.tensor, 32)}; }
+Words operator^(const Words& a, const Words& b) { return {a.tensor.bitwise_xor(b.tensor)}; }
 Words next_key(const Words& key, uint32_t step) {
   return {key.tensor + static_cast<int64_t>(step)};
 }
