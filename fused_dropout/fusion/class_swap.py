@@ -6,7 +6,7 @@ import types
 import torch
 
 from fused_dropout._once import made_once
-from fused_dropout.fusion.eligibility import has_global_hooks, top_level_package
+from fused_dropout.fusion.eligibility import has_global_hooks, runs_kernels, top_level_package
 from fused_dropout.fusion.redirect import is_searched, redirected
 
 
@@ -67,7 +67,7 @@ class FusedMixin:
         raise NotImplementedError
 
     def forward(self, *args, **kwargs):
-        if self.in_training() and self.reason_unfused() is None:
+        if self.in_training() and _have_kernels(args, kwargs) and self.reason_unfused() is None:
             return self.fused_forward(*args, **kwargs)
         return self.unfused_forward(*args, **kwargs)
 
@@ -108,6 +108,12 @@ class FusedMixin:
         parts = super().__reduce_ex__(2)
         construct, *arguments = (cls if one is fused else one for one in (parts[0], *parts[1]))
         return (_new, (mixin, cls, construct, *arguments), *parts[2:])
+
+
+def _have_kernels(args, kwargs):
+    """Whether the device of a call has kernels: that of its first argument."""
+    x = args[0] if args else next(iter(kwargs.values()), None)
+    return not isinstance(x, torch.Tensor) or runs_kernels(x)
 
 
 _ORIGINS = {}  # fused class: (mixin, original class)

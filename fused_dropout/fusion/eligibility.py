@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
+from fused_dropout.functional._devices import has_kernels, warn_without_kernels
+
 LINEAR = (nn.Linear,)
 _PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -39,15 +41,32 @@ def top_level_package(module_name):
 def is_supported_tensor(x):
     """Whether the kernels accept a tensor.
 
-    They do not accept nested, distributed and complex tensors, nor the proxies of torch.fx. The
-    original layers handle those.
+    They do not accept nested, distributed and complex tensors, the proxies of torch.fx and tensors
+    on devices without kernels. The original layers handle those.
     """
     return (
         isinstance(x, torch.Tensor)
+        and runs_kernels(x)
         and x.dtype in _DTYPES
         and not x.is_nested
         and not hasattr(type(x), "__tensor_flatten__")
     )
+
+
+def runs_kernels(x):
+    """Whether there are kernels for the device of a tensor; warns once for a device without."""
+    if has_kernels(x):
+        return True
+    warn_without_kernels(x.device)
+    return False
+
+
+def device_not_fusable(module):
+    """The reason why a module is on a device without kernels; None if it is not."""
+    for parameter in module.parameters():
+        if not has_kernels(parameter):
+            return f"is on {parameter.device.type}, for which this build has no kernels"
+    return None
 
 
 def child_not_fusable(name, child, types):

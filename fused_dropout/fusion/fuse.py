@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from fused_dropout.fusion.class_swap import FusedMixin, fused_base, is_fused, unfused_class
-from fused_dropout.fusion.eligibility import class_name, is_sharded
+from fused_dropout.fusion.eligibility import class_name, device_not_fusable, is_sharded
 from fused_dropout.fusion.fusion_report import FusionError, FusionReport, Site
 from fused_dropout.fusion.registry import FUNCTIONAL, chosen_patterns
 from fused_dropout.fusion.sites import dropout_sites
@@ -200,11 +200,12 @@ def _matches(name, module, patterns, reason_of, text_if_fused=None):
             reason = reason_of(module)
             text = (text_if_fused or pattern.describe(module)) if reason is None else reason
         else:
-            reason = text = pattern.reason_not_fusable(module)
+            reason = pattern.reason_not_fusable(module)
             if reason == "":
                 continue
             if reason is None and "forward" in module.__dict__:
-                reason = text = "has a forward set on the instance"
+                reason = "has a forward set on the instance"
+            text = reason = reason or device_not_fusable(module)
             if reason is None:
                 new, text = pattern.fused_class(cls), pattern.describe(module)
         if reason is None or not skipped:

@@ -6,33 +6,33 @@ Some families have the norms after the branches (post-norm), others before them 
 import re
 
 import torch
-import torch.nn.functional as F
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
-from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branches
+from fused_dropout.fusion.fused_calls import (
+    called_layers,
+    linear_act_drop,
+    linear_output,
+    run_residual_branches,
+)
 
 
 class _Layer(FusedMixin):
     """Branches that end with dropout, residual additions and norms. Dropout is functional here."""
 
     norm_first = False
+    fuses_calls = True
 
     @staticmethod
     def reason_not_fusable(module):
-        return (
-            linear_not_fusable("fc1", module.fc1)
-            or activation_not_fusable("activation_fn", module.activation_fn)
-            or linear_not_fusable("fc2", module.fc2)
-        )
+        return activation_not_fusable("activation_fn", module.activation_fn)
 
     def _feed_forward(self, x):
         """The output of the second linear layer without its bias, and the bias."""
         drop = {"p": self.activation_dropout, "training": self.training}
         hidden = linear_act_drop(self.fc1, self.activation_fn, drop, x)
-        return F.linear(hidden, self.fc2.weight), self.fc2.bias
+        return linear_output(self.fc2, hidden)
 
     def _run(self, x, norms_and_branches):
         """A branch is a function of a tensor that returns an output and a bias to be added."""
@@ -168,7 +168,7 @@ def add_layer_patterns(patterns):
             mixin,
             fingerprints,
             names and re.compile(names),
-            "feed-forward layers, dropout, residuals and norms",
+            called_layers("feed-forward layers, dropout, residuals and norms", "fc1", "fc2"),
         )
 
 

@@ -3,18 +3,23 @@
 import re
 
 import torch
-import torch.nn.functional as F
 
-from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
+from fused_dropout.fusion.fused_calls import (
+    add,
+    called_layers,
+    linear_act_drop,
+    two_linears_glu_drop,
+)
 
 
 class _WithDropout(FusedMixin):
     """A module with a child ``dropout``."""
+
+    fused_dropouts = ("dropout",)
 
     @staticmethod
     def reason_not_fusable(module):
@@ -35,10 +40,8 @@ def _output(wo, hidden):
 class FusedDense(_WithDropout):
     @staticmethod
     def reason_not_fusable(module):
-        return (
-            linear_not_fusable("wi", module.wi)
-            or activation_not_fusable("act", module.act)
-            or dropout_not_fusable("dropout", module.dropout)
+        return activation_not_fusable("act", module.act) or dropout_not_fusable(
+            "dropout", module.dropout
         )
 
     def fused_forward(self, hidden_states):
@@ -46,23 +49,14 @@ class FusedDense(_WithDropout):
 
 
 class FusedGatedDense(_WithDropout):
-    """Concatenates the weights of ``wi_0`` and ``wi_1``, as the kernel takes one tensor."""
-
     @staticmethod
     def reason_not_fusable(module):
-        for name in ("wi_0", "wi_1"):
-            layer = getattr(module, name)
-            if reason := linear_not_fusable(name, layer):
-                return reason
-            if layer.bias is not None:
-                return f"{name} has a bias"
         return activation_not_fusable("act", module.act) or dropout_not_fusable(
             "dropout", module.dropout
         )
 
     def fused_forward(self, hidden_states):
-        halves = F.linear(hidden_states, torch.cat([self.wi_0.weight, self.wi_1.weight]))
-        hidden = glu_drop(halves, None, activation_of(self.act), self.dropout)
+        hidden = two_linears_glu_drop(self.wi_0, self.wi_1, self.act, self.dropout, hidden_states)
         return _output(self.wo, hidden)
 
 
@@ -118,8 +112,18 @@ class FusedLayerCrossAttention(LayerAttention):
 
 
 for _mixin, _fingerprint, _names, _text in (
-    (FusedDense, "5c0a394577378dcb", "DenseActDense", "activation and dropout"),
-    (FusedGatedDense, "f84cdc6aff10c59b", "DenseGatedActDense", "activation, gate and dropout"),
+    (
+        FusedDense,
+        "5c0a394577378dcb",
+        "DenseActDense",
+        called_layers("activation and dropout", "wi"),
+    ),
+    (
+        FusedGatedDense,
+        "f84cdc6aff10c59b",
+        "DenseGatedActDense",
+        called_layers("activation, gate and dropout", "wi_0", "wi_1"),
+    ),
     (FusedLayerFF, "3295302a1a943bd5", "LayerFF", "dropout and residual"),
     (FusedLayerSelfAttention, "fef5d2683fbd6f12", "LayerSelfAttention", "dropout and residual"),
     (FusedLayerCrossAttention, "f2398ec91b90b8ed", "LayerCrossAttention", "dropout and residual"),

@@ -9,6 +9,8 @@ from fused_dropout.fusion.fused_calls import add, add_then_norm
 
 
 class FusedViTLayer(FusedMixin):
+    fused_dropouts = ("dropout",)
+
     @staticmethod
     def reason_not_fusable(module):
         return dropout_not_fusable("dropout", module.dropout)

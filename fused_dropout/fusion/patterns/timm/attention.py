@@ -11,6 +11,7 @@ from fused_dropout.fusion.patterns.timm.mlp import Branch
 class FusedAttention(Branch):
     linears = ("proj",)
     drops = "attn_drop", "proj_drop"
+    fused_dropouts = ("proj_drop",)
 
     @classmethod
     def reason_not_fusable(cls, module):

@@ -2,14 +2,19 @@
 
 import re
 
-import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.fused_calls import (
+    BIAS_DIMS,
+    add,
+    add_then_norm,
+    linear_output,
+    norm_not_fusable,
+)
 from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
 from fused_dropout.fusion.patterns.timm.mlp import Branch
 
@@ -28,9 +33,8 @@ def branch_of(child, *args, **kwargs):
         and child.reason_not_fusable(child) is None
     ):
         linear, drop = child.last_layers()
-        if type(linear) is nn.Linear:
-            x = child.before_last(*args, **kwargs)
-            return F.linear(x, linear.weight), linear.bias, drop
+        if BIAS_DIMS.get(type(linear), -1) == -1:
+            return *linear_output(linear, child.before_last(*args, **kwargs)), drop
     return child(*args, **kwargs), None, None
 
 
@@ -44,6 +48,10 @@ class _Block(FusedMixin):
 
     ends = ("ls1", "drop_path1"), ("ls2", "drop_path2")
     norms = ("norm2",)
+
+    @classmethod
+    def dropouts_in_kernels(cls, module):
+        return [getattr(module, drop_path) for _, drop_path in cls.ends]
 
     @staticmethod
     def reason_not_fusable(module):
