@@ -6,8 +6,12 @@ import types
 import torch
 
 from fused_dropout._once import made_once
-from fused_dropout.fusion.eligibility import has_global_hooks, runs_kernels, top_level_package
-from fused_dropout.fusion.redirect import is_searched, redirected
+from fused_dropout.fusion.eligibility import has_global_hooks, runs_kernels
+from fused_dropout.fusion.redirected_classes import (
+    look_alike,
+    redirected_bases,
+    redirected_methods,
+)
 
 
 class FusedMixin:
@@ -86,7 +90,8 @@ class FusedMixin:
 
     def unfused_forward(self, *args, **kwargs):
         if not torch.compiler.is_compiling():
-            _forget_replaced_methods(type(self))
+            for method in self._redirected_methods:
+                method.follow()
         return super().forward(*args, **kwargs)
 
     def _get_name(self):
@@ -127,10 +132,12 @@ def fused_class(mixin, cls):
     policies of distributed training. Its `forward` has the signature and the docstring of the
     original one, which `torch.export`, ONNX exporters and trainers read.
     """
-    fused = _make_class(
+    bases = redirected_bases(cls) if mixin.redirects else (cls,)
+    fused = look_alike(
         cls,
-        (mixin, *(redirected_bases(cls) if mixin.redirects else (cls,))),
+        (mixin, *bases),
         {
+            "_redirected_methods": redirected_methods(bases),
             "_original_class": cls,
             "_original_methods": tuple(
                 (name, getattr(cls, name)) for name in mixin.bypassed_methods
@@ -141,12 +148,6 @@ def fused_class(mixin, cls):
         fused.forward = _with_signature_of(fused.forward, cls.forward)
     _ORIGINS[fused] = (mixin, cls)
     return fused
-
-
-def _make_class(cls, bases, members):
-    """A class that looks like `cls`."""
-    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls)(cls.__name__, bases, {**names, **members})
 
 
 def _with_signature_of(function, original):
@@ -161,76 +162,10 @@ def _with_signature_of(function, original):
     return functools.update_wrapper(copy, original)
 
 
-def redirected_bases(cls):
-    """The bases of a class that computes what `cls` computes without torch's dropout functions.
-
-    The methods of each class of the hierarchy are redirected in a subclass of that class. In the
-    method resolution order each of these comes right before its class, so that `super()` in a
-    method finds the redirected methods of the next class.
-    """
-    bases = []
-    for one in cls.__mro__:
-        methods = _redirected_class(one)
-        if methods is not None:
-            bases.append(methods)
-        elif one is cls:
-            bases.append(cls)
-    return tuple(bases)
-
-
-def has_redirected_methods(cls):
-    """Whether the methods of a class, or of its base classes, call torch's dropout functions."""
-    return not is_own_class(cls) and any(_redirected_class(one) is not None for one in cls.__mro__)
-
-
-_REDIRECTED_METHODS = {}  # redirected class: {name: (redirected method, original method)}
-
-
-@made_once
-def _redirected_class(cls):
-    """A subclass of `cls` with redirected methods; None if no method needs it."""
-    if not is_searched(cls):
-        return None
-    methods = {
-        name: (new, member)
-        for name, member in vars(cls).items()
-        if (new := _redirected_member(member)) is not member
-    }
-    if not methods:
-        return None
-    new = _make_class(cls, (cls,), {name: method for name, (method, _) in methods.items()})
-    _REDIRECTED_METHODS[new] = methods
-    return new
-
-
-def _redirected_member(member):
-    if isinstance(member, types.FunctionType):
-        return redirected(member)
-    if isinstance(member, (staticmethod, classmethod)):
-        function = member.__func__
-        new = redirected(function) if isinstance(function, types.FunctionType) else function
-        return member if new is function else type(member)(new)
-    return member
-
-
-def _forget_replaced_methods(fused):
-    """Removes redirected methods whose original was replaced after the class was fused."""
-    for cls in fused.__mro__:
-        for name, (new, original) in _REDIRECTED_METHODS.get(cls, {}).items():
-            is_current = vars(cls.__mro__[1]).get(name) is original
-            if not is_current and vars(cls).get(name) is new:
-                delattr(cls, name)
-
-
 def _new(mixin, cls, construct, *arguments):
     module = construct(*arguments)
     module.__class__ = fused_class(mixin, cls)
     return module
-
-
-def is_own_class(cls):
-    """Whether a class is one of this package, or a subclass with the same `forward`."""
-    return top_level_package(getattr(cls.forward, "__module__", "")) == "fused_dropout"
 
 
 def is_fused(module):

@@ -183,7 +183,7 @@ def _named_values(function):
 
 @functools.cache
 def _names(code):
-    """The names in a code object and the code inside of it: attributes and globals, and free ones."""
+    """The names in a code object and the code inside of it: attributes and globals; free names."""
     names, variables = set(code.co_names), set(code.co_freevars)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -9,13 +9,9 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fused_dropout.fusion.class_swap import (
-    FusedMixin,
-    has_redirected_methods,
-    is_own_class,
-    unfused_class,
-)
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.redirect import dropout_calls, functions_of
+from fused_dropout.fusion.redirected_classes import has_redirected_methods, is_own_class
 from fused_dropout.modules._stochastic import is_dropout, never_drops
 
 
