@@ -10,4 +10,3 @@ def test_calls_on_a_device_without_kernels():
     command = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=file.parents[2])
     assert result.returncode == 0, result.stdout
-    assert " passed" in result.stdout
