@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 
 import torch
 
@@ -52,6 +53,25 @@ def candidate_inputs(model):
             continue
         for chosen in itertools.islice(itertools.product(*values), 60):
             yield dict(zip(names, chosen, strict=True)) | _fixed(parameters)
+
+
+def with_placeholders(inputs, message, config):
+    """Inputs with image tokens, the numbers of them to try; empty if the message is another one.
+
+    Args:
+        message: of the error that the model raised. It says how many image features there are, or
+            how many elements they have.
+    """
+    counts = re.search(r"tokens:? \d+,? (?:and )?(?:image )?features:? (\d+)", message)
+    token = field(config, "image_token_id", "image_token_index", default=None)
+    if counts is None or token is None or "input_ids" not in inputs:
+        return
+    ids = inputs["input_ids"]
+    features = int(counts[1]) // len(ids)
+    width = _integer(field(config, "hidden_size", "d_model", default=1))
+    for number in (features, features // width):
+        tokens = torch.full((len(ids), max(1, number)), token)
+        yield {**inputs, "input_ids": torch.cat([ids[:, :1], tokens, ids[:, 1:]], 1)}
 
 
 def _fixed(parameters):
