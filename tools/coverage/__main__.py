@@ -15,6 +15,7 @@ from tools.coverage import table
 from tools.coverage.measure import TOLERANCE, NotRun
 from tools.coverage.workers import run_each
 from tools.pages import replaced
+from tools.torchvision_beside_cpu import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coverage.md"
@@ -53,6 +54,7 @@ def _prepare(chosen):
     """The chosen names, and the function that measures one. Imports what the processes need."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    import_torchvision()
     import transformers
 
     from tools.coverage import families, timm_models

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from tools.coverage.shrink import VOCABULARY
+from tools.coverage.shrink import VOCABULARY, is_configuration
 
 BATCH = 2
 WORDS = 8
@@ -68,9 +68,9 @@ def with_placeholders(inputs, message, config):
         return
     ids = inputs["input_ids"]
     features = int(counts[1]) // len(ids)
-    width = _integer(field(config, "hidden_size", "d_model", default=1))
-    for number in (features, features // width):
-        tokens = torch.full((len(ids), max(1, number)), token)
+    widths = [_integer(field(part, "hidden_size", default=1)) for part in _parts(config)]
+    for number in dict.fromkeys(max(1, features // width) for width in (1, *widths)):
+        tokens = torch.full((len(ids), number), token)
         yield {**inputs, "input_ids": torch.cat([ids[:, :1], tokens, ids[:, 1:]], 1)}
 
 
@@ -116,8 +116,7 @@ def _values(name, config):
 
 def field(config, *names, default):
     """The first field of these names that a configuration or one of its parts has."""
-    parts = [config, *(v for v in vars(config).values() if hasattr(v, "model_type"))]
-    for part, name in itertools.product(parts, names):
+    for part, name in itertools.product(_parts(config), names):
         try:
             value = getattr(part, name, None)
         except Exception:  # fields that differ between layers raise errors of their own
@@ -125,6 +124,10 @@ def field(config, *names, default):
         if value is not None:
             return value
     return default
+
+
+def _parts(config):
+    return [config, *filter(is_configuration, vars(config).values())]
 
 
 def _integer(value):
