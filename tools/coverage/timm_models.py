@@ -17,7 +17,7 @@ from timm.models import list_models  # noqa: E402
 # One of the smallest of each file of timm; several where a file has blocks of several kinds.
 _NAMES = """
 beit_base_patch16_224 beitv2_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_lite_tiny
-coatnet_nano_rw_224 convformer_s18 convit_tiny convmixer_768_32 convnext_atto convnextv2_atto
+coatnet_nano_rw_224 convformer_s18 convit_tiny convnext_atto convnextv2_atto
 crossvit_tiny_240 cs3darknet_s darknet53 davit_tiny deit_tiny_distilled_patch16_224
 deit3_small_patch16_224 densenet121 dla46_c dpn48b edgenext_xx_small efficientformer_l1
 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 eva02_tiny_patch14_224 eva_giant_patch14_224
