@@ -97,6 +97,24 @@ def test_a_wrong_evaluation_is_found(registered):
     assert result["evaluation"] is False
 
 
+class Amplified(Scaled):
+    """Subtracts nearly equal numbers, so rounding errors of its layer become large."""
+
+    def forward(self, x):
+        x = self.fc(x)
+        return (x + 1e6) - 1e6
+
+
+class OtherRounding(Amplified):
+    def forward(self, x):
+        return self.fc(x) + 1e6 - 1e6 if not self.training else self.fc(x)
+
+
+def test_amplified_rounding_errors_are_told_from_mistakes(registered):
+    fd.register_pattern(Amplified, OtherRounding)
+    assert measured(Amplified())["parity"] < TOLERANCE
+
+
 class Noise(Scaled):
     def forward(self, x):
         return self.fc(F.dropout(x, 1e-10)) + torch.rand(())

@@ -136,9 +136,7 @@ def test_versions_table():
     assert "| | 4.57.6 | 5.24.0 |" in text
     assert "| bert | 4 + 1 + 2 | 4 + 3 + 0 |" in text
     assert "| bart | not run | **wrong** 4 + 3 + 0 |" in text
-    assert (
-        "- 4.57.6, bert: not fused: Attention: dropout; "
-        "skipped: Attention: forward has no known fingerprint" in text
-    )
-    assert "- 4.57.6, bart: ImportError: no bart" in text
+    assert "- 4.57.6, not fused: dropout (Attention)" in text
+    assert "- 4.57.6, skipped: forward has no known fingerprint (Attention)" in text
+    assert "- 4.57.6, ImportError: no bart (bart)" in text
     assert "| vit | 4 + 3 + 0 |" in text

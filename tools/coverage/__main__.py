@@ -15,6 +15,7 @@ from tools.coverage import table
 from tools.coverage.measure import TOLERANCE, NotRun
 from tools.coverage.workers import run_each
 from tools.pages import replaced
+from tools.torchvision_beside_cpu import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coverage.md"
@@ -28,7 +29,7 @@ def main(arguments=None):
         "families", nargs="*", help='such as "bert", "timm/resnet18", "timm"; default: all'
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for a family")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for a family")
     parser.add_argument(
         "--write", action="store_true", help="write results.json and the page docs/coverage.md"
     )
@@ -53,13 +54,15 @@ def _prepare(chosen):
     """The chosen names, and the function that measures one. Imports what the processes need."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    import_torchvision()
     import transformers
 
     from tools.coverage import families, timm_models
-    from tools.coverage.family import measure_family
+    from tools.coverage.family import measure_family, model_and_inputs
 
     transformers.logging.set_verbosity_error()
-    fd.fuse(torch.nn.Dropout())  # imports the patterns
+    # Imports the patterns and fills caches of functions that all models call.
+    fd.fuse(model_and_inputs("bert")[0])
     known = {"transformers": families.all_families(), "timm": timm_models.all_models()}
     everything = [name for names in known.values() for name in names]
     names = []

@@ -1,12 +1,13 @@
 """Builds a small model of one family and measures it."""
 
+import contextlib
 import time
 
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tools.coverage.families import model_classes
-from tools.coverage.inputs import candidate_inputs
+from tools.coverage.inputs import candidate_inputs, with_placeholders
 from tools.coverage.measure import NotRun, P, measure, tensors
 from tools.coverage.overrides import CONFIGURATIONS, INPUTS
 from tools.coverage.probabilities import set_in_configuration, set_in_modules
@@ -43,8 +44,8 @@ def model_and_inputs(family):
                 continue
             for inputs in _inputs(family, model):
                 try:
-                    torch.manual_seed(0)
-                    if any(output.requires_grad for output in tensors(model(**inputs))):
+                    inputs, outputs = _outputs(model, inputs)
+                    if any(output.requires_grad for output in outputs):
                         return model, inputs
                     reasons.append(f"{cls.__name__}: no output has a gradient")
                 except Exception as error:
@@ -80,6 +81,18 @@ def _build(cls, config):
     model = cls(config).float().train()
     set_in_modules(model, P)
     return model
+
+
+def _outputs(model, inputs):
+    """The inputs, changed if the model says what is wrong with them, and the outputs."""
+    torch.manual_seed(0)
+    try:
+        return inputs, tensors(model(**inputs))
+    except Exception as error:
+        for changed in with_placeholders(inputs, str(error), model.config):
+            with contextlib.suppress(Exception):
+                return changed, tensors(model(**changed))
+        raise
 
 
 def _inputs(family, model):

@@ -2,10 +2,11 @@
 
 import inspect
 import itertools
+import re
 
 import torch
 
-from tools.coverage.shrink import VOCABULARY
+from tools.coverage.shrink import VOCABULARY, is_configuration
 
 BATCH = 2
 WORDS = 8
@@ -54,6 +55,25 @@ def candidate_inputs(model):
             yield dict(zip(names, chosen, strict=True)) | _fixed(parameters)
 
 
+def with_placeholders(inputs, message, config):
+    """Inputs with image tokens, the numbers of them to try; empty if the message is another one.
+
+    Args:
+        message: of the error that the model raised. It says how many image features there are, or
+            how many elements they have.
+    """
+    counts = re.search(r"tokens:? \d+,? (?:and )?(?:image )?features:? (\d+)", message)
+    token = field(config, "image_token_id", "image_token_index", default=None)
+    if counts is None or token is None or "input_ids" not in inputs:
+        return
+    ids = inputs["input_ids"]
+    features = int(counts[1]) // len(ids)
+    widths = [_integer(field(part, "hidden_size", default=1)) for part in _parts(config)]
+    for number in dict.fromkeys(max(1, features // width) for width in (1, *widths)):
+        tokens = torch.full((len(ids), number), token)
+        yield {**inputs, "input_ids": torch.cat([ids[:, :1], tokens, ids[:, 1:]], 1)}
+
+
 def _fixed(parameters):
     """Arguments that keep a step small and free of randomness other than dropout's."""
     wanted = {"use_cache": False, "return_dict": True}
@@ -96,8 +116,7 @@ def _values(name, config):
 
 def field(config, *names, default):
     """The first field of these names that a configuration or one of its parts has."""
-    parts = [config, *(v for v in vars(config).values() if hasattr(v, "model_type"))]
-    for part, name in itertools.product(parts, names):
+    for part, name in itertools.product(_parts(config), names):
         try:
             value = getattr(part, name, None)
         except Exception:  # fields that differ between layers raise errors of their own
@@ -105,6 +124,10 @@ def field(config, *names, default):
         if value is not None:
             return value
     return default
+
+
+def _parts(config):
+    return [config, *filter(is_configuration, vars(config).values())]
 
 
 def _integer(value):

@@ -94,6 +94,10 @@ def _small(config, plan, overrides):
             new = small_value(name, value, plan)
             if new != value:
                 arguments[name] = new
+        elif isinstance(value, dict) and "mrope_section" in value:
+            # The parts of a rotary embedding, which fill half of a head.
+            parts = [part // plan.divisor for part in value["mrope_section"]]
+            arguments[name] = {**value, "mrope_section": parts}
     # A backbone with stages keeps the choice of its outputs: the number of stages stays the same.
     if isinstance(vars(config).get("depths"), (tuple, list)) and "out_features" in dir(config):
         arguments.pop("out_indices", None)

@@ -48,24 +48,24 @@ def _cell(result):
 
 
 def _lost(versions):
-    """What the newest version fuses and an older one does not, or skips for another reason."""
+    """What the newest version fuses and an older one does not, or skips for a reason of its own."""
     *older, newest = versions
     lines = []
     for version in reversed(older):
+        found = {}  # {what is said of modules: {class: None}}
         for family, result in versions[version].items():
-            best = versions[newest].get(family)
-            if best is None or "error" in best:
-                continue
+            best = versions[newest].get(family, {})
             if "error" in result:
-                lines.append(f"- {version}, {family}: {result['error']}")
-                continue
-            lost = [site for site in best["fused"] if site not in result["fused"]]
-            reasons = [site for site in result["skipped"] if site not in best["skipped"]]
-            if lost or reasons:
-                text = "; ".join(
-                    [f"not fused: {', '.join(lost)}"] * bool(lost)
-                    + [f"skipped: {', '.join(reasons)}"] * bool(reasons)
-                )
-                lines.append(f"- {version}, {family}: {text}")
+                found.setdefault(result["error"], {})[family] = None
+            elif "fused" in best:
+                for text, key in (("not fused", "fused"), ("skipped", "skipped")):
+                    one, other = (result, best) if key == "skipped" else (best, result)
+                    for site in one[key].keys() - other[key].keys():
+                        cls, _, what = site.partition(": ")
+                        found.setdefault(f"{text}: {what.replace(cls, 'the class')}", {})[cls] = (
+                            None
+                        )
+        for text, classes in sorted(found.items()):
+            lines.append(f"- {version}, {text} ({', '.join(sorted(classes))})")
     if lines:
         yield f"Differences from {newest}:\n\n" + "\n".join(lines)
