@@ -6,6 +6,8 @@ class. ``fuse`` asks these functions for the report, and every call of a fused m
 because hooks can be added at any time.
 """
 
+from itertools import chain
+
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
@@ -61,12 +63,15 @@ def runs_kernels(x):
     return False
 
 
-def device_not_fusable(module):
-    """The reason why a module is on a device without kernels; None if it is not."""
-    for parameter in module.parameters():
-        if not has_kernels(parameter):
-            return f"is on {parameter.device.type}, for which this build has no kernels"
-    return None
+def device_not_fusable(module, model):
+    """The reason why a module is on a device without kernels; None if it is not.
+
+    A module without parameters is taken to be where the model is.
+    """
+    parameter = next(chain(module.parameters(), model.parameters()), None)
+    if parameter is None or has_kernels(parameter):
+        return None
+    return f"is on {parameter.device.type}, for which this build has no kernels"
 
 
 def child_not_fusable(name, child, types):

@@ -85,12 +85,12 @@ def dropout_calls(function):
 
 
 def functions_of(cls):
-    """The functions that a class and its base classes define, those of ``nn.Module`` excluded."""
+    """The methods of a class and its base classes, but for ``__init__`` and ``nn.Module``'s own."""
     for one in cls.__mro__:
         if is_searched(one):
-            for member in vars(one).values():
+            for name, member in vars(one).items():
                 function = getattr(member, "__func__", member)
-                if isinstance(function, types.FunctionType):
+                if name != "__init__" and isinstance(function, types.FunctionType):
                     yield function
 
 

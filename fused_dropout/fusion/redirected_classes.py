@@ -41,7 +41,7 @@ def _redirected_class(cls):
     methods = {
         name: new
         for name, member in vars(cls).items()
-        if (new := _redirected_member(member)) is not member
+        if name != "__init__" and (new := _redirected_member(member)) is not member
     }
     if not methods:
         return None
