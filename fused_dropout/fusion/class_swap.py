@@ -137,6 +137,9 @@ def fused_class(mixin, cls):
         cls,
         (mixin, *bases),
         {
+            # A member, because a base class may wrap `forward` when it gets a subclass, as layers
+            # of transformers do.
+            "forward": _with_signature_of(mixin.forward, cls.forward),
             "_redirected_methods": redirected_methods(bases),
             "_original_class": cls,
             "_original_methods": tuple(
@@ -144,8 +147,6 @@ def fused_class(mixin, cls):
             ),
         },
     )
-    if isinstance(fused.forward, types.FunctionType):
-        fused.forward = _with_signature_of(fused.forward, cls.forward)
     _ORIGINS[fused] = (mixin, cls)
     return fused
 

@@ -18,6 +18,7 @@ from fused_dropout.fusion.activations import Activation, activation_of
 from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
 from fused_dropout.fusion.dropout_layers import dropout_arguments
 from fused_dropout.fusion.eligibility import (
+    LINEAR,
     child_not_fusable,
     linear_not_fusable,
     record_forwards,
@@ -71,7 +72,8 @@ def linear_called(name, layer):
 
     It is called if it is an adapter, a quantised layer or another class, or has hooks.
     """
-    return linear_not_fusable(name, layer, tuple(_WITHOUT_BIAS))
+    types = (type(layer),) if type(layer) in _WITHOUT_BIAS else LINEAR
+    return linear_not_fusable(name, layer, types)
 
 
 def linear_output(layer, x):

@@ -194,7 +194,7 @@ def set_p(model, p):
         for name in ("p", "drop_prob"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, p)
-        for name in ("dropout", "activation_dropout", "attention_dropout"):
+        for name in ("dropout", "activation_dropout", "attention_dropout", "attn_drop_p"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, p)
 
