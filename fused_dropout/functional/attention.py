@@ -96,13 +96,12 @@ def scaled_dot_product_attention(
     empty = None
     if attn_mask is not None:
         attn_mask, empty = _additive(attn_mask, query.dtype, may_be_empty=not is_causal)
-    # Otherwise the matrix products would copy them, some of them twice.
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    arguments = query, key, value, attn_mask, p, scale, generator, rng_state
-    if not can_attend(*arguments[:5]):
-        result = unfused_attention(*arguments)
+    options = attn_mask, p, scale, generator, rng_state
+    if not can_attend(query, key, value, attn_mask, p):
+        result = unfused_attention(query, key, value, *options)
         return result if empty is None else result.masked_fill(empty, 0)
-    result = attend(*arguments)
+    # Otherwise the matrix products would copy them, some of them twice.
+    result = attend(query.contiguous(), key.contiguous(), value.contiguous(), *options)
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 

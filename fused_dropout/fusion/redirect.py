@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fused_dropout.fusion.eligibility import top_level_package
-from fused_dropout.fusion.functional_dropout import STAND_INS
+from fused_dropout.fusion.functional_dropout import STAND_INS, function_name
 
 PREFIX = "_fused_dropout_"
 
@@ -77,8 +77,8 @@ def dropout_calls(function):
         seen.add(function)
         for reference, value in _targets(function):
             if _is_dropout(value):
-                name = ".".join((reference.root, *reference.path))
-                found.append((name, function.__code__.co_filename, reference.line))
+                place = function.__code__.co_filename, reference.line
+                found.append((function_name(value), *place))
             else:
                 todo.append(value)
     return found
@@ -96,7 +96,7 @@ def functions_of(cls):
 
 def is_searched(cls):
     """Whether the methods that a class itself defines are searched for calls of dropout."""
-    package = top_level_package(cls.__module__)
+    package = top_level_package(cls.__module__ or "")
     return cls is not nn.Module and cls is not object and package != "fused_dropout"
 
 

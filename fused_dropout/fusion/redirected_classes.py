@@ -95,4 +95,4 @@ def look_alike(cls, bases, members):
 
 def is_own_class(cls):
     """Whether a class is one of this package, or a subclass with the same `forward`."""
-    return top_level_package(getattr(cls.forward, "__module__", "")) == "fused_dropout"
+    return top_level_package(getattr(cls.forward, "__module__", None) or "") == "fused_dropout"
