@@ -74,9 +74,7 @@ def test_double_backward_computes_the_mask_once(activation):
         *(torch.randn(6, 8), torch.randn(8), torch.randn(6, 8)),
     )
     calls = calls_of(
-        lambda: torch.autograd.grad(
-            dx, [dy, *leaves[:2]], torch.randn_like(dx), allow_unused=True
-        )
+        lambda: torch.autograd.grad(dx, [dy, *leaves[:2]], torch.randn_like(dx), allow_unused=True)
     )
     assert calls.ours["bias_act_dropout_backward"] == 1
     assert calls.ours.get("dropout_mask", 0) == (activation != "identity")
@@ -112,7 +110,9 @@ def test_vmap_with_one_state_is_one_kernel(dim):
 
 
 def test_vmap_that_draws_the_same_mask_is_one_kernel():
-    calls = calls_of(lambda: vmap(lambda x: FF.dropout(x, 0.4), randomness="same")(torch.ones(4, 8)))
+    calls = calls_of(
+        lambda: vmap(lambda x: FF.dropout(x, 0.4), randomness="same")(torch.ones(4, 8))
+    )
     assert calls.ours == {"bias_act_dropout": 1}
 
 
