@@ -33,6 +33,7 @@ class Case:
             `x`. 2.0 is one read and one write per element, as in a copy. Small tensors such as a
             bias do not count.
         small: whether the case is also timed with `SMALL_SHAPE`.
+        compiled: whether `torch.compile` supports it: it has no double backward.
     """
 
     inputs: Callable
@@ -41,6 +42,7 @@ class Case:
     grads: tuple[str, ...]
     moved: dict[str, float]
     small: bool = False
+    compiled: bool = True
 
     def passes(self, direction: str) -> float:
         """Returns the least bytes of "fwd", "bwd" or "fwd+bwd", as a multiple of the bytes of x."""
@@ -216,6 +218,34 @@ def _drop_block(p, x, block_size=7):
     return x * kept * (kept.numel() / kept.sum())
 
 
+def _x_bias_dy(new, rows, cols):
+    return {"x": new(rows, cols), "bias": new(cols), "dy": new(rows, cols)}
+
+
+def _input_gradient(call, x, dy):
+    """What a gradient penalty is computed from. Its backward is a double backward of the call."""
+    x.requires_grad_()
+    return torch.autograd.grad(call(x), x, dy, create_graph=True)[0]
+
+
+def _jvp(call, x, tangent):
+    return torch.func.jvp(call, (x,), (tangent,))
+
+
+def _examples(new, rows, cols):
+    """The same elements as up to 64 examples."""
+    examples = _power_of_two_divisor(rows, 64)
+    return {"x": new(examples, rows // examples, cols), "bias": new(cols)}
+
+
+def _each_by_itself(call, x):
+    return torch.func.vmap(call, randomness="different")(x)
+
+
+def _gelu_dropout(p, x, bias):
+    return F.dropout(F.gelu(x + bias), p)
+
+
 def _power_of_two_divisor(n: int, limit: int) -> int:
     divisor = 1
     while n % (2 * divisor) == 0 and 2 * divisor <= limit:
@@ -253,6 +283,37 @@ CASES = {
         eager=lambda p, x, bias: F.dropout(F.gelu(x + bias), p),
         grads=("x", "bias"),
         moved={"fwd": 2, "bwd": 3},  # x → y; dy, x → dx
+        small=True,
+    ),
+    "bias_gelu_dropout_gradient": Case(
+        inputs=_x_bias_dy,
+        fused=lambda FF, p, x, bias, dy: _input_gradient(
+            lambda x: FF.bias_act_dropout(x, bias, p, "gelu"), x, dy
+        ),
+        eager=lambda p, x, bias, dy: _input_gradient(lambda x: _gelu_dropout(p, x, bias), x, dy),
+        grads=("x", "bias", "dy"),
+        moved={"fwd": 5, "bwd": 5},  # x → y; dy, x → dx; and the gradient of dx, dy, x → two
+        small=True,
+        compiled=False,
+    ),
+    "bias_gelu_dropout_jvp": Case(
+        inputs=_x_bias_dy,
+        fused=lambda FF, p, x, bias, dy: _jvp(
+            lambda x: FF.bias_act_dropout(x, bias, p, "gelu"), x, dy
+        ),
+        eager=lambda p, x, bias, dy: _jvp(lambda x: _gelu_dropout(p, x, bias), x, dy),
+        grads=(),
+        moved={"fwd": 4},  # x, its tangent → y, its tangent
+        small=True,
+    ),
+    "bias_gelu_dropout_vmap": Case(
+        inputs=_examples,
+        fused=lambda FF, p, x, bias: _each_by_itself(
+            lambda x: FF.bias_act_dropout(x, bias, p, "gelu"), x
+        ),
+        eager=lambda p, x, bias: _each_by_itself(lambda x: _gelu_dropout(p, x, bias), x),
+        grads=("x", "bias"),
+        moved={"fwd": 2, "bwd": 3},
         small=True,
     ),
     "bias_dropout_add": Case(

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from .cases import Case, P
+from .cases import CASES, Case, P
 
 _TRITON = ("triton", "triton4")
 PROVIDERS = ("fused", "eager", "compile", "copy", *_TRITON)
@@ -20,7 +20,10 @@ PROVIDERS = ("fused", "eager", "compile", "copy", *_TRITON)
 def providers_of(case: str, device: str) -> tuple[str, ...]:
     """Returns the providers that can compute a case on a device."""
     has_triton = case == "dropout" and device == "cuda"
-    return PROVIDERS if has_triton else PROVIDERS[: -len(_TRITON)]
+    left_out = set() if has_triton else set(_TRITON)
+    if not CASES[case].compiled:
+        left_out.add("compile")
+    return tuple(name for name in PROVIDERS if name not in left_out)
 
 
 @dataclass

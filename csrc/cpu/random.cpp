@@ -14,12 +14,12 @@ namespace {
 Tensor mask_cpu(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                 double p, FD_MASK_PARAMETERS) {
   const MaskParams call(rng_state, size, strides, p, FD_MASK_OPTIONS);
-  if (call.kept.numel() == 0) return call.kept;
-  const MaskIndexing indexing =
-      mask_indexing(call.layout, call.keep_count, read_rng_state(rng_state));
-  bool* values = call.kept.mutable_data_ptr<bool>();
-  for_each_chunk(call.kept.numel(), [&](int64_t begin, int64_t end) {
-    kernels().random.mask(indexing, values, begin, end);
+  call.for_each_mask([&](const Tensor& state, bool* kept) {
+    const MaskIndexing indexing =
+        mask_indexing(call.layout, call.keep_count, read_rng_state(state));
+    for_each_chunk(call.numel, [&](int64_t begin, int64_t end) {
+      kernels().random.mask(indexing, kept, begin, end);
+    });
   });
   return call.kept;
 }

@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "cuda/kernel_args.h"
+#include "ops/common/composite.h"
 
 namespace fused_dropout::cuda {
 namespace {
@@ -57,12 +58,15 @@ Tensor mask_cuda(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArr
   const c10::cuda::CUDAGuard guard(rng_state.device());
   const MaskParams call(rng_state, size, strides, p, shared_dims, mask_strides,
                         std::move(mask_offset));
-  if (call.kept.numel() == 0) return call.kept;
-  TORCH_CHECK(can_index(call.layout), "dropout_mask: the mask has ", call.layout.sizes.size(),
-              " dimensions that cannot be collapsed, but expected at most ", kMaxMaskDims);
-  launch_mask(mask_indexing(call.layout, call.keep_count), state_at(rng_state), call.kept.numel(),
-              call.kept.mutable_data_ptr<bool>(), stream_of(call.kept));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (!can_index(call.layout)) {
+    return compose_dropout_mask(rng_state, size, strides, p, shared_dims, mask_strides,
+                                call.layout.first);
+  }
+  const MaskIndexing indexing = mask_indexing(call.layout, call.keep_count);
+  call.for_each_mask([&](const Tensor& state, bool* kept) {
+    launch_mask(indexing, state_at(state), call.numel, kept, stream_of(call.kept));
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
   return call.kept;
 }
 

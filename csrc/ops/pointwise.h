@@ -45,6 +45,12 @@ Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const Option
 Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
                            const OptionalTensor& bias, const OptionalTensor& rng_state,
                            const Options& options, const Gradient& gradient);
+// The gradient of the gradient: what an upstream gradient `g` of the gradient with respect to
+// x + bias gives for input and bias.
+Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& input,
+                               const OptionalTensor& bias, const OptionalTensor& rng_state,
+                               const Options& options, const Gradient& gradient,
+                               std::array<bool, 2> output_mask);
 
 constexpr auto kOptions =
     "float p, Tensor? p_tensor, str activation, float? negative_slope, float? alpha, int bias_dim, "

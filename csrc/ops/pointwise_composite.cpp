@@ -6,7 +6,6 @@
 #include "ops/pointwise.h"
 
 namespace fused_dropout::pointwise {
-
 Tensor compose_forward(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& residual,
                        const OptionalTensor& rng_state, const Options& options) {
   const CallParams call = check("bias_act_dropout", x, bias, residual, rng_state, options);
@@ -41,13 +40,29 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
   Tensor dbias = at::empty({0}, dy.options().dtype(gradient.bias_dtype.value_or(at::kFloat)));
   if (gradient.output_mask[0]) dx = dz.to(gradient.dtype);
   if (gradient.output_mask[1]) {
-    std::vector<int64_t> others;
-    for (int64_t dim = 0; dim < dz.dim(); ++dim) {
-      if (dim != call.bias_dim) others.push_back(dim);
-    }
-    dbias = (others.empty() ? dz : dz.sum(others)).to(*gradient.bias_dtype);
+    dbias = sum_along(dz, call.bias_dim).to(*gradient.bias_dtype);
   }
   return {dx, dbias};
+}
+
+Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& input,
+                               const OptionalTensor& bias, const OptionalTensor& rng_state,
+                               const Options& options, const Gradient& gradient,
+                               std::array<bool, 2> output_mask) {
+  const CallParams call = check_backward(dy, input, bias, rng_state, options, gradient);
+  const DropConstants constants = call.constants();
+  const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
+  Tensor upstream = g.to(arithmetic) * dy.to(arithmetic) * constants.scale;
+  Tensor z = add_bias(input.to(arithmetic), bias, call.bias_dim);
+  if (constants.keep_count < 65536) {
+    const Tensor kept = mask_for(call, constants, rng_state, dy, gradient.strides);
+    upstream = at::where(kept, upstream, 0.);
+    z = at::where(kept, z, 0.);
+  }
+  Tensor dz = activation_second_order(call, upstream, z);
+  if (!dz.defined()) dz = at::zeros_like(z);
+  return {output_mask[0] ? dz.to(input.scalar_type()) : Tensor(),
+          output_mask[1] ? sum_along(dz, call.bias_dim).to(bias->scalar_type()) : Tensor()};
 }
 
 namespace {
@@ -64,20 +79,24 @@ void inplace_negative(Tensor x, const OptionalTensor& rng_state, const Options& 
   x.copy_(plain);
 }
 
-// Functionalisation replaces in-place operators, but only those that it knows.
+// Functionalisation replaces in-place operators, but only those that it knows. Under vmap too, there
+// is no in-place operator for all examples.
 void inplace_functional(Tensor x, const OptionalTensor& rng_state, const Options& options) {
   x.copy_(call_forward(x, {}, {}, rng_state, options));
 }
 
-void implement(torch::Library& m) {
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("bias_act_dropout", forward_entry<compose_forward>);
   m.impl("bias_act_dropout_backward", backward_entry<compose_backward>);
   m.impl("dropout_", inplace_entry<compose_inplace>);
 }
 
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
+// The other implementations for vmap are in fused_dropout/_vmap.py.
+TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
+  m.impl("dropout_", inplace_entry<inplace_functional>);
+}
 
 TORCH_LIBRARY_IMPL(fused_dropout, Negative, m) {
   m.impl("dropout_", inplace_entry<inplace_negative>);

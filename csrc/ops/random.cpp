@@ -23,10 +23,18 @@ Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGener
   return at::empty({2}, token.options().dtype(at::kLong));
 }
 
+// Several states. Their offsets are not checked, as it would take longer than a small mask.
+void check_states(const Tensor& states) {
+  TORCH_CHECK_TYPE(states.scalar_type() == at::kLong, kMask, ": rng_state has dtype ",
+                   states.scalar_type(), ", but expected int64");
+  TORCH_SYM_CHECK(states.sym_size(-1).sym_eq(2), kMask, ": rng_state has shape ",
+                  states.sym_sizes(), ", but expected a last dimension of size 2");
+}
+
 Tensor mask_meta(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                  double p, FD_MASK_PARAMETERS) {
   check_mask(rng_state, size, strides, p, FD_MASK_OPTIONS);
-  return at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+  return empty_masks(rng_state, size, strides);
 }
 
 }  // namespace
@@ -59,6 +67,14 @@ Tensor EagerCall::state_for(const Tensor& x, const OptionalTensor& given) const 
   return call_draw(x, {}, generator, /*on_host=*/x.is_cuda() && is_plain_call(x));
 }
 
+Tensor call_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                 double p, FD_MASK_PARAMETERS) {
+  using Entry = Tensor(const Tensor&, at::SymIntArrayRef, at::SymIntArrayRef, double,
+                       at::IntArrayRef, at::OptionalSymIntArrayRef, c10::SymInt);
+  static const auto op = find_operator<Entry>("fused_dropout::dropout_mask");
+  return op.call(rng_state, size, strides, p, FD_MASK_OPTIONS);
+}
+
 PhiloxState read_rng_state(const Tensor& rng_state) {
   const auto values = rng_state.accessor<int64_t, 1>();
   return {static_cast<uint64_t>(values[0]), static_cast<uint64_t>(values[1])};
@@ -66,7 +82,11 @@ PhiloxState read_rng_state(const Tensor& rng_state) {
 
 CallParams check_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                       double p, FD_MASK_PARAMETERS) {
-  check_rng_state(kMask, rng_state, rng_state.device());
+  if (rng_state.dim() < 2) {
+    check_rng_state(kMask, rng_state, rng_state.device());
+  } else {
+    check_states(rng_state);
+  }
   check_dense(kMask, size, strides);
   check_mask_indices(kMask, size, mask_strides, mask_offset);
   CallParams call;
@@ -77,15 +97,32 @@ CallParams check_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymI
   return call;
 }
 
+Tensor empty_masks(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides) {
+  const auto batch = rng_state.sym_sizes().slice(0, rng_state.dim() - 1);
+  std::vector<c10::SymInt> sizes = batch.vec(), steps(batch.size(), 1);
+  c10::SymInt step = 1;
+  for (const c10::SymInt& extent : size) step *= extent;
+  for (size_t dim = batch.size(); dim-- > 0;) {
+    steps[dim] = step;
+    step *= batch[dim];
+  }
+  sizes.insert(sizes.end(), size.begin(), size.end());
+  steps.insert(steps.end(), strides.begin(), strides.end());
+  return at::empty_strided_symint(sizes, steps, rng_state.options().dtype(at::kBool));
+}
+
 MaskParams::MaskParams(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                        double p, FD_MASK_PARAMETERS)
     : keep_count(keep_count_of(p)),
       layout(check_mask(rng_state, size, strides, p, FD_MASK_OPTIONS),
              C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(strides)) {
-  kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+  states = rng_state.reshape({-1, 2});
+  kept = empty_masks(rng_state, size, strides);
+  numel = c10::multiply_integers(C10_AS_INTARRAYREF_SLOW(size));
 }
 
 TORCH_LIBRARY(fused_dropout, m) {
+  // The mask of a state; rng_state of shape [..., 2] has the masks of all its states.
   m.def(c10::str("dropout_mask(Tensor rng_state, SymInt[] size, SymInt[] strides, float p, ",
                  kMaskOptions, ") -> Tensor")
             .c_str(),

@@ -55,7 +55,14 @@ struct EagerCall {
   Tensor state_for(const Tensor& x, const OptionalTensor& given) const;
 };
 
-// The check of the arguments of dropout_mask.
+// Calls dropout_mask through the dispatcher.
+Tensor call_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
+                 double p, FD_MASK_PARAMETERS);
+
+// Memory for the result of dropout_mask. Several states have several masks, one after the other.
+Tensor empty_masks(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides);
+
+// The check of the arguments of dropout_mask. They describe the mask of one state.
 CallParams check_mask(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides,
                       double p, FD_MASK_PARAMETERS);
 
@@ -64,8 +71,18 @@ struct MaskParams {
   MaskParams(const Tensor& rng_state, at::SymIntArrayRef size, at::SymIntArrayRef strides, double p,
              FD_MASK_PARAMETERS);
 
+  // Calls write(state, kept) for each state and the memory of its mask.
+  template <class Write>
+  void for_each_mask(Write write) const {
+    if (kept.numel() == 0) return;
+    bool* values = kept.mutable_data_ptr<bool>();
+    for (int64_t i = 0; i < states.size(0); ++i, values += numel) write(states.select(0, i), values);
+  }
+
   uint32_t keep_count;
+  Tensor states;  // one in each row
   Tensor kept;
+  int64_t numel;  // of one mask
   MaskLayout layout;
 };
 

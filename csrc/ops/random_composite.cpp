@@ -9,16 +9,24 @@
 #include "ops/random.h"
 
 namespace fused_dropout {
-namespace {
 
 Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
                             at::SymIntArrayRef strides, double p, FD_MASK_PARAMETERS) {
   const CallParams call =
       check_mask(rng_state, size, strides, p, shared_dims, mask_strides, mask_offset);
-  const Tensor kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
+  const Tensor kept = empty_masks(rng_state, size, strides);
+  if (rng_state.dim() > 1) {
+    for (int64_t i = 0; i < rng_state.size(0); ++i) {
+      kept.select(0, i).copy_(compose_dropout_mask(rng_state.select(0, i), size, strides, p,
+                                                   shared_dims, mask_strides, mask_offset));
+    }
+    return kept;
+  }
   return kept.copy_(
       kept_at(rng_state, mask_indices(call, size, strides), rng_state.device(), keep_count_of(p)));
 }
+
+namespace {
 
 // Also the implementation for vmap (fused_dropout/_partitioner.py calls it), because torch.randint
 // follows the randomness of the transform. It draws the same 64 bits as the CPU operator, except

@@ -206,6 +206,53 @@ def test_vmap_over_any_operand(dims):
         torch.testing.assert_close(y[index], call(*(tensor.contiguous() for tensor in one)))
 
 
+@pytest.mark.parametrize("dims", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("options", [{}, {"shared_dims": (0,)}, {"mode": "alpha"}], ids=str)
+def test_nested_vmap_with_states(options, dims):
+    """One state for the examples of an inner vmap; and states of which an inner vmap knows none."""
+    states = torch.stack([fixed_state(seed) for seed in range(3)])
+    x = torch.randn(4, 5, 6).movedim(0, dims[0])
+
+    def call(x, state):
+        return FF.bias_act_dropout(x, None, 0.5, "gelu", rng_state=state, **options)
+
+    each_state = vmap(lambda state: vmap(lambda x: call(x, state), dims[0])(x))(states)
+    each_example = vmap(lambda x: vmap(lambda state: call(x, state))(states), dims[0], 1)(x)
+    assert torch.equal(each_state, each_example)
+    for i, state in enumerate(states):
+        for j in range(4):
+            one = x.select(dims[0], j)
+            torch.testing.assert_close(each_state[i, j], call(one.contiguous(), state))
+    masks = vmap(
+        lambda state: vmap(lambda x: x * FF.dropout_mask(x.shape, 0.5, state), dims[0], dims[1])(x)
+    )(states)
+    for i, state in enumerate(states):
+        expected = x.movedim(dims[0], 0) * kept(x.select(dims[0], 0).contiguous(), 0.5, state)
+        assert torch.equal(masks[i], expected.movedim(0, dims[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_vmap_over_upstream_gradients(activation, residual, dtype):
+    """One call of the kernel; the sum of the bias gradient is rounded once for each example."""
+    x, bias, r = (
+        one.detach().to(dtype).requires_grad_() for one in operands(shape=(64, 5), dtype=dtype)
+    )
+    given = [x, bias, *([r] if residual else [])]
+    y = FF.bias_act_dropout(
+        x, bias, 0.5, activation, residual=r if residual else None, rng_state=STATE
+    )
+    batch = torch.randn(4, 64, 5, dtype=dtype)
+
+    def gradients(dy):
+        return torch.autograd.grad(y, given, dy, retain_graph=True)
+
+    at_once = vmap(gradients)(batch)
+    for index in range(4):
+        assert_all_close([one[index] for one in at_once], gradients(batch[index]))
+
+
 def test_vmap_of_shared_dimensions():
     x = torch.ones(4, 3, 5, 7)
 

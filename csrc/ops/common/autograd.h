@@ -23,12 +23,9 @@ inline bool requires_grad(const OptionalTensor& tensor) {
 inline bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 inline bool has_tangent(const OptionalTensor& tensor) { return tensor && has_tangent(*tensor); }
 
-// C++ autograd functions support neither forward mode nor the transforms of torch.func. During a
-// transform this dispatch key is included.
 template <class... Tensors>
-bool needs_composite(const Tensors&... tensors) {
-  return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
-         (has_tangent(tensors) || ...);
+bool has_tangents(const Tensors&... tensors) {
+  return (has_tangent(tensors) || ...);
 }
 
 template <class... Tensors>
@@ -36,7 +33,17 @@ bool needs_graph(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
 
-// The autograd kernel of a forward operator: `tensors` are those that may have a gradient.
+// C++ autograd functions support neither forward mode nor the transforms of torch.func. During a
+// transform this dispatch key is included.
+template <class... Tensors>
+bool needs_composite(const Tensors&... tensors) {
+  return has_tangents(tensors...) || (needs_graph(tensors...) &&
+                                      c10::impl::tls_is_dispatch_key_included(
+                                          c10::DispatchKey::FuncTorchDynamicLayerBackMode));
+}
+
+// The autograd kernel of an operator that has an autograd function: `tensors` are those that may
+// have a gradient.
 template <class Composite, class WithGraph, class Below, class... Tensors>
 auto route_forward(Composite composite, WithGraph with_graph, Below below,
                    const Tensors&... tensors) {
@@ -46,7 +53,7 @@ auto route_forward(Composite composite, WithGraph with_graph, Below below,
   return below();
 }
 
-// The autograd kernel of a backward operator, whose own gradient the composite kernel has.
+// The autograd kernel of an operator whose gradient is that of the composite kernel.
 template <class Composite, class Below, class... Tensors>
 auto route_backward(Composite composite, Below below, const Tensors&... tensors) {
   if (needs_composite(tensors...) || needs_graph(tensors...)) return composite();

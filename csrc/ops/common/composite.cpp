@@ -1,14 +1,29 @@
 #include "ops/common/composite.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include "math/activation_dispatch.h"
 #include "ops/common/composite_draws.h"
+#include "ops/common/dual_value.h"
+#include "ops/common/mask_layout.h"
 #include "ops/common/tensor_value.h"
+#include "ops/random.h"
 
 namespace fused_dropout {
 
 using composition::Value;
+
+namespace {
+
+// Whether dropout_mask has a kernel for the device, or is a composition too.
+bool has_mask_kernel(at::Device device) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("fused_dropout::dropout_mask", "");
+  return op.hasKernelForDispatchKey(at::TensorOptions().device(device).computeDispatchKey());
+}
+
+}  // namespace
 
 Tensor mask_for(const CallParams& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
@@ -17,8 +32,22 @@ Tensor mask_for(const CallParams& call, const DropConstants& constants,
   }
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
-  return kept_at(*rng_state, mask_indices(call, x.sym_sizes(), strides), x.device(),
-                 constants.keep_count);
+  if (!has_mask_kernel(x.device())) {
+    return kept_at(*rng_state, mask_indices(call, x.sym_sizes(), strides), x.device(),
+                   constants.keep_count);
+  }
+  // The strides of a part of a tensor, such as an example of vmap, may have gaps.
+  const auto dense_strides = mask_strides_of(x.sym_sizes(), strides, {});
+  return call_mask(rng_state->to(x.device()), x.sym_sizes(), dense_strides, call.probability(),
+                   call.shared_dims, call.options().mask_strides, call.mask_offset);
+}
+
+Tensor sum_along(const Tensor& tensor, int64_t dim) {
+  std::vector<int64_t> others;
+  for (int64_t other = 0; other < tensor.dim(); ++other) {
+    if (other != dim) others.push_back(other);
+  }
+  return others.empty() ? tensor : tensor.sum(others);
 }
 
 Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim) {
@@ -39,6 +68,17 @@ Tensor activation_grad(const CallParams& call, const Tensor& dz, const Tensor& z
   return with_functor(call.activation, [&](auto functor) {
     using Function = typename decltype(functor)::template Of<Full>;
     return activation_grad<Function>(Value(dz), Value(z), Value(call.parameter)).tensor;
+  });
+}
+
+Tensor activation_second_order(const CallParams& call, const Tensor& dz, const Tensor& z) {
+  using composition::Dual;
+  return with_functor(call.activation, [&](auto functor) {
+    using Function = typename decltype(functor)::template Of<Full>;
+    const Value second =
+        Function::derivative(Dual(Value(z), Value(1.0)), Dual(call.parameter)).tangent;
+    if (second.is_constant()) return Tensor();  // it is zero
+    return times_derivative<Function>(Value(dz), second).tensor.to(dz.scalar_type());
   });
 }
 
