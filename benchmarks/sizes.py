@@ -72,5 +72,10 @@ QUICK = Sizes(
     Text(layers=6, width=256, heads=4, texts=2, words=32),
     Images(layers=6, width=384, heads=6, images=2, size=64),
 )
+# One short text: the calls cost more than the arithmetic.
+SMALL = tuple(
+    Sizes(QUICK.layer, Text(layers=12, width=width, heads=4, texts=1, words=8), QUICK.images)
+    for width in (32, 64, 128)
+)
 PRECISIONS = ("float32", "autocast")  # autocast to bfloat16, with float32 parameters
 PRECISION = {"cpu": "float32", "cuda": "autocast"}

@@ -112,7 +112,7 @@ class FusedMixin:
         mixin, cls = _ORIGINS[fused]
         parts = super().__reduce_ex__(2)
         construct, *arguments = (cls if one is fused else one for one in (parts[0], *parts[1]))
-        return (_new, (mixin, cls, construct, *arguments), *parts[2:])
+        return (restore_or_unfuse_before_saving, (mixin, cls, construct, *arguments), *parts[2:])
 
 
 def _have_kernels(args, kwargs):
@@ -163,7 +163,8 @@ def _with_signature_of(function, original):
     return functools.update_wrapper(copy, original)
 
 
-def _new(mixin, cls, construct, *arguments):
+def restore_or_unfuse_before_saving(mixin, cls, construct, *arguments):
+    """Makes the module of a pickle. ``torch.load`` shows this name where it refuses the pickle."""
     module = construct(*arguments)
     module.__class__ = fused_class(mixin, cls)
     return module
