@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._C import DispatchKey
 
 import fused_dropout as fd
 
@@ -56,6 +57,18 @@ def _x_bias(new, rows, cols):
 
 def _x_bias_residual(new, rows, cols):
     return {"x": new(rows, cols), "bias": new(cols), "residual": new(rows, cols)}
+
+
+def _composed(FF, p, x):
+    """Plain dropout by the composition that runs on devices without kernels.
+
+    It is called directly, as for higher derivatives, so autograd stores its mask.
+    """
+    mask = ((), None, 0)
+    options = (p, None, "identity", None, None, -1, "inverted", True, *mask)
+    operator = torch.ops.fused_dropout.bias_act_dropout.default
+    state = fd.new_rng_state(x.device)
+    return operator._op_dk(DispatchKey.CompositeExplicitAutograd, x, None, None, state, *options)
 
 
 def _x_residual_norm(new, rows, cols):
@@ -217,6 +230,14 @@ CASES = {
         eager=lambda p, x: F.dropout(x, p),
         grads=("x",),
         moved={"fwd": 2, "bwd": 2},  # x → y; dy → dx
+        small=True,
+    ),
+    "dropout_composition": Case(
+        inputs=_x,
+        fused=_composed,
+        eager=lambda p, x: F.dropout(x, p),
+        grads=("x",),
+        moved={"fwd": 2, "bwd": 2},
         small=True,
     ),
     "bias_relu_dropout": Case(

@@ -1,7 +1,7 @@
 """Fused dropout + bias + activation (+ residual, + norm) kernels and modules for PyTorch."""
 
-# `_partitioner` registers how torch.compile treats the operators.
-from fused_dropout import _partitioner, functional, modules
+# These two register how torch.compile treats the operators.
+from fused_dropout import _decomposition, _partitioner, functional, modules
 from fused_dropout._extension import _C
 from fused_dropout._shard import Shard
 from fused_dropout._state import new_rng_state

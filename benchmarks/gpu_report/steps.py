@@ -18,7 +18,7 @@ CORE = (
 KINDS = (
     *("dropout2d", "alpha_dropout", "locked_dropout", "drop_path", "token_dropout"),
     *("embedding_dropout", "weight_dropout", "drop_block", "gaussian_dropout"),
-    *("concrete_dropout", "standout", "mc_dropout"),
+    *("concrete_dropout", "standout", "mc_dropout", "dropout_composition"),
 )
 COMPILED = (
     *("dropout", "bias_gelu_dropout", "dropout_add_layer_norm_prenorm", "bias_swiglu_dropout"),

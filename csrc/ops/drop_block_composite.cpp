@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "ops/common/composite.h"
+#include "ops/common/composite_draws.h"
 #include "ops/drop_block.h"
 
 namespace fused_dropout::drop_block {
@@ -13,24 +14,24 @@ std::vector<int64_t> numbers(at::SymIntArrayRef sizes) {
   return result;
 }
 
-// Which positions of the grid of seeds are seeds, along the dimensions of x; size 1 along channels
-// that share.
-Tensor compose_seeds(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
-                     at::SymIntArrayRef strides, at::Device device) {
+// Which positions of the grid of seeds are no seeds, along the dimensions of x; size 1 along
+// channels that share.
+Tensor compose_no_seeds(const Params& call, const Tensor& rng_state,
+                        const std::vector<int64_t>& sizes, at::SymIntArrayRef strides,
+                        at::Device device) {
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   std::vector<c10::SymInt> grid = {sizes[0], sizes[1]};
   for (const Axis& axis : axes) grid.emplace_back(axis.seeds());
   const std::vector<int64_t> shared =
       call.shared_channels ? std::vector<int64_t>{1} : std::vector<int64_t>{};
-  const Tensor index = index_of(grid, mask_strides_of(grid, strides, shared), 0, device);
-  const auto keep_count = static_cast<int64_t>(seed_keep_count(call.probability(), axes));
-  return draws_at(rng_state, index) >= keep_count;
+  const MaskIndices indices{grid, mask_strides_of(grid, strides, shared), 0};
+  return kept_at(rng_state, indices, device, seed_keep_count(call.probability(), axes));
 }
 
 // Which elements are kept; a single channel if channels share.
 Tensor compose_mask(const Params& call, const Tensor& rng_state, const std::vector<int64_t>& sizes,
                     at::SymIntArrayRef strides, at::Device device) {
-  Tensor dropped = compose_seeds(call, rng_state, sizes, strides, device);
+  Tensor dropped = compose_no_seeds(call, rng_state, sizes, strides, device).logical_not();
   const std::vector<Axis> axes = axes_of(sizes, call.block_size);
   for (size_t i = 0; i < axes.size(); ++i) {
     const auto dim = static_cast<int64_t>(i) + 2;

@@ -1,29 +1,30 @@
 #include "ops/noise_composite.h"
 
-#include "ops/common/composite.h"
+#include "ops/common/composite_draws.h"
 
 namespace fused_dropout {
 namespace {
 
 // The upper 24 bits of a word.
 Tensor number_of(const Tensor& word, at::ScalarType arithmetic) {
-  return at::bitwise_right_shift(word, 8).to(arithmetic);
+  return at::bitwise_right_shift(word, 8).bitwise_and(0xFFFFFF).to(arithmetic);
 }
 
-// `slot` is the word of its counter that an element draws.
-Tensor uniform_numbers(const WordsOfGroup& words, const Tensor& slot, at::ScalarType arithmetic) {
-  return number_of(at::where(slot < 2, at::where(slot < 1, words[0], words[1]),
-                             at::where(slot < 3, words[2], words[3])),
-                   arithmetic);
+std::vector<Tensor> uniform_numbers(const WordsOfGroup& words, at::ScalarType arithmetic) {
+  std::vector<Tensor> numbers;
+  for (const Tensor& word : words) numbers.push_back(number_of(word, arithmetic));
+  return numbers;
 }
 
-Tensor normal_numbers(const WordsOfGroup& words, const Tensor& slot, at::ScalarType arithmetic) {
-  const Tensor is_first_pair = slot < 2;
-  Value even, odd;
-  normal_pair<Full>(Value(number_of(at::where(is_first_pair, words[0], words[2]), arithmetic)),
-                    Value(number_of(at::where(is_first_pair, words[1], words[3]), arithmetic)),
-                    even, odd);
-  return at::where(slot.bitwise_and(1) == 0, even.tensor, odd.tensor);
+std::vector<Tensor> normal_numbers(const WordsOfGroup& words, at::ScalarType arithmetic) {
+  std::vector<Tensor> numbers;
+  for (size_t first = 0; first < words.size(); first += 2) {
+    Value even, odd;
+    normal_pair<Full>(Value(number_of(words[first], arithmetic)),
+                      Value(number_of(words[first + 1], arithmetic)), even, odd);
+    numbers.insert(numbers.end(), {even.tensor, odd.tensor});
+  }
+  return numbers;
 }
 
 }  // namespace
@@ -31,13 +32,14 @@ Tensor normal_numbers(const WordsOfGroup& words, const Tensor& slot, at::ScalarT
 Value noise_draws(NoiseDraw draw, const CallParams& call, const Tensor& rng_state, const Tensor& x,
                   at::SymIntArrayRef strides) {
   if (draw == NoiseDraw::kNone) return {};
-  const Tensor index = mask_index(call, x.sym_sizes(), strides, x.device());
-  if (draw == NoiseDraw::kBits) return draws_at(rng_state, index).to(at::kFloat);
-  const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
-  const Tensor slot = index.bitwise_and(3);
-  const WordsOfGroup words = words_of_group(rng_state, at::bitwise_right_shift(index, 2));
-  return draw == NoiseDraw::kUniform ? uniform_numbers(words, slot, arithmetic)
-                                     : normal_numbers(words, slot, arithmetic);
+  const MaskIndices indices = mask_indices(call, x.sym_sizes(), strides);
+  if (draw == NoiseDraw::kBits) return draws_at(rng_state, indices, x.device(), at::kFloat);
+  constexpr int64_t kSlots = std::tuple_size_v<WordsOfGroup>;
+  return values_at(rng_state, indices, x.device(), kSlots, [&](const WordsOfGroup& words) {
+    const at::ScalarType arithmetic = arithmetic_of(x.scalar_type());
+    return draw == NoiseDraw::kUniform ? uniform_numbers(words, arithmetic)
+                                       : normal_numbers(words, arithmetic);
+  });
 }
 
 }  // namespace fused_dropout

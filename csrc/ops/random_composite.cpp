@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "ops/common/composite.h"
+#include "ops/common/composite_draws.h"
 #include "ops/random.h"
 
 namespace fused_dropout {
@@ -15,9 +15,9 @@ Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
                             at::SymIntArrayRef strides, double p, FD_MASK_PARAMETERS) {
   const CallParams call =
       check_mask(rng_state, size, strides, p, shared_dims, mask_strides, mask_offset);
-  const Tensor index = mask_index(call, size, strides, rng_state.device());
   const Tensor kept = at::empty_strided_symint(size, strides, rng_state.options().dtype(at::kBool));
-  return kept.copy_(draws_at(rng_state, index) < static_cast<int64_t>(keep_count_of(p)));
+  return kept.copy_(
+      kept_at(rng_state, mask_indices(call, size, strides), rng_state.device(), keep_count_of(p)));
 }
 
 // Also the implementation for vmap (fused_dropout/_partitioner.py calls it), because torch.randint

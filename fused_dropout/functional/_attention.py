@@ -25,6 +25,9 @@ _TYPES = (torch.Tensor, torch.nn.Parameter)
 # buffers need more calls.
 _BUFFER = 2 * 2**20
 
+# Bytes of the scores up to which the calls of `attend` cost more than the memory that it saves.
+_SMALL = 2**18
+
 
 def unfused_attention(query, key, value, mask, p, scale, generator=None, rng_state=None):
     """``dropout(softmax(query @ key^T * scale + mask)) @ value`` by differentiable operators."""
@@ -53,10 +56,11 @@ def calls_torch(query, p, generator=None, rng_state=None):
 
 
 def can_attend(query, key, value, mask, p):
-    """Whether `attend` can run: a plain eager call, neither traced nor transformed."""
+    """Whether `attend` can run, and is worth it: a plain eager call, not traced or transformed."""
     tensors = (query, key, value) if mask is None else (query, key, value, mask)
     return (
-        not torch.compiler.is_compiling()
+        query.numel() // (query.shape[-1] or 1) * key.shape[-2] * query.element_size() > _SMALL
+        and not torch.compiler.is_compiling()
         and all(type(x) in _TYPES and x.device.type == "cpu" for x in tensors)
         and not torch._C._are_functorch_transforms_active()
         and not is_in_torch_dispatch_mode()

@@ -8,6 +8,7 @@ from torch.overrides import has_torch_function
 
 from fused_dropout._extension import _C
 from fused_dropout.functional._arguments import check_generator, check_tensor, shared_dims_of
+from fused_dropout.functional._devices import has_kernels, warn_without_kernels
 from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._shard_layout import shard_layout
 
@@ -18,6 +19,7 @@ class Operator:
     Args:
         name: of the operator in ``torch.ops.fused_dropout``, and of its eager call in the extension
             module.
+        unfused: the same by torch's functions, see `_unfused`.
         traced: called with ``x``, the other tensors, a state and options; the operator if None.
         same: tensors of the shape of ``x``, as a dict from the argument's name to its position.
         rows: tensors of that shape without the last dimension, in the same way.
@@ -31,6 +33,7 @@ class Operator:
     def __init__(
         self,
         name,
+        unfused,
         traced=None,
         *,
         same=None,
@@ -42,6 +45,7 @@ class Operator:
         bias_dim=None,
     ):
         self.eager = getattr(_C, name)
+        self.unfused = unfused
         self.traced = traced or getattr(torch.ops.fused_dropout, name)
         self.same = same or {}
         self.rows = rows or {}
@@ -89,6 +93,14 @@ def call(
         shared_dims = shared_dims_of(
             function, tensors[0], shared_dims, noise_shape, operator.sizes_of, shard
         )
+    if not getattr(tensors[0], "is_cpu", True) and not has_kernels(tensors[0]):
+        warn_without_kernels(tensors[0].device)
+        # Only this package's own masks follow from a state or a generator, or fit to a shard.
+        if not draws or (rng_state is None and generator is None and shard is None):
+            mask = (shared_dims, None, 0) if operator.has_mask else ()
+            check(operator, function, tensors, (*options, *mask), rng_state, generator)
+            found = operator.unfused(tensors, options, shared_dims)
+            return found if results is None else found[results]
     mask_strides, mask_offset = None, 0
     if shard is not None:
         check(operator, function, tensors, (*options, shared_dims, None, 0), rng_state, generator)

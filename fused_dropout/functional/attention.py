@@ -39,7 +39,8 @@ def scaled_dot_product_attention(
 
     - CPU: scores and probabilities are computed for a few heads at a time. They are never in memory
       for all heads, and are not saved for backward; torch's function stores both, and a mask.
-      Compiled code, autocast and ``torch.func`` run the unfused operators above instead.
+      Scores of up to 256 KiB, compiled code, autocast and ``torch.func`` run the unfused operators
+      above instead, without a stored mask.
     - Other devices: it calls torch's function, whose CUDA kernels do not store them either. The
       masks are then torch's, drawn from the device's generator, and torch's limits hold, for
       example for higher derivatives. With ``rng_state``, ``generator``, or in compiled code a
@@ -139,7 +140,9 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
         raise RuntimeError(
             f"{name}: value has {value.shape[-2]} positions, but expected {key.shape[-2]} as in key"
         )
-    batch = torch.broadcast_shapes(*batches)
+    batch = batches[0]
+    if not batch == batches[1] == batches[2]:
+        batch = torch.broadcast_shapes(*batches)
     if attn_mask is not None and not torch.compiler.is_compiling():
         scores = (*batch, query.shape[-2], key.shape[-2])
         sizes = zip(attn_mask.shape[::-1], scores[::-1], strict=False)

@@ -3,6 +3,7 @@
 import torch
 
 from fused_dropout._extension import _C
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import (
     check_mode,
     check_tensor,
@@ -128,7 +129,7 @@ def _count_and_apply(x, state, kept, strides, *options):
     return torch.ops.fused_dropout.drop_block(x, state, kept, strides, *options)
 
 
-DROP_BLOCK = Operator("drop_block", traced=_count_and_apply, has_mask=False)
+DROP_BLOCK = Operator("drop_block", _unfused.drop_block, _count_and_apply, has_mask=False)
 
 
 def drop_block_rate(sizes, p, block_size):

@@ -1,5 +1,6 @@
 """Gated linear units with dropout."""
 
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 
@@ -10,7 +11,9 @@ def _result_sizes(x):
     return (*x.shape[:-1], x.shape[-1] // 2)
 
 
-BIAS_GLU_DROPOUT = Operator("bias_glu_dropout", last=1, sizes_of=_result_sizes)
+BIAS_GLU_DROPOUT = Operator(
+    "bias_glu_dropout", _unfused.bias_glu_dropout, last=1, sizes_of=_result_sizes
+)
 
 
 def bias_glu_dropout(

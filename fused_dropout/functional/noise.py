@@ -2,15 +2,16 @@
 
 import torch
 
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import is_zero, probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._shard_layout import is_empty
 
 __all__ = ["concrete_dropout", "gaussian_dropout", "standout"]
 
-GAUSSIAN_DROPOUT = Operator("gaussian_dropout")
-CONCRETE_DROPOUT = Operator("concrete_dropout")
-STANDOUT = Operator("standout", same={"z": 1})
+GAUSSIAN_DROPOUT = Operator("gaussian_dropout", _unfused.gaussian_dropout)
+CONCRETE_DROPOUT = Operator("concrete_dropout", _unfused.concrete_dropout)
+STANDOUT = Operator("standout", _unfused.standout, same={"z": 1})
 
 
 def gaussian_dropout(

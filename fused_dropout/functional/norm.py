@@ -1,12 +1,18 @@
 """Dropout, residual and normalisation in one pass: the end of a transformer sub-layer."""
 
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import probability, probability_arguments
 from fused_dropout.functional._call import Operator, call
 
 __all__ = ["dropout_add_layer_norm", "dropout_add_rms_norm"]
 
 DROPOUT_ADD_NORM = Operator(
-    "dropout_add_norm", same={"residual": 1}, rows={"row_scale": 3}, last=1, full_rows=True
+    "dropout_add_norm",
+    _unfused.dropout_add_norm,
+    same={"residual": 1},
+    rows={"row_scale": 3},
+    last=1,
+    full_rows=True,
 )
 
 

@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from fused_dropout.functional import _unfused
 from fused_dropout.functional._arguments import (
     ACTIVATIONS,
     MODES,
@@ -25,8 +26,10 @@ __all__ = [
     "dropout_mask",
 ]
 
-BIAS_ACT_DROPOUT = Operator("bias_act_dropout", same={"residual": 2}, bias_dim=5)
-DROPOUT_ = Operator("dropout_")
+BIAS_ACT_DROPOUT = Operator(
+    "bias_act_dropout", _unfused.bias_act_dropout, same={"residual": 2}, bias_dim=5
+)
+DROPOUT_ = Operator("dropout_", _unfused.dropout_)
 
 
 def dropout(
@@ -52,6 +55,9 @@ def dropout(
         torch.where(kept, a * x + b, c)     # mode="alpha": torch.nn.functional.alpha_dropout
 
     Unlike in torch, a NaN or an infinity is dropped too if the mask drops its element.
+
+    On a device without kernels, torch's own function runs with its own mask, unless ``rng_state``,
+    ``generator`` or ``shard`` asks for a mask of this package. The first call warns.
 
     Args:
         x: tensor of any shape and strides; float32, float64, float16 or bfloat16. Or a nested

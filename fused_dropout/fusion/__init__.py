@@ -14,7 +14,8 @@ Files:
     eligibility.py: decides whether a child of a fused module may be bypassed.
     fingerprint.py: recognises classes of other libraries by the source code of their ``forward``.
     fused_calls.py: the kernel calls that fused modules consist of.
-    functional_sites.py, redirect.py, functional_dropout.py: dropout functions that a module calls.
+    functional_sites.py, redirected_classes.py, redirect.py, functional_dropout.py: dropout
+        functions that the code of a module calls.
     activations.py, dropout_layers.py, drop_path.py: the child layers that those calls understand.
 """
 

@@ -6,8 +6,12 @@ import types
 import torch
 
 from fused_dropout._once import made_once
-from fused_dropout.fusion.eligibility import has_global_hooks, top_level_package
-from fused_dropout.fusion.redirect import is_searched, redirected
+from fused_dropout.fusion.eligibility import has_global_hooks, runs_kernels
+from fused_dropout.fusion.redirected_classes import (
+    look_alike,
+    redirected_bases,
+    redirected_methods,
+)
 
 
 class FusedMixin:
@@ -67,7 +71,7 @@ class FusedMixin:
         raise NotImplementedError
 
     def forward(self, *args, **kwargs):
-        if self.in_training() and self.reason_unfused() is None:
+        if self.in_training() and _have_kernels(args, kwargs) and self.reason_unfused() is None:
             return self.fused_forward(*args, **kwargs)
         return self.unfused_forward(*args, **kwargs)
 
@@ -77,15 +81,17 @@ class FusedMixin:
         They can be replaced in the original class or set on the instance. A ``forward`` that is set
         on the instance does not count: it runs first, and this code runs because it was called.
         """
-        return all(
-            getattr(self._original_class, name) is method
-            and (name == "forward" or name not in self.__dict__)
-            for name, method in self._original_methods
-        )
+        for name, method in self._original_methods:
+            if getattr(self._original_class, name) is not method:
+                return False
+            if name != "forward" and name in self.__dict__:
+                return False
+        return True
 
     def unfused_forward(self, *args, **kwargs):
         if not torch.compiler.is_compiling():
-            _forget_replaced_methods(type(self))
+            for method in self._redirected_methods:
+                method.follow()
         return super().forward(*args, **kwargs)
 
     def _get_name(self):
@@ -109,6 +115,12 @@ class FusedMixin:
         return (_new, (mixin, cls, construct, *arguments), *parts[2:])
 
 
+def _have_kernels(args, kwargs):
+    """Whether the device of a call has kernels: that of its first argument."""
+    x = args[0] if args else next(iter(kwargs.values()), None)
+    return not isinstance(x, torch.Tensor) or runs_kernels(x)
+
+
 _ORIGINS = {}  # fused class: (mixin, original class)
 
 
@@ -120,26 +132,23 @@ def fused_class(mixin, cls):
     policies of distributed training. Its `forward` has the signature and the docstring of the
     original one, which `torch.export`, ONNX exporters and trainers read.
     """
-    fused = _make_class(
+    bases = redirected_bases(cls) if mixin.redirects else (cls,)
+    fused = look_alike(
         cls,
-        (mixin, *(redirected_bases(cls) if mixin.redirects else (cls,))),
+        (mixin, *bases),
         {
+            # A member, because a base class may wrap `forward` when it gets a subclass, as layers
+            # of transformers do.
+            "forward": _with_signature_of(mixin.forward, cls.forward),
+            "_redirected_methods": redirected_methods(bases),
             "_original_class": cls,
             "_original_methods": tuple(
                 (name, getattr(cls, name)) for name in mixin.bypassed_methods
             ),
         },
     )
-    if isinstance(fused.forward, types.FunctionType):
-        fused.forward = _with_signature_of(fused.forward, cls.forward)
     _ORIGINS[fused] = (mixin, cls)
     return fused
-
-
-def _make_class(cls, bases, members):
-    """A class that looks like `cls`."""
-    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls)(cls.__name__, bases, {**names, **members})
 
 
 def _with_signature_of(function, original):
@@ -154,76 +163,10 @@ def _with_signature_of(function, original):
     return functools.update_wrapper(copy, original)
 
 
-def redirected_bases(cls):
-    """The bases of a class that computes what `cls` computes without torch's dropout functions.
-
-    The methods of each class of the hierarchy are redirected in a subclass of that class. In the
-    method resolution order each of these comes right before its class, so that `super()` in a
-    method finds the redirected methods of the next class.
-    """
-    bases = []
-    for one in cls.__mro__:
-        methods = _redirected_class(one)
-        if methods is not None:
-            bases.append(methods)
-        elif one is cls:
-            bases.append(cls)
-    return tuple(bases)
-
-
-def has_redirected_methods(cls):
-    """Whether the methods of a class, or of its base classes, call torch's dropout functions."""
-    return not is_own_class(cls) and any(_redirected_class(one) is not None for one in cls.__mro__)
-
-
-_REDIRECTED_METHODS = {}  # redirected class: {name: (redirected method, original method)}
-
-
-@made_once
-def _redirected_class(cls):
-    """A subclass of `cls` with redirected methods; None if no method needs it."""
-    if not is_searched(cls):
-        return None
-    methods = {
-        name: (new, member)
-        for name, member in vars(cls).items()
-        if (new := _redirected_member(member)) is not member
-    }
-    if not methods:
-        return None
-    new = _make_class(cls, (cls,), {name: method for name, (method, _) in methods.items()})
-    _REDIRECTED_METHODS[new] = methods
-    return new
-
-
-def _redirected_member(member):
-    if isinstance(member, types.FunctionType):
-        return redirected(member)
-    if isinstance(member, (staticmethod, classmethod)):
-        function = member.__func__
-        new = redirected(function) if isinstance(function, types.FunctionType) else function
-        return member if new is function else type(member)(new)
-    return member
-
-
-def _forget_replaced_methods(fused):
-    """Removes redirected methods whose original was replaced after the class was fused."""
-    for cls in fused.__mro__:
-        for name, (new, original) in _REDIRECTED_METHODS.get(cls, {}).items():
-            is_current = vars(cls.__mro__[1]).get(name) is original
-            if not is_current and vars(cls).get(name) is new:
-                delattr(cls, name)
-
-
 def _new(mixin, cls, construct, *arguments):
     module = construct(*arguments)
     module.__class__ = fused_class(mixin, cls)
     return module
-
-
-def is_own_class(cls):
-    """Whether a class is one of this package, or a subclass with the same `forward`."""
-    return top_level_package(getattr(cls.forward, "__module__", "")) == "fused_dropout"
 
 
 def is_fused(module):

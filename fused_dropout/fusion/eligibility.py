@@ -6,10 +6,14 @@ class. ``fuse`` asks these functions for the report, and every call of a fused m
 because hooks can be added at any time.
 """
 
+from itertools import chain
+
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+
+from fused_dropout.functional._devices import has_kernels, warn_without_kernels
 
 LINEAR = (nn.Linear,)
 _PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
@@ -39,15 +43,35 @@ def top_level_package(module_name):
 def is_supported_tensor(x):
     """Whether the kernels accept a tensor.
 
-    They do not accept nested, distributed and complex tensors, nor the proxies of torch.fx. The
-    original layers handle those.
+    They do not accept nested, distributed and complex tensors, the proxies of torch.fx and tensors
+    on devices without kernels. The original layers handle those.
     """
     return (
         isinstance(x, torch.Tensor)
+        and runs_kernels(x)
         and x.dtype in _DTYPES
         and not x.is_nested
         and not hasattr(type(x), "__tensor_flatten__")
     )
+
+
+def runs_kernels(x):
+    """Whether there are kernels for the device of a tensor; warns once for a device without."""
+    if has_kernels(x):
+        return True
+    warn_without_kernels(x.device)
+    return False
+
+
+def device_not_fusable(module, model):
+    """The reason why a module is on a device without kernels; None if it is not.
+
+    A module without parameters is taken to be where the model is.
+    """
+    parameter = next(chain(module.parameters(), model.parameters()), None)
+    if parameter is None or has_kernels(parameter):
+        return None
+    return f"is on {parameter.device.type}, for which this build has no kernels"
 
 
 def child_not_fusable(name, child, types):
@@ -58,14 +82,15 @@ def child_not_fusable(name, child, types):
         child: a module.
         types: the expected classes, a tuple; subclasses are not accepted.
     """
+    cls = type(child)
     if (
-        type(child) in types
+        cls in types
         and not child._forward_hooks
         and not child._forward_pre_hooks
         and not child._backward_hooks
         and not child._backward_pre_hooks
         and "forward" not in child.__dict__
-        and _FORWARDS.get(type(child), type(child).forward) is type(child).forward
+        and _FORWARDS.get(cls, cls.forward) is cls.forward
     ):
         return None
     return f"{name} {_reason(child, types)}"

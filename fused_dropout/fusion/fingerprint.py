@@ -2,56 +2,71 @@
 
 A fused module replaces one specific ``forward``. Libraries have copies of the same code under many
 class names, and they change the code between versions. So a pattern compares fingerprints: hashes
-of the source code without comments, docstrings, annotations and layout.
+of the syntax tree without what does not matter for the result (see ``syntax.py``). A pattern keeps
+the fingerprints of all versions for which its fused ``forward`` is right.
 
-The command prints the fingerprint of a class or function::
+The command prints the fingerprint of a class or function, or of all classes in a file, which is not
+imported::
 
     python -m fused_dropout.fusion.fingerprint transformers.models.vit.modeling_vit.ViTLayer
+    python -m fused_dropout.fusion.fingerprint another_version/modeling_vit.py
 """
 
 import argparse
 import ast
+import collections
 import functools
 import hashlib
 import inspect
 import pkgutil
-import textwrap
+from pathlib import Path
 
 from fused_dropout.fusion.eligibility import top_level_package
 from fused_dropout.fusion.registry import add_pattern
+from fused_dropout.fusion.syntax import (
+    canonical,
+    definition_of,
+    imported_torch_names,
+    torch_names,
+)
 
 
 @functools.cache
 def fingerprint_of(function):
     """The fingerprint of a function, 16 hexadecimal digits; None if its source cannot be read."""
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-        (definition,) = ast.parse(source).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return None
-    return definition_fingerprint(definition) if isinstance(definition, ast.FunctionDef) else None
+    definition = definition_of(function)
+    return None if definition is None else _fingerprint(definition, torch_names(function))
 
 
-def definition_fingerprint(definition):
-    """The fingerprint of a function, from its syntax tree (an ``ast.FunctionDef``)."""
-    arguments, body = definition.args, definition.body
-    if ast.get_docstring(definition) is not None:
-        body = body[1:]
-    text = _canonical_text([arguments, body])
+def fingerprints_in(source):
+    """``{name of a class: fingerprint of its forward}`` for the source code of a file, a text."""
+    module = ast.parse(source)
+    names = imported_torch_names(module)
+    return {
+        cls.name: _fingerprint(method, names)
+        for cls in module.body
+        if isinstance(cls, ast.ClassDef)
+        for method in cls.body
+        if isinstance(method, ast.FunctionDef) and method.name == "forward"
+    }
+
+
+def _fingerprint(definition, names):
+    text = _as_text(canonical(definition, names))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 _IGNORED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx"}
 
 
-def _canonical_text(node):
+def _as_text(node):
     """A syntax tree as one line, the same in all versions of Python."""
-    if isinstance(node, list):
-        return "[" + ",".join(map(_canonical_text, node)) + "]"
+    if isinstance(node, (list, tuple)):
+        return "[" + ",".join(map(_as_text, node)) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = (
-        f"{name}={_canonical_text(value)}"
+        f"{name}={_as_text(value)}"
         for name, value in ast.iter_fields(node)
         if name not in _IGNORED_FIELDS and value not in (None, [])
     )
@@ -60,6 +75,12 @@ def _canonical_text(node):
 
 #: The fingerprints of all patterns that were added: {mixin: tuple of fingerprints}.
 FINGERPRINTS = {}
+_KNOWN = collections.defaultdict(set)  # {library: the fingerprints of all its patterns}
+
+
+def has_fingerprint_pattern(cls):
+    """Whether a pattern replaces exactly the ``forward`` of a class."""
+    return fingerprint_of(cls.forward) in _KNOWN[top_level_package(cls.__module__)]
 
 
 def add_fingerprint_pattern(library, mixin, fingerprints, names, description):
@@ -70,23 +91,25 @@ def add_fingerprint_pattern(library, mixin, fingerprints, names, description):
         mixin, description: see :func:`~.registry.add_pattern`.
         fingerprints: tuple of the fingerprints of the ``forward`` that ``mixin`` replaces.
         names: compiled regular expression for the names of classes, with or without their Python
-            module. If such a class has another fingerprint, the report lists it as skipped.
+            module. If such a class has a fingerprint that no pattern knows, the report lists it as
+            skipped. None for a pattern that replaces the ``forward`` of some versions only, next to
+            another pattern that has the names.
     """
 
     FINGERPRINTS[mixin] = fingerprints
+    _KNOWN[library].update(fingerprints)
+
+    def has_name(cls):
+        full = f"{cls.__module__}.{cls.__name__}"
+        return names is not None and (names.fullmatch(cls.__name__) or names.fullmatch(full))
 
     @functools.cache
     def matches(cls):
-        return any(
-            top_level_package(base.__module__) == library
-            and (
-                names.fullmatch(base.__name__)
-                or names.fullmatch(f"{base.__module__}.{base.__name__}")
-                or fingerprint_of(base.forward) in fingerprints
-            )
-            for base in cls.__mro__
-            if hasattr(base, "forward")
-        )
+        bases = [base for base in cls.__mro__ if hasattr(base, "forward")]
+        bases = [base for base in bases if top_level_package(base.__module__) == library]
+        if bases and fingerprint_of(cls.forward) in _KNOWN[library]:
+            return fingerprint_of(cls.forward) in fingerprints
+        return any(has_name(base) or fingerprint_of(base.forward) in fingerprints for base in bases)
 
     def class_not_fusable(cls):
         if fingerprint_of(cls.forward) not in fingerprints:
@@ -114,12 +137,21 @@ def main(arguments=None):
         prog="python -m fused_dropout.fusion.fingerprint",
         description="Prints the fingerprint of a function, or of the forward of a class.",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="such as torch.nn.Linear")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="such as torch.nn.Linear, or a Python file"
+    )
     for name in parser.parse_args(arguments).names:
         try:
-            print(f"{_fingerprint_of_name(name)}  {name}")
-        except ValueError as error:
+            for found, fingerprint in _fingerprints_of_name(name).items():
+                print(f"{fingerprint}  {found}")
+        except (OSError, SyntaxError, ValueError) as error:
             parser.error(str(error))
+
+
+def _fingerprints_of_name(name):
+    if not name.endswith(".py"):
+        return {name: _fingerprint_of_name(name)}
+    return fingerprints_in(Path(name).read_text(encoding="utf-8"))
 
 
 def _fingerprint_of_name(name):

@@ -4,7 +4,8 @@ It is used where no other pattern fuses the module. Nothing is fused with its ne
 go to this package's functions, which store no mask.
 """
 
-from fused_dropout.fusion.class_swap import FusedMixin, has_redirected_methods, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.redirected_classes import has_redirected_methods
 from fused_dropout.fusion.registry import FUNCTIONAL, add_pattern
 from fused_dropout.fusion.sites import calls_of
 

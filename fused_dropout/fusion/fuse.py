@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from fused_dropout.fusion.class_swap import FusedMixin, fused_base, is_fused, unfused_class
-from fused_dropout.fusion.eligibility import class_name, is_sharded
+from fused_dropout.fusion.eligibility import class_name, device_not_fusable, is_sharded
 from fused_dropout.fusion.fusion_report import FusionError, FusionReport, Site
 from fused_dropout.fusion.registry import FUNCTIONAL, chosen_patterns
 from fused_dropout.fusion.sites import dropout_sites
@@ -52,7 +52,7 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     found = [
         one
         for name, module in model.named_modules()
-        for one in _matches(name, module, patterns, reason_of, "is already fused")
+        for one in _matches(model, name, module, patterns, reason_of, "is already fused")
     ]
     sites = [site for site, _, _ in found]
     changes = {module: cls for _, module, cls in found if cls is not None}
@@ -100,7 +100,7 @@ def report(model, *inputs, strict=False, **named_inputs):
         site if new is None else replace(site, fused=False, text="is not fused; call fuse")
         for name, module in model.named_modules()
         if is_fused(module)
-        for site, _, new in _matches(name, module, patterns, reason_of)
+        for site, _, new in _matches(model, name, module, patterns, reason_of)
     ]
     if inputs or named_inputs:
         dropped = dropout_calls_of_step(model, inputs, named_inputs)
@@ -179,7 +179,7 @@ def fused(model, patterns="auto", strict=False):
                     module.__class__ = cls
 
 
-def _matches(name, module, patterns, reason_of, text_if_fused=None):
+def _matches(model, name, module, patterns, reason_of, text_if_fused=None):
     """``(site, module, fused class or None)`` of the patterns that fuse a module, or cannot.
 
     If the pattern of a module cannot fuse it, the module's own calls of dropout functions are still
@@ -200,11 +200,12 @@ def _matches(name, module, patterns, reason_of, text_if_fused=None):
             reason = reason_of(module)
             text = (text_if_fused or pattern.describe(module)) if reason is None else reason
         else:
-            reason = text = pattern.reason_not_fusable(module)
+            reason = pattern.reason_not_fusable(module)
             if reason == "":
                 continue
             if reason is None and "forward" in module.__dict__:
-                reason = text = "has a forward set on the instance"
+                reason = "has a forward set on the instance"
+            text = reason = reason or device_not_fusable(module, model)
             if reason is None:
                 new, text = pattern.fused_class(cls), pattern.describe(module)
         if reason is None or not skipped:
@@ -221,7 +222,7 @@ def _reasons_unfused(model):
     def reason_of(module):
         if not isinstance(module, FusedMixin):
             return None
-        reason = module.reason_unfused()
+        reason = device_not_fusable(module, model) or module.reason_unfused()
         # fully_shard replaces the parameters of a module by full tensors when it runs.
         if sharded and any(map(is_sharded, module.parameters())):
             return None

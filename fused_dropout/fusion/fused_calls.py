@@ -18,7 +18,9 @@ from fused_dropout.fusion.activations import Activation, activation_of
 from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
 from fused_dropout.fusion.dropout_layers import dropout_arguments
 from fused_dropout.fusion.eligibility import (
+    LINEAR,
     child_not_fusable,
+    linear_not_fusable,
     record_forwards,
     to_autocast_float32,
 )
@@ -26,6 +28,14 @@ from fused_dropout.fusion.eligibility import (
 # The dimension of the bias, counted from the end: unbatched input has one dimension less.
 BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
 LINEAR_AND_CONV = tuple(BIAS_DIMS)
+
+# {class: function of a layer and its input that returns the output without the bias}
+_WITHOUT_BIAS = {
+    nn.Linear: lambda layer, x: F.linear(x, layer.weight),
+    **dict.fromkeys(
+        LINEAR_AND_CONV[1:], lambda layer, x: layer._conv_forward(x, layer.weight, None)
+    ),
+}
 
 _IDENTITY = Activation("identity")
 
@@ -47,11 +57,44 @@ def add_norm_class(cls, kind, condition):
     record_forwards((cls,))
 
 
-def linear_without_bias(layer, x):
-    """``layer(x)`` without adding the bias, for a linear layer or a convolution."""
-    if type(layer) is nn.Linear:
-        return F.linear(x, layer.weight)
-    return layer._conv_forward(x, layer.weight, None)
+def add_linear_class(cls, without_bias):
+    """Adds a class of linear layers with parameters ``weight`` and ``bias``.
+
+    ``without_bias`` is a function of a layer and its input: the output without the bias.
+    """
+    _WITHOUT_BIAS[cls] = without_bias
+    BIAS_DIMS[cls] = -1
+    record_forwards((cls,))
+
+
+def linear_called(name, layer):
+    """The reason why a linear layer or convolution has to be called; None if it has not.
+
+    It is called if it is an adapter, a quantised layer or another class, or has hooks.
+    """
+    types = (type(layer),) if type(layer) in _WITHOUT_BIAS else LINEAR
+    return linear_not_fusable(name, layer, types)
+
+
+def linear_output(layer, x):
+    """``(output, bias)`` of a linear layer or convolution; the caller adds the bias.
+
+    A layer that has to be called adds its own bias. ``bias`` is None then.
+    """
+    if linear_called("", layer) is None:
+        return _WITHOUT_BIAS[type(layer)](layer, x), layer.bias
+    return layer(x), None
+
+
+def called_layers(text, *names):
+    """A description for the report: ``text``, and which linear layers have to be called."""
+
+    def describe(module):
+        reasons = [linear_called(name, module.get_submodule(name)) for name in names]
+        notes = [reason for reason in reasons if reason is not None]
+        return f"{text}; not fused: {'; '.join(notes)}" if notes else text
+
+    return describe
 
 
 def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
@@ -90,8 +133,8 @@ def linear_act_drop(linear, act, drop, x):
         return linear(x)
     if act is not None and activation_of(act) is None:
         return FF.dropout(act(linear(x)), **arguments)
-    x = linear_without_bias(linear, x)
-    return bias_act_drop(x, linear.bias, act, drop, BIAS_DIMS[type(linear)])
+    x, bias = linear_output(linear, x)
+    return bias_act_drop(x, bias, act, drop, BIAS_DIMS.get(type(linear), -1))
 
 
 def glu_drop(x, bias, activation, drop, gate_first=True):
@@ -110,6 +153,20 @@ def glu_drop(x, bias, activation, drop, gate_first=True):
         gate_first=gate_first,
         **_arguments(drop),
     )
+
+
+def two_linears_glu_drop(gate, value, act, drop, x):
+    """``drop(act(gate(x)) * value(x))`` for two linear layers.
+
+    Their weights are concatenated, as the kernel takes one tensor.
+    """
+    activation = activation_of(act)
+    called = any(linear_not_fusable("", one) is not None for one in (gate, value))
+    if called or activation is None or (gate.bias is None) != (value.bias is None):
+        return FF.dropout(act(gate(x)) * value(x), **_arguments(drop))
+    bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
+    x = F.linear(x, torch.cat((gate.weight, value.weight)))
+    return glu_drop(x, bias, activation, drop)
 
 
 def linear_drop(linear, drop, x):
@@ -223,9 +280,12 @@ def _is_active(arguments):
 
 def _kernel_can_add(branch, residual, layer_scale=None):
     """Whether the sum of a kernel has the same shape and dtype as the sum of torch."""
+    if branch.shape != residual.shape:
+        return False
+    if layer_scale is None and branch.dtype == residual.dtype:
+        return True
     return (
-        branch.shape == residual.shape
-        and residual.dtype in (branch.dtype, torch.float32)
+        residual.dtype in (branch.dtype, torch.float32)
         and _sum_dtype(branch, residual, layer_scale) == residual.dtype
     )
 

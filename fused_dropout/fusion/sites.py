@@ -9,13 +9,9 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fused_dropout.fusion.class_swap import (
-    FusedMixin,
-    has_redirected_methods,
-    is_own_class,
-    unfused_class,
-)
+from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.redirect import dropout_calls, functions_of
+from fused_dropout.fusion.redirected_classes import has_redirected_methods, is_own_class
 from fused_dropout.modules._stochastic import is_dropout, never_drops
 
 
@@ -112,29 +108,33 @@ def calls_of(cls):
     return tuple(dict.fromkeys(calls))
 
 
-@functools.cache
-def _names_only_read(cls):
-    """Names of children of which the code of a class reads attributes and that it never calls."""
-    read, used = set(), set()
-    for function in functions_of(cls):
-        for code in _all_code(inspect.unwrap(function).__code__):
-            instructions = [
-                one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"
-            ]
-            for before, one, after in zip(
-                instructions, instructions[1:], instructions[2:], strict=False
-            ):
-                if before.argval == "self" and one.opname == "LOAD_ATTR":
-                    reads = after.opname == "LOAD_ATTR" and after.argval in ("p", "drop_prob")
-                    (read if reads else used).add(one.argval)
-                elif before.argval == "self" and one.opname == "LOAD_METHOD":
-                    used.add(one.argval)
-    return read - used
-
-
 def _children_only_read(module):
-    names = _names_only_read(unfused_class(type(module)) or type(module))
-    return [child for name in names if isinstance(child := module._modules.get(name), _DropoutNd)]
+    """The dropout layers among the children that the code of a module never calls."""
+    cls = unfused_class(type(module)) or type(module)
+    return [
+        child
+        for name, child in module._modules.items()
+        if isinstance(child, _DropoutNd) and _is_only_read(cls, name)
+    ]
+
+
+@functools.cache
+def _is_only_read(cls, name):
+    """Whether the code of a class reads p of a child and does nothing else with the child."""
+    uses = [
+        after.argval
+        for function in functions_of(cls)
+        for code in _all_code(inspect.unwrap(function).__code__)
+        if name in code.co_names
+        for before, one, after in _triples(code)
+        if before.argval == "self" and one.argval == name and not one.opname.startswith("STORE")
+    ]
+    return bool(uses) and all(use in ("p", "drop_prob") for use in uses)
+
+
+def _triples(code):
+    instructions = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+    return zip(instructions, instructions[1:], instructions[2:], strict=False)
 
 
 def _all_code(code):

@@ -173,12 +173,16 @@ def _assert_close(name, expected, got, tolerance, floor=1e-3):
 
 
 def with_inputs(*tensors, **arguments):
-    """A function for :func:`run` that calls a model; floating-point tensors get gradients."""
+    """A function for :func:`run` that calls a model; floating-point tensors get gradients.
+
+    If the model returns a tuple, its tensors are the outputs; None in it is left out.
+    """
 
     def call(model):
         leaves = [x.clone().requires_grad_() if x.is_floating_point() else x for x in tensors]
         result = model(*leaves, **arguments)
         outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+        outputs = [output for output in outputs if output is not None]
         return outputs, [x for x in leaves if x.requires_grad]
 
     return call
@@ -190,7 +194,7 @@ def set_p(model, p):
         for name in ("p", "drop_prob"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, p)
-        for name in ("dropout", "activation_dropout", "attention_dropout"):
+        for name in ("dropout", "activation_dropout", "attention_dropout", "attn_drop_p"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, p)
 

@@ -24,6 +24,7 @@ from tests.fusion.fusing import (
     seeded,
     uses_kernels,
 )
+from tests.fusion.parity import ExplicitMasks
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))
@@ -87,27 +88,51 @@ CHANGES = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_changed_linear_layers(change, when):
+def test_changed_linear_layers_in_a_sequential(change, when):
     change, reason = CHANGES[change]
-    for model, name, x, group in (
-        (nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.4)), "0", X, "sequential"),
-        (encoder_layer(), "linear1", TOKENS, "torch.nn"),
-        (decoder_layer(), "linear2", (TOKENS, TOKENS), "torch.nn"),
+    model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.4))
+    unfused = copy.deepcopy(model)
+    torch.manual_seed(0)
+    change(unfused[0])
+    if when == "after":
+        fd.fuse(model, "sequential")
+        assert uses_kernels(model, X)
+    torch.manual_seed(0)
+    change(model[0])
+    report = fd.report(model) if when == "after" else fd.fuse(model, "sequential")
+    (site,) = report.skipped
+    assert site.text.startswith("0") and re.search(reason, site.text), site.text
+    assert_as_torch(unfused, model, X)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_linear_layers_are_called(change, when):
+    """What follows them is fused: their output is the only thing that changes."""
+    change, reason = CHANGES[change]
+    for model, name, inputs in (
+        (encoder_layer(), "linear1", (TOKENS,)),
+        (decoder_layer(), "linear2", (TOKENS, TOKENS)),
     ):
-        inputs = x if isinstance(x, tuple) else (x,)
         unfused = copy.deepcopy(model)
         torch.manual_seed(0)
         change(unfused.get_submodule(name))
         if when == "after":
-            fd.fuse(model, group)
-            assert uses_kernels(model, *inputs)
+            fd.fuse(model, "torch.nn")
         torch.manual_seed(0)
         change(model.get_submodule(name))
-        if when == "before":
-            (site,) = fd.fuse(model, group).skipped
-            assert site.text.startswith(name)
-            assert re.search(reason, site.text), site.text
-        assert_as_torch(unfused, model, *inputs)
+        report = fd.report(model) if when == "after" else fd.fuse(model, "torch.nn")
+        (site,) = report.fused
+        assert f"not fused: {name}" in site.text and re.search(reason, site.text), site.text
+        kinds = {site.kind for site in fd.report(model, *inputs).dropout_sites}
+        assert "neighbours" in kinds and "torch" not in kinds
+        got = seeded(model, *inputs)
+        unfused.load_state_dict(model.state_dict())  # spectral norm changes a buffer at each call
+        if "spectral" not in str(change):
+            with ExplicitMasks():
+                wanted = seeded(unfused, *inputs)
+            torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -180,12 +205,15 @@ def test_quantised_layers():
             torch.ao.quantization.quantize_dynamic(one.eval(), {nn.Linear})
             for one in (fused_copy(model, groups), model)
         )
-        if x is X:  # torch's fast path of transformer layers does not accept them
-            assert torch.equal(before(x), after(x))
+        if x is TOKENS:  # torch's fast path of transformer layers does not accept them
+            assert uses_kernels(after.train(), x)
+            (site,) = fd.report(after).fused
+            assert "not fused: linear1 is torch.ao.nn.quantized.dynamic" in site.text
+            continue
+        assert torch.equal(before(x), after(x))
         assert_as_torch(before.train(), after.train(), x)
         (site,) = fd.fuse(before, groups).skipped
-        name = "linear1" if x is TOKENS else "0"
-        assert site.text.startswith(f"{name} is torch.ao.nn.quantized.dynamic")
+        assert site.text.startswith("0 is torch.ao.nn.quantized.dynamic")
 
 
 def test_tied_layers_and_weights():

@@ -102,6 +102,7 @@ def test_a_state_with_a_negative_bit():
         FF.dropout(x, 0.5, rng_state=torch._neg_view(torch.tensor([7, 8])))
 
 
+@pytest.mark.filterwarnings("ignore:fused_dropout. this build has no kernels for cuda")
 @pytest.mark.parametrize("function", [FF.dropout, FF.gaussian_dropout])
 def test_a_state_on_the_cpu_for_a_traced_cuda_tensor(function):
     with FakeTensorMode():

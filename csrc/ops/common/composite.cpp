@@ -3,58 +3,12 @@
 #include <ATen/ATen.h>
 
 #include "math/activation_dispatch.h"
-#include "ops/common/mask_layout.h"
+#include "ops/common/composite_draws.h"
 #include "ops/common/tensor_value.h"
 
 namespace fused_dropout {
 
 using composition::Value;
-using composition::Words;
-
-Tensor index_of(at::SymIntArrayRef sizes, at::SymIntArrayRef index_strides,
-                const c10::SymInt& offset, at::Device device) {
-  const auto options = at::TensorOptions().dtype(at::kLong).device(device);
-  Tensor index = at::full_symint({}, offset, options);
-  for (size_t dim = 0; dim < sizes.size(); ++dim) {
-    std::vector<c10::SymInt> shape(sizes.size(), 1);
-    const bool shared = index_strides[dim] == 0;
-    if (!shared) shape[dim] = sizes[dim];
-    const Tensor coordinate = at::arange(shared ? c10::SymInt(1) : sizes[dim], options);
-    index = index +
-            (coordinate * at::full_symint({}, index_strides[dim], options)).reshape_symint(shape);
-  }
-  return index;
-}
-
-Tensor mask_index(const CallParams& call, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
-                  at::Device device) {
-  return index_of(
-      sizes,
-      call.mask_strides ? *call.mask_strides : mask_strides_of(sizes, strides, call.shared_dims),
-      call.mask_offset, device);
-}
-
-WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group) {
-  using composition::word_of;
-  const Tensor state = rng_state.to(group.device());  // it may be on the CPU
-  const Tensor seed = state.select(0, 0);
-  const Tensor call = at::bitwise_right_shift(state.select(0, 1), 2);
-  const auto high = [](const Tensor& tensor) {
-    return word_of(at::bitwise_right_shift(tensor, 32));
-  };
-  const auto bits =
-      philox(PhiloxWords<Words>{word_of(call), high(call), word_of(group), high(group)},
-             word_of(seed), high(seed));
-  return {bits.x.tensor, bits.y.tensor, bits.z.tensor, bits.w.tensor};
-}
-
-Tensor draws_at(const Tensor& rng_state, const Tensor& index) {
-  const WordsOfGroup words = words_of_group(rng_state, at::bitwise_right_shift(index, 3));
-  const Tensor slot = index.bitwise_and(kGroupSize - 1);
-  const Tensor word = at::where(slot < 4, at::where(slot < 2, words[0], words[1]),
-                                at::where(slot < 6, words[2], words[3]));
-  return at::bitwise_right_shift(word, slot.bitwise_and(1) * 16).bitwise_and(0xFFFF);
-}
 
 Tensor mask_for(const CallParams& call, const DropConstants& constants,
                 const OptionalTensor& rng_state, const Tensor& x, at::SymIntArrayRef strides) {
@@ -63,8 +17,8 @@ Tensor mask_for(const CallParams& call, const DropConstants& constants,
   }
   TORCH_CHECK_VALUE(rng_state, call.function,
                     ": rng_state is None, but a probability between 0 and 1 needs one");
-  const Tensor index = mask_index(call, x.sym_sizes(), strides, x.device());
-  return draws_at(*rng_state, index) < static_cast<int64_t>(constants.keep_count);
+  return kept_at(*rng_state, mask_indices(call, x.sym_sizes(), strides), x.device(),
+                 constants.keep_count);
 }
 
 Tensor add_bias(const Tensor& x, const OptionalTensor& bias, int64_t bias_dim) {
@@ -102,7 +56,7 @@ Tensor compose_branch(const CallParams& call, const Tensor& x, const OptionalTen
   if (constants.keep_count < 65536) {
     kept = mask_for(call, constants, rng_state, x, strides_like(x));
     // Before the activation too: its derivative at a dropped NaN would be NaN, also times zero.
-    z = at::where(kept, z, 0.);
+    if (!kActivations[call.activation].identity) z = at::where(kept, z, 0.);
   }
   return drop(constants, kept, activation_value(call, z));
 }

@@ -5,8 +5,6 @@
 
 #include <torch/library.h>
 
-#include <array>
-
 #include "ops/common/arguments.h"
 
 namespace fused_dropout {
@@ -16,19 +14,6 @@ namespace fused_dropout {
 #define FD_REGISTER_COMPOSITE(implement)                                            \
   TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) { implement(m); } \
   TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) { implement(m); }
-
-// The mask indices of a tensor with these sizes and dense strides. The shape broadcasts to the
-// sizes: it is 1 along shared dimensions.
-Tensor mask_index(const CallParams& call, at::SymIntArrayRef sizes, at::SymIntArrayRef strides,
-                  at::Device device);
-// The same for mask strides that are given.
-Tensor index_of(at::SymIntArrayRef sizes, at::SymIntArrayRef index_strides,
-                const c10::SymInt& offset, at::Device device);
-
-// The four words of each group, and the 16-bit draw of each mask index. rng_state may be batched.
-using WordsOfGroup = std::array<Tensor, 4>;
-WordsOfGroup words_of_group(const Tensor& rng_state, const Tensor& group);
-Tensor draws_at(const Tensor& rng_state, const Tensor& index);
 
 // Which elements of x a call keeps, in a shape that broadcasts to that of x. `strides`: the dense
 // strides that the mask is for.

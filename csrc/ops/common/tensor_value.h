@@ -1,4 +1,4 @@
-// The functions of scalar.h, transcendental.h and philox.h for tensors, made of differentiable
+// The functions of scalar.h and transcendental.h for tensors, made of differentiable
 // torch operators, so that the formulas in math/ work on tensors unchanged.
 #pragma once
 
@@ -151,29 +151,6 @@ Value multiply_by_normal_cdf(const Value& x) {
 template <class Precision>
 Value quotient(const Value& a, const Value& b) {
   return a / b;
-}
-
-// Unsigned 32-bit words in int64 tensors, so that any device can draw. Products wrap around at 64
-// bits, which leaves both of their halves right.
-struct Words {
-  at::Tensor tensor;
-};
-constexpr int64_t kWordBits = 0xFFFFFFFF;
-
-inline Words word_of(const at::Tensor& tensor) { return {tensor.bitwise_and(kWordBits)}; }
-inline Words operator^(const Words& a, const Words& b) { return {a.tensor.bitwise_xor(b.tensor)}; }
-struct Product {
-  at::Tensor tensor;
-};
-inline Product multiply_wide(const Words& a, uint32_t b) {
-  return {a.tensor * static_cast<int64_t>(b)};
-}
-inline Words high_word(const Product& product) {
-  return word_of(at::bitwise_right_shift(product.tensor, 32));
-}
-inline Words low_word(const Product& product) { return word_of(product.tensor); }
-inline Words next_key(const Words& key, uint32_t step) {
-  return word_of(key.tensor + static_cast<int64_t>(step));
 }
 
 }  // namespace fused_dropout::composition

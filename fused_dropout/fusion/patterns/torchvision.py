@@ -6,7 +6,6 @@ Its ``MLP`` and the classifiers of VGG and AlexNet are ``nn.Sequential``, which 
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -18,9 +17,15 @@ from fused_dropout.fusion.drop_path import (
     drop_path_not_fusable,
 )
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import child_not_fusable, linear_not_fusable
+from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.fused_calls import (
+    add,
+    add_then_norm,
+    linear_called,
+    linear_output,
+    norm_not_fusable,
+)
 from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
@@ -49,17 +54,19 @@ def _branch_of(child, x):
         len(layers) == 2
         and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
         and child_not_fusable("", child, (type(child),)) is None
-        and linear_not_fusable("", layers[0]) is None
+        and (type(layers[0]) is nn.Linear or linear_called("", layers[0]) is not None)
         and dropout_not_fusable("", layers[1]) is None
     )
     if not can_split:
         return child(x), None, None
     linear, drop = layers
     x = run_layers(list(child.children())[:-2], x)
-    return F.linear(x, linear.weight), linear.bias, drop
+    return *linear_output(linear, x), drop
 
 
 class FusedEncoderBlock(FusedMixin):
+    fused_dropouts = ("dropout",)
+
     @staticmethod
     def reason_not_fusable(module):
         return attention_not_fusable(
@@ -80,6 +87,8 @@ class FusedEncoderBlock(FusedMixin):
 
 
 class _Block(FusedMixin):
+    fused_dropouts = ("stochastic_depth",)
+
     @staticmethod
     def reason_not_fusable(module):
         return drop_path_not_fusable("stochastic_depth", module.stochastic_depth)
@@ -130,23 +139,22 @@ for _mixin, _fingerprints, _names, _text in (
     ),
     (
         FusedEncoderBlock,
-        ("a4f1609e21a9d049",),
+        ("7b6906120f32a7a0",),
         "EncoderBlock",
         _describe("ends of the branches, residuals and the second norm", "ln_2"),
     ),
     (
         FusedCNBlock,
-        ("b7e3abddf50ca697",),
+        ("e9736d8cee75a7df",),
         "CNBlock",
         _describe("layer scale, stochastic depth and residual"),
     ),
     (
         FusedMBConv,
-        ("e06d18a3e9dafcd8",),
+        ("0bdfbbeb9dd6e57b",),
         "MBConv|FusedMBConv",
         _describe("stochastic depth and residual"),
     ),
-    # Before the next one, which is for its base class and would match it too.
     (
         FusedSwinBlockV2,
         ("630a8a15cd4589ec",),

@@ -43,8 +43,6 @@ def test_vision_transformers(options):
         model,
         with_inputs(torch.randn(6, 3, 16, 16)),
         fused_classes=[options.get("block_fn", Block).__name__],
-        # Differential attention calls torch's operator, which ExplicitMasks does not cover.
-        masks=options.get("attn_layer") != "diff",
     )
     if options.get("norm_layer", LayerNorm) is not nn.LayerNorm:
         return

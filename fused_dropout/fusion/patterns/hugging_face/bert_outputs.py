@@ -2,23 +2,26 @@
 
 import re
 
-import torch.nn.functional as F
-
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, add_norm, linear_drop
+from fused_dropout.fusion.fused_calls import (
+    add,
+    add_norm,
+    called_layers,
+    linear_drop,
+    linear_output,
+)
 
 
 class _Output(FusedMixin):
     """A linear layer ``dense`` and a layer ``dropout``. Subclasses define what follows."""
 
+    fused_dropouts = ("dropout",)
+
     @staticmethod
     def reason_not_fusable(module):
-        return linear_not_fusable("dense", module.dense) or dropout_not_fusable(
-            "dropout", module.dropout
-        )
+        return dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training
@@ -26,14 +29,14 @@ class _Output(FusedMixin):
 
 class FusedAddNormOutput(_Output):
     def fused_forward(self, hidden_states, input_tensor):
-        branch = F.linear(hidden_states, self.dense.weight)
-        return add_norm(branch, self.dense.bias, self.dropout, input_tensor, self.LayerNorm)
+        branch, bias = linear_output(self.dense, hidden_states)
+        return add_norm(branch, bias, self.dropout, input_tensor, self.LayerNorm)
 
 
 class FusedAddOutput(_Output):
     def fused_forward(self, hidden_states, input_tensor):
-        branch = F.linear(hidden_states, self.dense.weight)
-        return add(branch, self.dense.bias, self.dropout, input_tensor)
+        branch, bias = linear_output(self.dense, hidden_states)
+        return add(branch, bias, self.dropout, input_tensor)
 
 
 class FusedOutput(_Output):
@@ -48,19 +51,19 @@ add_fingerprint_pattern(
     FusedAddNormOutput,
     ("edd0230858f63315",),
     re.compile(r"(Bert|Roberta|Electra|XLMRoberta|Camembert|Ernie|LayoutLM)(Self)?Output"),
-    "bias, dropout, residual and norm",
+    called_layers("bias, dropout, residual and norm", "dense"),
 )
 add_fingerprint_pattern(
     "transformers",
     FusedAddOutput,
     ("c1296d9ed90fcad6",),
     re.compile(r"(RobertaPreLayerNorm|Esm)(Self)?Output"),
-    "bias, dropout and residual",
+    called_layers("bias, dropout and residual", "dense"),
 )
 add_fingerprint_pattern(
     "transformers",
     FusedOutput,
     ("dac5fe5ca77add79", "a05b21a7b5465d88"),
     re.compile(r"(VideoMAE|Vilt|Yolos|DonutSwin|Swinv2)SelfOutput"),
-    "bias and dropout",
+    called_layers("bias and dropout", "dense"),
 )

@@ -5,17 +5,14 @@ import re
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import linear_act_drop, linear_drop
+from fused_dropout.fusion.fused_calls import called_layers, linear_act_drop, linear_drop
 
 
 class FusedIntermediate(FusedMixin):
     @staticmethod
     def reason_not_fusable(module):
-        return linear_not_fusable("dense", module.dense) or activation_not_fusable(
-            "intermediate_act_fn", module.intermediate_act_fn
-        )
+        return activation_not_fusable("intermediate_act_fn", module.intermediate_act_fn)
 
     def fused_forward(self, hidden_states):
         return linear_act_drop(self.dense, self.intermediate_act_fn, None, hidden_states)
@@ -24,22 +21,20 @@ class FusedIntermediate(FusedMixin):
 class FusedMLP(FusedMixin):
     @staticmethod
     def reason_not_fusable(module):
-        return linear_not_fusable("fc1", module.fc1) or activation_not_fusable(
-            "activation_fn", module.activation_fn
-        )
+        return activation_not_fusable("activation_fn", module.activation_fn)
 
     def fused_forward(self, hidden_states):
         return self.fc2(linear_act_drop(self.fc1, self.activation_fn, None, hidden_states))
 
 
 class FusedFeedForward(FusedMixin):
+    fused_dropouts = "intermediate_dropout", "output_dropout"
+
     @staticmethod
     def reason_not_fusable(module):
         return (
-            linear_not_fusable("intermediate_dense", module.intermediate_dense)
-            or activation_not_fusable("intermediate_act_fn", module.intermediate_act_fn)
+            activation_not_fusable("intermediate_act_fn", module.intermediate_act_fn)
             or dropout_not_fusable("intermediate_dropout", module.intermediate_dropout)
-            or linear_not_fusable("output_dense", module.output_dense)
             or dropout_not_fusable("output_dropout", module.output_dropout)
         )
 
@@ -61,19 +56,19 @@ add_fingerprint_pattern(
     FusedIntermediate,
     ("cf65bc74f562bf96",),
     re.compile(r"(Bert|Roberta|Electra|XLMRoberta|Camembert|Ernie|LayoutLM)Intermediate"),
-    "bias and activation",
+    called_layers("bias and activation", "dense"),
 )
 add_fingerprint_pattern(
     "transformers",
     FusedMLP,
     ("10797a3e625952cf",),
     re.compile(r"(ViT|CLIP|DeiT|Dinov2|Beit)MLP"),
-    "bias and activation",
+    called_layers("bias and activation", "fc1"),
 )
 add_fingerprint_pattern(
     "transformers",
     FusedFeedForward,
     ("f60b1b675b9917e8",),
     re.compile(r"(Wav2Vec2|Hubert|WavLM)FeedForward"),
-    "bias, activation and dropout, twice",
+    called_layers("bias, activation and dropout, twice", "intermediate_dense", "output_dense"),
 )

@@ -3,18 +3,23 @@
 import re
 
 import torch
-import torch.nn.functional as F
 
-from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, glu_drop, linear_act_drop
+from fused_dropout.fusion.fused_calls import (
+    add,
+    called_layers,
+    linear_act_drop,
+    two_linears_glu_drop,
+)
 
 
 class _WithDropout(FusedMixin):
     """A module with a child ``dropout``."""
+
+    fused_dropouts = ("dropout",)
 
     @staticmethod
     def reason_not_fusable(module):
@@ -35,10 +40,8 @@ def _output(wo, hidden):
 class FusedDense(_WithDropout):
     @staticmethod
     def reason_not_fusable(module):
-        return (
-            linear_not_fusable("wi", module.wi)
-            or activation_not_fusable("act", module.act)
-            or dropout_not_fusable("dropout", module.dropout)
+        return activation_not_fusable("act", module.act) or dropout_not_fusable(
+            "dropout", module.dropout
         )
 
     def fused_forward(self, hidden_states):
@@ -46,23 +49,14 @@ class FusedDense(_WithDropout):
 
 
 class FusedGatedDense(_WithDropout):
-    """Concatenates the weights of ``wi_0`` and ``wi_1``, as the kernel takes one tensor."""
-
     @staticmethod
     def reason_not_fusable(module):
-        for name in ("wi_0", "wi_1"):
-            layer = getattr(module, name)
-            if reason := linear_not_fusable(name, layer):
-                return reason
-            if layer.bias is not None:
-                return f"{name} has a bias"
         return activation_not_fusable("act", module.act) or dropout_not_fusable(
             "dropout", module.dropout
         )
 
     def fused_forward(self, hidden_states):
-        halves = F.linear(hidden_states, torch.cat([self.wi_0.weight, self.wi_1.weight]))
-        hidden = glu_drop(halves, None, activation_of(self.act), self.dropout)
+        hidden = two_linears_glu_drop(self.wi_0, self.wi_1, self.act, self.dropout, hidden_states)
         return _output(self.wo, hidden)
 
 
@@ -72,21 +66,32 @@ class FusedLayerFF(_WithDropout):
         return add(branch, None, self.dropout, hidden_states)
 
 
-class FusedLayerSelfAttention(_WithDropout):
+class LayerAttention(_WithDropout):
+    attention = "SelfAttention"
+
+    def run(self, hidden_states, attention_mask, **options):
+        """Dropout and residual; the other results of the attention are returned as they are."""
+        attention = getattr(self, self.attention)
+        branch, *others = attention(self.layer_norm(hidden_states), mask=attention_mask, **options)
+        return add(branch, None, self.dropout, hidden_states), *others
+
+
+class FusedLayerSelfAttention(LayerAttention):
+    """In transformers 5.24."""
+
     def fused_forward(
         self, hidden_states, attention_mask=None, position_bias=None, cache=None, **kwargs
     ):
-        branch, position_bias, weights = self.SelfAttention(
-            self.layer_norm(hidden_states),
-            mask=attention_mask,
-            position_bias=position_bias,
-            cache=cache,
-            **kwargs,
+        return self.run(
+            hidden_states, attention_mask, position_bias=position_bias, cache=cache, **kwargs
         )
-        return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
-class FusedLayerCrossAttention(_WithDropout):
+class FusedLayerCrossAttention(LayerAttention):
+    """In transformers 5.24."""
+
+    attention = "EncDecAttention"
+
     def fused_forward(
         self,
         hidden_states,
@@ -96,23 +101,32 @@ class FusedLayerCrossAttention(_WithDropout):
         cache=None,
         **kwargs,
     ):
-        branch, position_bias, weights = self.EncDecAttention(
-            self.layer_norm(hidden_states),
-            mask=attention_mask,
+        return self.run(
+            hidden_states,
+            attention_mask,
             key_value_states=key_value_states,
             position_bias=position_bias,
             cache=cache,
             **kwargs,
         )
-        return add(branch, None, self.dropout, hidden_states), position_bias, weights
 
 
 for _mixin, _fingerprint, _names, _text in (
-    (FusedDense, "e58f901554c64960", "DenseActDense", "activation and dropout"),
-    (FusedGatedDense, "b68b6575e4a865f8", "DenseGatedActDense", "activation, gate and dropout"),
-    (FusedLayerFF, "4dbbbd7ba80ba9e9", "LayerFF", "dropout and residual"),
-    (FusedLayerSelfAttention, "d12bd71d6afb8f19", "LayerSelfAttention", "dropout and residual"),
-    (FusedLayerCrossAttention, "c46e626b350652ff", "LayerCrossAttention", "dropout and residual"),
+    (
+        FusedDense,
+        "5c0a394577378dcb",
+        "DenseActDense",
+        called_layers("activation and dropout", "wi"),
+    ),
+    (
+        FusedGatedDense,
+        "f84cdc6aff10c59b",
+        "DenseGatedActDense",
+        called_layers("activation, gate and dropout", "wi_0", "wi_1"),
+    ),
+    (FusedLayerFF, "3295302a1a943bd5", "LayerFF", "dropout and residual"),
+    (FusedLayerSelfAttention, "fef5d2683fbd6f12", "LayerSelfAttention", "dropout and residual"),
+    (FusedLayerCrossAttention, "f2398ec91b90b8ed", "LayerCrossAttention", "dropout and residual"),
 ):
     add_fingerprint_pattern(
         "transformers",

@@ -1,51 +1,22 @@
-"""Patterns for timm's attention and residual blocks."""
+"""Patterns for timm's residual blocks."""
 
 import re
 
-import torch.nn.functional as F
 from torch import nn
 
-from fused_dropout import functional as FF
 from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
-from fused_dropout.fusion.dropout_layers import dropout_arguments
 from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.fused_calls import (
+    BIAS_DIMS,
+    add,
+    add_then_norm,
+    linear_output,
+    norm_not_fusable,
+)
 from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
 from fused_dropout.fusion.patterns.timm.mlp import Branch
-
-
-class FusedAttention(Branch):
-    linears = ("proj",)
-    drops = "attn_drop", "proj_drop"
-
-    @classmethod
-    def reason_not_fusable(cls, module):
-        if not module.fused_attn:
-            return "fused_attn is False: attention is computed step by step"
-        return super().reason_not_fusable(module)
-
-    def last_layers(self):
-        return self.proj, self.proj_drop
-
-    def before_last(self, x, attn_mask=None, is_causal=False):
-        gate = None if self.gate is None else self.gate(x).sigmoid()
-        # (batch, length, 3 * width) to (3, batch, heads, length, width).
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        # timm looks at self.training; `mc_mode` sets the flag of the dropout child.
-        drops = self.training or self.attn_drop.training
-        x = FF.scaled_dot_product_attention(
-            self.q_norm(q),
-            self.k_norm(k),
-            v,
-            attn_mask,
-            dropout_arguments(self.attn_drop)["p"] if drops else 0.0,
-            is_causal,
-        )
-        x = self.norm(x.transpose(1, 2).flatten(-2))
-        return x if gate is None else x * gate
 
 
 def branch_of(child, *args, **kwargs):
@@ -62,9 +33,8 @@ def branch_of(child, *args, **kwargs):
         and child.reason_not_fusable(child) is None
     ):
         linear, drop = child.last_layers()
-        if type(linear) is nn.Linear:
-            x = child.before_last(*args, **kwargs)
-            return F.linear(x, linear.weight), linear.bias, drop
+        if BIAS_DIMS.get(type(linear), -1) == -1:
+            return *linear_output(linear, child.before_last(*args, **kwargs)), drop
     return child(*args, **kwargs), None, None
 
 
@@ -78,6 +48,10 @@ class _Block(FusedMixin):
 
     ends = ("ls1", "drop_path1"), ("ls2", "drop_path2")
     norms = ("norm2",)
+
+    @classmethod
+    def dropouts_in_kernels(cls, module):
+        return [getattr(module, drop_path) for _, drop_path in cls.ends]
 
     @staticmethod
     def reason_not_fusable(module):
@@ -93,19 +67,53 @@ class _Block(FusedMixin):
 
 
 class FusedBlock(_Block):
+    """In timm 1.0.26 to 1.0.31."""
+
     def fused_forward(self, x, attn_mask=None, is_causal=False):
         first = branch_of(self.attn, self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
         return self._pre_norm(x, first, self.mlp)
 
 
+class FusedBlockWithMask(_Block):
+    """In timm 1.0.20."""
+
+    def fused_forward(self, x, attn_mask=None):
+        return self._pre_norm(x, branch_of(self.attn, self.norm1(x), attn_mask=attn_mask), self.mlp)
+
+
+class FusedBlockWithoutMask(_Block):
+    """In timm 1.0.15."""
+
+    def fused_forward(self, x):
+        return self._pre_norm(x, branch_of(self.attn, self.norm1(x)), self.mlp)
+
+
 class FusedResPostBlock(_Block):
+    """In timm 1.0.26 to 1.0.31."""
+
     ends = (None, "drop_path1"), (None, "drop_path2")
     norms = ()
 
     def fused_forward(self, x, attn_mask=None, is_causal=False):
-        branch = self.norm1(self.attn(x, attn_mask=attn_mask, is_causal=is_causal))
-        x = add(**self._end(0, (branch, None, None)), residual=x)
+        return self._post_norm(x, self.attn(x, attn_mask=attn_mask, is_causal=is_causal))
+
+    def _post_norm(self, x, first):
+        x = add(**self._end(0, (self.norm1(first), None, None)), residual=x)
         return add(**self._end(1, (self.norm2(self.mlp(x)), None, None)), residual=x)
+
+
+class FusedResPostBlockWithMask(FusedResPostBlock):
+    """In timm 1.0.20."""
+
+    def fused_forward(self, x, attn_mask=None):
+        return self._post_norm(x, self.attn(x, attn_mask=attn_mask))
+
+
+class FusedResPostBlockWithoutMask(FusedResPostBlock):
+    """In timm 1.0.15."""
+
+    def fused_forward(self, x):
+        return self._post_norm(x, self.attn(x))
 
 
 class FusedBeitBlock(_Block):
@@ -117,8 +125,18 @@ class FusedBeitBlock(_Block):
 
 
 class FusedEvaBlock(FusedBeitBlock):
+    """In timm 1.0.26 to 1.0.31."""
+
     def fused_forward(self, x, rope=None, attn_mask=None, is_causal=False):
         first = self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+        return self._pre_norm(x, (first, None, None), self.mlp)
+
+
+class FusedEvaBlockWithMask(FusedBeitBlock):
+    """In timm 1.0.15 and 1.0.20."""
+
+    def fused_forward(self, x, rope=None, attn_mask=None):
+        first = self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask)
         return self._pre_norm(x, (first, None, None), self.mlp)
 
 
@@ -170,21 +188,20 @@ def _describe(text, mixin):
 _ENDS_AND_NORM = "ends of the branches, residuals and the second norm"
 _ENDS = "ends of the branches and residuals"
 
-for _mixin, _fingerprint, _name, _text in (
-    (FusedBlock, "3d3fd99c5a72f144", "vision_transformer.Block", _ENDS_AND_NORM),
-    (FusedResPostBlock, "abbf29731108ced0", "vision_transformer.ResPostBlock", _ENDS),
-    (FusedBeitBlock, "1246660265e704a5", "beit.Block", _ENDS_AND_NORM),
-    (FusedEvaBlock, "5be2323de7f84e28", "eva.EvaBlock", _ENDS_AND_NORM),
-    (FusedMixerBlock, "d2d2bc74b5b7c3dc", "mlp_mixer.MixerBlock", _ENDS_AND_NORM),
-    (FusedSpatialGatingBlock, "54fa8e9bc0efb91b", "mlp_mixer.SpatialGatingBlock", _ENDS),
-    (FusedConvNeXtBlock, "cb68757320de7a3a", "convnext.ConvNeXtBlock", _ENDS),
+for _mixin, _fingerprints, _name, _text in (
+    (FusedBlock, ("3d3fd99c5a72f144",), "vision_transformer.Block", _ENDS_AND_NORM),
+    (FusedBlockWithMask, ("0f4fb310e6ba5a4e",), None, _ENDS_AND_NORM),
+    (FusedBlockWithoutMask, ("1001184e664cb65d",), None, _ENDS_AND_NORM),
+    (FusedResPostBlock, ("abbf29731108ced0",), "vision_transformer.ResPostBlock", _ENDS),
+    (FusedResPostBlockWithMask, ("031c2aed979eb3ee",), None, _ENDS),
+    (FusedResPostBlockWithoutMask, ("8db96bb7ab4e45f9",), None, _ENDS),
+    (FusedBeitBlock, ("1246660265e704a5",), "beit.Block", _ENDS_AND_NORM),
+    # 1.0.31, 1.0.26
+    (FusedEvaBlock, ("899a9ff675f94d49", "fc438a765e626709"), "eva.EvaBlock", _ENDS_AND_NORM),
+    (FusedEvaBlockWithMask, ("9e52225535b8af25",), None, _ENDS_AND_NORM),
+    (FusedMixerBlock, ("d2d2bc74b5b7c3dc",), "mlp_mixer.MixerBlock", _ENDS_AND_NORM),
+    (FusedSpatialGatingBlock, ("54fa8e9bc0efb91b",), "mlp_mixer.SpatialGatingBlock", _ENDS),
+    (FusedConvNeXtBlock, ("da02ebb359b60c8d",), "convnext.ConvNeXtBlock", _ENDS),
 ):
-    _name = re.compile(f"timm.models.{_name}")
-    add_fingerprint_pattern("timm", _mixin, (_fingerprint,), _name, _describe(_text, _mixin))
-add_fingerprint_pattern(
-    "timm",
-    FusedAttention,
-    ("5a62b485b4337916",),
-    re.compile("timm.layers.attention.Attention"),
-    "dropout of the attention probabilities; bias and dropout of the projection",
-)
+    _name = _name and re.compile(f"timm.models.{_name}")
+    add_fingerprint_pattern("timm", _mixin, _fingerprints, _name, _describe(_text, _mixin))

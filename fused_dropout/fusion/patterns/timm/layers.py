@@ -5,6 +5,7 @@ import re
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm, LayerScale, RmsNorm, activations
 from timm.layers import norm as timm_norm
+from timm.models import vision_transformer
 from torch import nn
 
 from fused_dropout.fusion.activations import add_activations
@@ -41,12 +42,17 @@ if fingerprint_of(DropPath.forward) in _DROP_PATH:
     add_drop_path(DropPath, lambda module: DropPathConfig(module.drop_prob, module.scale_by_keep))
 
 # With _fast_norm, timm rounds to 16 bits under autocast, or calls the norm of another package.
-if fingerprint_of(LayerNorm.forward) == "5c4ee1355728eaf7":
+if fingerprint_of(LayerNorm.forward) == "f22c19c99b71682a":
     add_norm_class(LayerNorm, "layer", lambda norm: not norm._fast_norm)
 if fingerprint_of(RmsNorm.forward) == "69d9dd9f1b319df2" and timm_norm.rms_norm is F.rms_norm:
     add_norm_class(RmsNorm, "rms", lambda norm: not norm._fast_norm)
 
-_SCALES = (LayerScale,) if fingerprint_of(LayerScale.forward) == _LAYER_SCALE else ()
+# Before timm 1.0.26, vision_transformer.py has a class of its own.
+_SCALES = tuple(
+    cls
+    for cls in {LayerScale, getattr(vision_transformer, "LayerScale", LayerScale)}
+    if fingerprint_of(cls.forward) == _LAYER_SCALE
+)
 
 
 def end_of_branch(branch, bias, drop, scale, drop_path):

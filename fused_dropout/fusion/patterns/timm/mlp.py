@@ -2,7 +2,6 @@
 
 import re
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -13,11 +12,12 @@ from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_f
 from fused_dropout.fusion.eligibility import linear_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
 from fused_dropout.fusion.fused_calls import (
-    LINEAR_AND_CONV,
     bias_act_drop,
+    called_layers,
     glu_drop,
     linear_act_drop,
     linear_drop,
+    two_linears_glu_drop,
 )
 
 
@@ -27,18 +27,15 @@ class Branch(FusedMixin):
     A fused block can bypass these two layers and fuse them with the residual addition.
 
     Attributes:
-        linears: names of the linear layers and convolutions that are bypassed.
+        linears: names of the linear layers and convolutions whose bias a kernel adds.
         drops: names of the dropout layers.
     """
 
     linears = "fc1", "fc2"
-    drops = "drop1", "drop2"
+    drops = fused_dropouts = "drop1", "drop2"
 
     @classmethod
     def reason_not_fusable(cls, module):
-        for name in cls.linears:
-            if reason := linear_not_fusable(name, getattr(module, name), LINEAR_AND_CONV):
-                return reason
         for name in cls.drops:
             if reason := dropout_not_fusable(name, getattr(module, name)):
                 return reason
@@ -82,7 +79,7 @@ class FusedGlobalResponseNormMlp(FusedMlp):
 class FusedGluMlp(Branch):
     def before_last(self, x):
         activation = activation_of(self.act)
-        if activation is None or type(self.fc1) is not nn.Linear:
+        if activation is None or linear_not_fusable("", self.fc1) is not None:
             a, b = self.fc1(x).chunk(2, self.chunk_dim)
             x = a * self.act(b) if self.gate_last else self.act(a) * b
             x = FF.dropout(x, **dropout_arguments(self.drop1))
@@ -98,28 +95,20 @@ class FusedGluMlp(Branch):
 
 
 class FusedSwiGLU(Branch):
-    """Concatenates the weights of ``fc1_g`` and ``fc1_x``, as the kernel takes one tensor."""
-
     linears = "fc1_g", "fc1_x", "fc2"
 
     def before_last(self, x):
-        gate, value = self.fc1_g, self.fc1_x
-        activation = activation_of(self.act)
-        if activation is None or (gate.bias is None) != (value.bias is None):
-            x = FF.dropout(self.act(gate(x)) * value(x), **dropout_arguments(self.drop1))
-        else:
-            bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
-            x = F.linear(x, torch.cat((gate.weight, value.weight)))
-            x = glu_drop(x, bias, activation, self.drop1)
+        x = two_linears_glu_drop(self.fc1_g, self.fc1_x, self.act, self.drop1, x)
         return self.norm(x)
 
 
 class FusedConvMlp(FusedMixin):
+    linears = ("fc1",)
+    fused_dropouts = ("drop",)
+
     @staticmethod
     def reason_not_fusable(module):
-        return linear_not_fusable("fc1", module.fc1, LINEAR_AND_CONV) or dropout_not_fusable(
-            "drop", module.drop
-        )
+        return dropout_not_fusable("drop", module.drop)
 
     def in_training(self):
         return self.training or self.drop.training
@@ -132,18 +121,19 @@ class FusedConvMlp(FusedMixin):
         return self.fc2(x)
 
 
-def _describe(text):
+def _describe(text, mixin):
     def describe(module):
         reason = activation_not_fusable("act", module.act)
-        return text if reason is None else f"{text}; not fused: {reason}"
+        note = called_layers(text, *mixin.linears)(module)
+        return note if reason is None else f"{note}; not fused: {reason}"
 
     return describe
 
 
 for _mixin, _fingerprint, _name, _text in (
     (FusedMlp, "14642963333e935e", "Mlp", "bias, activation and dropout; bias and dropout"),
-    (FusedGluMlp, "8b9672f7c2242589", "GluMlp", "bias, gate and dropout; bias and dropout"),
-    (FusedSwiGLU, "e32a4a1dd9f3cb0d", "SwiGLU", "bias, gate and dropout; bias and dropout"),
+    (FusedGluMlp, "f84860320586f0d6", "GluMlp", "bias, gate and dropout; bias and dropout"),
+    (FusedSwiGLU, "2ac877492ceb9427", "SwiGLU", "bias, gate and dropout; bias and dropout"),
     (FusedGatedMlp, "26987198f6959ded", "GatedMlp", "bias, activation, dropout; bias and dropout"),
     (
         FusedGlobalResponseNormMlp,
@@ -158,5 +148,5 @@ for _mixin, _fingerprint, _name, _text in (
         _mixin,
         (_fingerprint,),
         re.compile(f"timm.layers.mlp.{_name}"),
-        _describe(_text),
+        _describe(_text, _mixin),
     )

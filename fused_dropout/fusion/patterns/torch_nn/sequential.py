@@ -24,7 +24,7 @@ from fused_dropout.fusion.fused_calls import (
     BIAS_DIMS,
     LINEAR_AND_CONV,
     bias_act_drop,
-    linear_without_bias,
+    linear_output,
 )
 from fused_dropout.fusion.registry import add_pattern
 
@@ -85,8 +85,8 @@ def run_layers(layers, x):
 def _compute(run, x):
     bias, bias_dim = None, -1
     if run.linear is not None:
-        x = linear_without_bias(run.linear, x)
-        bias, bias_dim = run.linear.bias, BIAS_DIMS[type(run.linear)]
+        x, bias = linear_output(run.linear, x)
+        bias_dim = BIAS_DIMS[type(run.linear)]
     drop = None if run.drop is None else _run_dropout_arguments(run.drop, x)
     result = bias_act_drop(x, bias, run.act, drop, bias_dim)
     return result if run.drop is None or drop is not None else run.drop(result)

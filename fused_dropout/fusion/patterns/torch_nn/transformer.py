@@ -1,13 +1,17 @@
 """Patterns for ``nn.TransformerEncoderLayer`` and ``nn.TransformerDecoderLayer``."""
 
-import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import is_supported_tensor, linear_not_fusable
-from fused_dropout.fusion.fused_calls import linear_act_drop, run_residual_branches
+from fused_dropout.fusion.eligibility import is_supported_tensor
+from fused_dropout.fusion.fused_calls import (
+    called_layers,
+    linear_act_drop,
+    linear_output,
+    run_residual_branches,
+)
 from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
 from fused_dropout.fusion.registry import add_subclass_pattern
 
@@ -15,15 +19,12 @@ from fused_dropout.fusion.registry import add_subclass_pattern
 def _feed_forward(layer, x):
     """The output of the second linear layer without its bias, and the bias."""
     hidden = linear_act_drop(layer.linear1, layer.activation, layer.dropout, x)
-    return F.linear(hidden, layer.linear2.weight), layer.linear2.bias
+    return linear_output(layer.linear2, hidden)
 
 
 def _children_not_fusable(layer, attentions, drops):
     for name in attentions:
         if reason := attention_not_fusable(name, getattr(layer, name)):
-            return reason
-    for name in ("linear1", "linear2"):
-        if reason := linear_not_fusable(name, getattr(layer, name)):
             return reason
     for name in drops:
         if reason := dropout_not_fusable(name, getattr(layer, name)):
@@ -141,6 +142,7 @@ class FusedTransformerDecoderLayer(_Layer):
 
 def _describe(module):
     text = "attention, feed-forward layers, residuals and norms"
+    text = called_layers(text, "linear1", "linear2")(module)
     reason = activation_not_fusable("activation", module.activation)
     return text if reason is None else f"{text}; not fused: {reason}"
 
