@@ -103,4 +103,5 @@ def _inputs(family, model):
 
 def _most_telling(reasons):
     """The first reason that is about inputs, which is further than those about building."""
+    reasons = reasons or ["no inputs are known for the parameters of its forward"]
     return next((reason for reason in reasons if "inputs" in reason), reasons[0])
