@@ -7,7 +7,7 @@ from torch import nn
 
 import fused_dropout as fd
 from fused_dropout.fusion import registry
-from tools.coverage.measure import TOLERANCE, measure, tensors
+from tools.coverage.measure import TOLERANCE, NotRun, measure, tensors
 from tools.coverage.probabilities import is_probability, set_in_configuration, set_in_modules
 
 
@@ -122,6 +122,16 @@ class Noise(Scaled):
 
 def test_a_model_with_random_numbers_of_its_own_has_no_parity():
     assert measured(Noise())["parity"] is None
+
+
+class Untrainable(Scaled):
+    def forward(self, x):
+        return F.dropout(self.fc(x).softmax(-1), 0.1, self.training, inplace=True)
+
+
+def test_a_model_that_torch_cannot_train_is_not_run():
+    with pytest.raises(NotRun, match="unfused model cannot be trained: RuntimeError"):
+        measured(Untrainable())
 
 
 def test_tensors_of_nested_results():

@@ -44,8 +44,10 @@ def main(arguments=None):
         mark = f"FAILED, {failure}: " if failure else ""
         print(f"{len(results)}/{len(names)} {name} {seconds:.0f} s: {mark}{line(results[name])}")
         sys.stdout.flush()
-    if options.write:
-        write(stored | results if options.families else results)
+        if options.write:  # so that an interrupted run keeps what it measured
+            write(stored | results)
+    if options.write and not options.families:
+        write(results)  # without families that are gone
     print(f"{len(results)} families, {len(failures)} failed: {' '.join(failures)}")
     return 1 if failures else 0
 

@@ -8,7 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tools.coverage.families import model_classes
 from tools.coverage.inputs import candidate_inputs, with_placeholders
-from tools.coverage.measure import NotRun, P, measure, tensors
+from tools.coverage.measure import NotRun, P, error_text, measure, tensors
 from tools.coverage.overrides import CONFIGURATIONS, INPUTS
 from tools.coverage.probabilities import set_in_configuration, set_in_modules
 from tools.coverage.shrink import PLANS, small
@@ -40,7 +40,7 @@ def model_and_inputs(family):
             try:
                 model = _build(cls, config)
             except Exception as error:
-                reasons.append(f"{cls.__name__}: {_text(error)}")
+                reasons.append(f"{cls.__name__}: {error_text(error)}")
                 continue
             for inputs in _inputs(family, model):
                 try:
@@ -49,7 +49,9 @@ def model_and_inputs(family):
                         return model, inputs
                     reasons.append(f"{cls.__name__}: no output has a gradient")
                 except Exception as error:
-                    reasons.append(f"{cls.__name__}: inputs {'+'.join(inputs)}: {_text(error)}")
+                    reasons.append(
+                        f"{cls.__name__}: inputs {'+'.join(inputs)}: {error_text(error)}"
+                    )
                 if time.monotonic() > end:
                     raise NotRun(_most_telling(reasons))
     raise NotRun(_most_telling(reasons))
@@ -65,7 +67,7 @@ def _configurations(cls, family, reasons):
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
         except Exception as error:
-            reasons.append(f"{cls.__name__}: {_text(error)}")
+            reasons.append(f"{cls.__name__}: {error_text(error)}")
             continue
         if size <= SMALL:
             yield config
@@ -99,10 +101,7 @@ def _inputs(family, model):
     return [INPUTS[family](model.config)] if family in INPUTS else candidate_inputs(model)
 
 
-def _text(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
 def _most_telling(reasons):
     """The first reason that is about inputs, which is further than those about building."""
+    reasons = reasons or ["no inputs are known for the parameters of its forward"]
     return next((reason for reason in reasons if "inputs" in reason), reasons[0])

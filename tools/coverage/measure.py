@@ -34,7 +34,10 @@ def measure(model, inputs):
     """
     run = _Runs(model, inputs)
     with DropoutCalls(model) as before:
-        run.step(P)
+        try:
+            run.step(P)
+        except Exception as error:
+            raise NotRun(f"the unfused model cannot be trained: {error_text(error)}") from error
     with fd.fused(model), DropoutCalls(model) as after:
         run.step(P)
     counts = after.counts()
@@ -47,6 +50,11 @@ def measure(model, inputs):
         "evaluation": _same_evaluation(model, run),
         "parity": _parity(model, run),
     }
+
+
+def error_text(error):
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class _Runs:

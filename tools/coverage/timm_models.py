@@ -57,6 +57,9 @@ def build(name):
         if key in _DROPS or (isinstance(one.default, float) and is_probability(key, one.default))
     }
     smaller = {key: value for key, value in _SMALLER.items() if key in parameters}
+    depths = getattr(parameters.get("depths"), "default", None)
+    if isinstance(depths, tuple):
+        smaller["depths"] = tuple(min(depth, 2) for depth in depths)
     # Not every network can be that small.
     for sizes in (smaller, {k: v for k, v in smaller.items() if k == "img_size"}):
         with contextlib.suppress(Exception):

@@ -33,7 +33,7 @@ def run_each(function, names, jobs, timeout):
         while waiting and len(running) < jobs:
             name = waiting.pop()
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(function, name, sender))
+            process = context.Process(target=_work, args=(function, name, sender), daemon=True)
             process.start()
             sender.close()
             running[receiver] = name, process, time.monotonic()
