@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from fused_dropout.functional._arguments import (
+    check_generator,
     check_kind,
     check_layout,
     check_tensor,
@@ -81,6 +82,9 @@ def scaled_dot_product_attention(
         _check_nested(p, generator, rng_state)
     elif not is_zero(p):
         _check(query, key, value, attn_mask, is_causal, enable_gqa)
+        check_generator(name, generator)
+        if rng_state is not None:
+            check_tensor(name, "rng_state", rng_state)
         if attn_mask is not None and attn_mask.dtype != torch.bool:
             attn_mask = attn_mask.to(query.dtype)
     if nested or calls_torch(query, p, generator, rng_state):

@@ -58,9 +58,24 @@ class Reference(NamedTuple):
 
 
 def redirected(function):
-    """The redirected function; ``function`` itself if no torch dropout is reached from it."""
+    """The redirected function; ``function`` itself if no torch dropout is reached from it.
+
+    Also ``function`` itself if its code has too many names for another one.
+    """
     with _LOCK:
-        return _redirected(function) if _reaches_dropout(function, {}) else function
+        if not _reaches_dropout(function, {}):
+            return function
+        before = set(_REDIRECTED)
+        try:
+            return _redirected(function)
+        except _TooManyNames:
+            for one in _REDIRECTED.keys() - before:  # they may call what could not be redirected
+                del _REDIRECTED[one]
+            return function
+
+
+class _TooManyNames(Exception):
+    pass
 
 
 def dropout_calls(function):
@@ -356,4 +371,4 @@ def _set_name_index(raw, instruction, index):
     if instruction.arg > 0xFF:
         raw[instruction.offset - 1] = argument >> 8
     elif argument > 0xFF:
-        raise ValueError(f"redirect: {instruction.argval} has too high an index")
+        raise _TooManyNames

@@ -413,3 +413,33 @@ def test_tensors_without_kernels_go_to_torch():
     model = TorchDropout()
     assert kinds(fused_copy(model), nested) == ["torch"]
     assert seeded(fused_copy(model), nested).is_nested
+
+
+MANY = """
+class {name}(nn.Module):
+    torch = 1
+
+    def forward(self, x):
+        x = torch.nn.functional.dropout(x, 0.5, self.training)
+        if not self.training:
+            {attributes}
+        return x * self.{attribute}
+"""
+
+
+@pytest.mark.parametrize("count", [100, 400])
+@pytest.mark.parametrize("attribute", ["training", "torch"])
+def test_code_with_many_names(count, attribute):
+    """Code whose names cannot be numbered anew stays: an attribute has the name of the module."""
+    attributes = "; ".join(f"self.attribute_{index}" for index in range(count))
+    names = {"torch": torch, "nn": nn, "__name__": __name__}
+    text = MANY.format(name="Many", attributes=attributes, attribute=attribute)
+    exec(compile(text, __file__, "exec"), names)
+    model = names["Many"]()
+    fd.fuse(model)
+    stays = count == 400 and attribute == "torch"
+    assert kinds(model, X) == ["torch" if stays else "alone"]
+    assert torch.equal(seeded(model, X) != 0, seeded(model, X) != 0)
+    if stays:
+        (site,) = fd.report(model).dropout_sites
+        assert (site.kind, site.reason) == ("torch", "the code cannot be redirected")
