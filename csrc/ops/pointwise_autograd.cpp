@@ -28,7 +28,8 @@ void list_fields(Archive& archive, SavedCall& s) {
   archive(s.call, s.from_output, s.strides, s.dtype, s.bias_dtype, s.residual_dtype);
 }
 
-// What BiasActDropoutGradient saves: its call, of which `strides`, `dtype` and `bias_dtype` are part.
+// What BiasActDropoutGradient saves: its call, of which `strides`, `dtype` and `bias_dtype` are
+// part.
 struct SavedGradient {
   CallParams call;
   bool from_output;
@@ -198,8 +199,8 @@ struct BiasActDropoutGradient : torch::autograd::Function<BiasActDropoutGradient
 };
 
 // Forward mode, by the kernels of both operators: the functions are elementwise, so the tangent of
-// x + bias is multiplied by what backward multiplies dy by. Not for calls with a graph, in which the
-// tangents of what is saved count too.
+// x + bias is multiplied by what backward multiplies dy by. Not for calls with a graph, in which
+// the tangents of what is saved count too.
 Tensor forward_with_tangent(const Tensor& x, const OptionalTensor& bias,
                             const OptionalTensor& residual, const OptionalTensor& rng_state,
                             const Options& options) {

@@ -79,8 +79,8 @@ void inplace_negative(Tensor x, const OptionalTensor& rng_state, const Options& 
   x.copy_(plain);
 }
 
-// Functionalisation replaces in-place operators, but only those that it knows. Under vmap too, there
-// is no in-place operator for all examples.
+// Functionalisation replaces in-place operators, but only those that it knows. Under vmap too,
+// there is no in-place operator for all examples.
 void inplace_functional(Tensor x, const OptionalTensor& rng_state, const Options& options) {
   x.copy_(call_forward(x, {}, {}, rng_state, options));
 }

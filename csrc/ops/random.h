@@ -76,7 +76,8 @@ struct MaskParams {
   void for_each_mask(Write write) const {
     if (kept.numel() == 0) return;
     bool* values = kept.mutable_data_ptr<bool>();
-    for (int64_t i = 0; i < states.size(0); ++i, values += numel) write(states.select(0, i), values);
+    for (int64_t i = 0; i < states.size(0); ++i, values += numel)
+      write(states.select(0, i), values);
   }
 
   uint32_t keep_count;

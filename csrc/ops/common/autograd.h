@@ -37,9 +37,9 @@ bool needs_graph(const Tensors&... tensors) {
 // transform this dispatch key is included.
 template <class... Tensors>
 bool needs_composite(const Tensors&... tensors) {
-  return has_tangents(tensors...) || (needs_graph(tensors...) &&
-                                      c10::impl::tls_is_dispatch_key_included(
-                                          c10::DispatchKey::FuncTorchDynamicLayerBackMode));
+  return has_tangents(tensors...) ||
+         (needs_graph(tensors...) &&
+          c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode));
 }
 
 // The autograd kernel of an operator that has an autograd function: `tensors` are those that may

@@ -49,8 +49,8 @@ inline at::Tensor operator>=(const Dual& a, const Dual& b) { return a.value >= b
 inline Dual fmadd(const Dual& a, const Dual& b, const Dual& c) { return a * b + c; }
 
 inline Dual select(const at::Tensor& mask, const Dual& a, const Dual& b) {
-  const bool equal =
-      a.tangent.is_constant() && b.tangent.is_constant() && a.tangent.constant == b.tangent.constant;
+  const bool equal = a.tangent.is_constant() && b.tangent.is_constant() &&
+                     a.tangent.constant == b.tangent.constant;
   return {select(mask, a.value, b.value), equal ? a.tangent : select(mask, a.tangent, b.tangent)};
 }
 inline Dual absolute(const Dual& a) {
