@@ -95,7 +95,10 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _TORCH_FUNCTIONS.get(function)
         if name is not None and _drops(function, args, kwargs):
-            self.record.add(name, "torch")
+            # The attention kernels of other devices compute the mask again in backward.
+            is_attention = function is F.scaled_dot_product_attention
+            stores_mask = not is_attention or args[0].device.type == "cpu"
+            self.record.add(name, "torch" if stores_mask else "alone")
         return function(*args, **kwargs)
 
 

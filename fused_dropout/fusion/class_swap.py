@@ -36,10 +36,6 @@ class FusedMixin:
     #: Whether `fused_forward` does so for the dropout functions that the original `forward` calls.
     fuses_calls = False
 
-    #: The dropout functions that `forward` calls, as :func:`~.redirect.dropout_calls` returns them;
-    #: None if the code of the class shows them.
-    calls = None
-
     @staticmethod
     def reason_not_fusable(module):
         """The reason why a module cannot be fused; None if it can, "" if there is nothing to fuse.

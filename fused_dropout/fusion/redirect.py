@@ -288,11 +288,10 @@ def _redirected(function):
         replacement = STAND_INS[value] if _is_dropout(value) else _redirected(value)
         steps = list(_steps(function, reference))
         last = next(index for index, step in enumerate(steps) if step[2] is value)
-        for holder, name, original in reversed(steps[1 : last + 1]):
+        for holder, name, _ in reversed(steps[1 : last + 1]):
             stand_in = _module_stand_in(holder)
             vars(stand_in)[name] = replacement
             replacement = stand_in
-            del original
         if reference.is_free:
             cells[reference.root].cell_contents = replacement
         else:

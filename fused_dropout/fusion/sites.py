@@ -102,8 +102,6 @@ def _kind_of_calls(module, cls, reason_of):
 def calls_of(cls):
     """``(function, file, line)`` of the dropout calls in the code of a class."""
     original = unfused_class(cls) or cls
-    if issubclass(cls, FusedMixin) and cls.calls is not None:
-        return cls.calls
     calls = [call for function in functions_of(original) for call in dropout_calls(function)]
     return tuple(dict.fromkeys(calls))
 
