@@ -101,6 +101,7 @@ def _values(name, config):
             x[:, : config.prediction_length] for x in _time_features(config)
         ],
         "inputs_embeds": _states,
+        "query_embeds": _states,
         "hidden_states": _states,
         "hidden_state": _states,
         "encoder_hidden_states": _states,
