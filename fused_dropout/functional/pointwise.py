@@ -243,7 +243,7 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
     Args:
         shape: of the tensor that the mask is for.
         p: probability to drop.
-        rng_state: the call's state.
+        rng_state: the call's state; or several states, of shape (..., 2).
         like: a tensor of that shape whose strides the mask follows; contiguous if None. The random
             number of an element depends on the order of the dimensions in memory.
         shared_dims: as in the call.
@@ -251,7 +251,8 @@ def dropout_mask(shape, p, rng_state, *, like=None, shared_dims=(), device=None,
         shard: a `fused_dropout.Shard` if the tensor is a part of a larger one.
 
     Returns:
-        Tensor: bool, of the given shape, True for elements that are kept.
+        Tensor: bool, of the given shape, True for elements that are kept. Several states have one
+            mask each, along further dimensions before these.
     """
     p = float(probability(p, "dropout_mask"))
     check_tensor("dropout_mask", "rng_state", rng_state)

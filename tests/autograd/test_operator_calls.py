@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,6 +96,21 @@ def test_forward_mode_is_two_kernels(activation):
     dropout = calls_of(lambda: jvp(lambda x: FF.dropout(x, 0.4, rng_state=STATE), (x,), (x,)))
     assert dropout.ours == {"bias_act_dropout": 1, "bias_act_dropout_backward": 1}
     assert not any("where" in name or "mul" in name for name in dropout.names)
+
+
+COMPOSITE = torch._C.DispatchKey.CompositeExplicitAutograd
+
+
+@pytest.mark.parametrize("device", ["cpu", "xpu"])
+def test_masks_of_compositions_come_from_a_kernel_if_there_is_one(device):
+    operator = torch.ops.fused_dropout.bias_act_dropout.default
+    with FakeTensorMode():
+        x = torch.empty(4, 8, device=device)
+        state = torch.empty(2, dtype=torch.int64, device=device)
+        options = (0.4, None, "gelu", None, None, -1, "inverted", True, [], None, 0)
+        calls = calls_of(lambda: operator._op_dk(COMPOSITE, x, None, None, state, *options))
+    assert calls.ours == ({"dropout_mask": 1} if device == "cpu" else {})
+    assert (calls.names["aten::bitwise_and.Scalar"] > 10) == (device == "xpu")
 
 
 def shared_call(x):
