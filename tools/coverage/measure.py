@@ -117,7 +117,12 @@ def _difference_of_steps(model, run):
 
 
 def _places(calls):
-    left = Counter(f"{call.place} {call.function}" for call in calls if call.kind == "torch")
+    """Where calls are left with torch, by files relative to their folder of packages."""
+    left = Counter(
+        f"{call.place.rpartition('site-packages/')[2]} {call.function}"
+        for call in calls
+        if call.kind == "torch"
+    )
     return dict(sorted(left.items()))
 
 
