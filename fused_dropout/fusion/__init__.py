@@ -14,6 +14,8 @@ Files:
     eligibility.py: decides whether a child of a fused module may be bypassed.
     fingerprint.py: recognises classes of other libraries by the source code of their ``forward``.
     fused_calls.py: the kernel calls that fused modules consist of.
+    branches.py: child modules that end with dropout, which their block computes.
+    structure/: rewrites code of any origin.
     functional_sites.py, redirected_classes.py, redirect.py, functional_dropout.py: dropout
         functions that the code of a module calls.
     activations.py, dropout_layers.py, drop_path.py: the child layers that those calls understand.
@@ -26,6 +28,7 @@ from fused_dropout.fusion.sites import DropoutSite
 
 import_patterns("fused_dropout.fusion.functional_sites")
 import_patterns("fused_dropout.fusion.patterns.torch_nn")
+import_patterns("fused_dropout.fusion.structure.pattern")
 
 __all__ = [
     "DropoutSite",

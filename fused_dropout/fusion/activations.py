@@ -76,6 +76,11 @@ def add_activations(classes):
         _MODULES[cls] = kind if callable(kind) else lambda module, name=kind: Activation(name)
 
 
+def is_pure_function(function):
+    """Whether a function is an activation that has a kernel."""
+    return callable(function) and type(function).__hash__ and function in _FUNCTIONS
+
+
 def is_activation(module):
     """Whether the class of a module is an activation that has a kernel for some options."""
     return type(module) in _MODULES

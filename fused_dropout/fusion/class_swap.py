@@ -33,8 +33,18 @@ class FusedMixin:
     #: together with what is beside them.
     fused_dropouts = ()
 
-    #: Whether `fused_forward` does so for the dropout functions that the original `forward` calls.
+    #: Whether `fused_forward` does so for the dropout functions that the original `forward` calls:
+    #: True, False, or the line numbers of those for which it does.
     fuses_calls = False
+
+    @classmethod
+    def members(cls, original, variant):
+        """``{name: member}`` of the fused class for `original`, beside those of the mixin.
+
+        A mixin whose fused classes depend on more than the original class overrides it. `variant`
+        says on what: anything that can be hashed and pickled.
+        """
+        return {}
 
     @staticmethod
     def reason_not_fusable(module):
@@ -66,8 +76,12 @@ class FusedMixin:
         """Computes what ``forward`` of the original class computes, with the fused kernels."""
         raise NotImplementedError
 
+    def runs_fused(self, args, kwargs):
+        """Whether a call with these arguments runs `fused_forward`."""
+        return self.in_training() and _have_kernels(args, kwargs) and self.reason_unfused() is None
+
     def forward(self, *args, **kwargs):
-        if self.in_training() and _have_kernels(args, kwargs) and self.reason_unfused() is None:
+        if self.runs_fused(args, kwargs):
             return self.fused_forward(*args, **kwargs)
         return self.unfused_forward(*args, **kwargs)
 
@@ -105,10 +119,15 @@ class FusedMixin:
         if fused not in _ORIGINS:  # the class was changed again; that code has to pickle it
             return super().__reduce_ex__(protocol)
         # A fused class cannot be imported by name, so the pickle stores what it is made from.
-        mixin, cls = _ORIGINS[fused]
+        mixin, cls, *variant = _ORIGINS[fused]
         parts = super().__reduce_ex__(2)
         construct, *arguments = (cls if one is fused else one for one in (parts[0], *parts[1]))
-        return (restore_or_unfuse_before_saving, (mixin, cls, construct, *arguments), *parts[2:])
+        made_from = (mixin, cls, *variant)
+        return (
+            restore_or_unfuse_before_saving,
+            (made_from, construct, *arguments),
+            *parts[2:],
+        )
 
 
 def _have_kernels(args, kwargs):
@@ -117,12 +136,13 @@ def _have_kernels(args, kwargs):
     return not isinstance(x, torch.Tensor) or runs_kernels(x)
 
 
-_ORIGINS = {}  # fused class: (mixin, original class)
+# {fused class: the arguments of `fused_class`}. The mixin is None for a class that a user wrote.
+_ORIGINS = {}
 
 
 @made_once
-def fused_class(mixin, cls):
-    """The fused class of `cls`.
+def fused_class(mixin, cls, *variant):
+    """The fused class of `cls`; ``variant``: see :meth:`FusedMixin.members`.
 
     It has the name of `cls`, because other code looks classes up by name, such as the wrapping
     policies of distributed training. Its `forward` has the signature and the docstring of the
@@ -141,9 +161,10 @@ def fused_class(mixin, cls):
             "_original_methods": tuple(
                 (name, getattr(cls, name)) for name in mixin.bypassed_methods
             ),
+            **(mixin.members(cls, *variant) if variant else {}),
         },
     )
-    _ORIGINS[fused] = (mixin, cls)
+    _ORIGINS[fused] = (mixin, cls, *variant)
     return fused
 
 
@@ -159,10 +180,10 @@ def _with_signature_of(function, original):
     return functools.update_wrapper(copy, original)
 
 
-def restore_or_unfuse_before_saving(mixin, cls, construct, *arguments):
+def restore_or_unfuse_before_saving(made_from, construct, *arguments):
     """Makes the module of a pickle. ``torch.load`` shows this name where it refuses the pickle."""
     module = construct(*arguments)
-    module.__class__ = fused_class(mixin, cls)
+    module.__class__ = fused_class(*made_from)
     return module
 
 
@@ -181,6 +202,11 @@ def fused_base(cls):
 def unfused_class(cls):
     """The original class of a fused class; None if `cls` is not a fused class."""
     return _ORIGINS[cls][1] if cls in _ORIGINS else None
+
+
+def mixin_of(cls):
+    """The mixin of a fused class; None if a user wrote the class, or if it is not fused."""
+    return _ORIGINS[cls][0] if cls in _ORIGINS else None
 
 
 def declare_fused_class(fused, cls):

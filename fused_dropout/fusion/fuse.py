@@ -9,7 +9,7 @@ from torch import nn
 from fused_dropout.fusion.class_swap import FusedMixin, fused_base, is_fused, unfused_class
 from fused_dropout.fusion.eligibility import class_name, device_not_fusable, is_sharded
 from fused_dropout.fusion.fusion_report import FusionError, FusionReport, Site
-from fused_dropout.fusion.registry import FUNCTIONAL, chosen_patterns
+from fused_dropout.fusion.registry import OF_ANY_ORIGIN, chosen_patterns
 from fused_dropout.fusion.sites import dropout_sites
 from fused_dropout.fusion.step import dropout_calls_of_step
 
@@ -30,9 +30,9 @@ def fuse(model, patterns="auto", dry_run=False, strict=False):
     Args:
         model: a ``torch.nn.Module``; all its submodules and the module itself are examined.
         patterns: "auto" for all patterns, or a list of groups: "dropout", "sequential",
-            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "functional"
-            (modules that call functions such as ``F.dropout``), "own" (see
-            :func:`register_pattern`).
+            "torch.nn" (its transformer layers), "transformers", "timm", "torchvision", "structure"
+            (any code with known shapes of expressions), "functional" (modules that call functions
+            such as ``F.dropout``), "own" (see :func:`register_pattern`).
         dry_run: change nothing, only return the report.
         strict: if a module matches a pattern but cannot be fused, raise an error and change
             nothing.
@@ -182,8 +182,8 @@ def fused(model, patterns="auto", strict=False):
 def _matches(model, name, module, patterns, reason_of, text_if_fused=None):
     """``(site, module, fused class or None)`` of the patterns that fuse a module, or cannot.
 
-    If the pattern of a module cannot fuse it, the module's own calls of dropout functions are still
-    redirected, which is a second site.
+    If the pattern of a module cannot fuse it, the patterns for code of any origin are still tried,
+    which gives a second site.
 
     Args:
         reason_of: function of a fused module: why it does not run fused now; None if it does.
@@ -193,10 +193,10 @@ def _matches(model, name, module, patterns, reason_of, text_if_fused=None):
     cls = type(module) if fused is None else unfused_class(fused)
     skipped = False
     for pattern in patterns:
-        if (skipped and pattern.group != FUNCTIONAL) or not pattern.matches(cls):
+        if (skipped and pattern.group not in OF_ANY_ORIGIN) or not pattern.matches(cls):
             continue
         new = None
-        if fused is not None and pattern.fused_class(cls) is fused:
+        if fused is not None and pattern.made(fused):
             reason = reason_of(module)
             text = (text_if_fused or pattern.describe(module)) if reason is None else reason
         else:
@@ -207,7 +207,7 @@ def _matches(model, name, module, patterns, reason_of, text_if_fused=None):
                 reason = "has a forward set on the instance"
             text = reason = reason or device_not_fusable(module, model)
             if reason is None:
-                new, text = pattern.fused_class(cls), pattern.describe(module)
+                new, text = pattern.fused_class(module), pattern.describe(module)
         if reason is None or not skipped:
             yield Site(name, cls.__qualname__, pattern.group, reason is None, text), module, new
         if reason is None:

@@ -6,6 +6,7 @@ the tensor that is added to it.
 """
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,21 +41,52 @@ _WITHOUT_BIAS = {
 _IDENTITY = Activation("identity")
 
 
-# {class: (which kernel normalises, function of a module: whether the kernel has its options)}
+class NormParameters(NamedTuple):
+    """What a norm kernel needs to know of a norm.
+
+    Attributes:
+        weight, bias: tensors or None.
+        eps: a number, or None for that of the dtype.
+        normalized_shape: the sizes of the dimensions that it normalises.
+        dtype: of the input for which the result of a kernel has the dtype that the norm returns;
+            None for the norms of torch, for all.
+    """
+
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float | None
+    normalized_shape: tuple
+    dtype: torch.dtype | None = None
+
+
+def parameters_of_torch_norm(norm):
+    """The :class:`NormParameters` of a norm with the attributes of those of torch."""
+    bias = getattr(norm, "bias", None)
+    return NormParameters(norm.weight, bias, norm.eps, norm.normalized_shape)
+
+
+# {class: (which kernel normalises, function of a module that returns its NormParameters, or None if
+# it has options without a kernel)}
 _NORMS = {
-    nn.LayerNorm: ("layer", lambda norm: True),
-    nn.RMSNorm: ("rms", lambda norm: True),
+    nn.LayerNorm: ("layer", parameters_of_torch_norm),
+    nn.RMSNorm: ("rms", parameters_of_torch_norm),
 }
 record_forwards((*LINEAR_AND_CONV, *_NORMS))
 
 
-def add_norm_class(cls, kind, condition):
+def add_norm_class(cls, kind, parameters=parameters_of_torch_norm):
     """Adds a class that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` ("rms") does.
 
-    ``condition`` is a function of a module: whether its options are those of the torch.nn class.
+    ``parameters`` is a function of a module: its :class:`NormParameters`, or None if it computes
+    something else.
     """
-    _NORMS[cls] = (kind, condition)
+    _NORMS[cls] = (kind, parameters)
     record_forwards((cls,))
+
+
+def is_norm(module):
+    """Whether the class of a module is a norm that has a kernel."""
+    return type(module) in _NORMS
 
 
 def add_linear_class(cls, without_bias):
@@ -181,6 +213,8 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     is a stochastic depth layer, or None.
     """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
+    if bias is None and layer_scale is None and not _is_active(dropped) and not _is_active(path):
+        return residual + branch
     both = _is_active(dropped) and _is_active(path)
     if not both and layer_scale is None and _kernel_can_add(branch, residual):
         arguments = path if _is_active(path) else dropped
@@ -196,9 +230,9 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     return torch.addcmul(residual, branch, layer_scale).to(dtype)
 
 
-def add_norm(branch, bias, drop, residual, norm):
-    """``norm(residual + drop(branch + bias))``."""
-    return _add_norm(branch, bias, drop, residual, norm, False, None, None)
+def add_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
+    """``norm(h)``, where ``h`` is the result of :func:`add`."""
+    return _add_norm(branch, bias, drop, residual, norm, False, layer_scale, drop_path)
 
 
 def add_then_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
@@ -228,22 +262,20 @@ def run_residual_branches(x, stages, norm_first):
 
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
-    has_kernel = _can_normalise(norm, branch) and _kernel_can_add(branch, residual, layer_scale)
-    if not has_kernel:
+    kernel = _norm_kernel(norm, residual)
+    if kernel is None or not _kernel_can_add(branch, residual, layer_scale):
         h = add(branch, bias, drop, residual, layer_scale, drop_path)
         return (norm(h), h) if prenorm else norm(h)
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
     options |= _drop_options(branch, drop, drop_path)
-    if not prenorm:  # the kernel returns the norm in the dtype of the residual
+    kind, (weight, norm_bias, eps, _, dtype) = kernel
+    if not prenorm and dtype is None:  # the kernel returns the norm in the dtype of the residual
         residual = to_autocast_float32(residual)
-    if _NORMS[type(norm)][0] == "layer":
-        return FF.dropout_add_layer_norm(
-            branch, residual, norm.weight, norm.bias, eps=norm.eps, **options
-        )
-    eps = norm.eps
+    if kind == "layer":
+        return FF.dropout_add_layer_norm(branch, residual, weight, norm_bias, eps=eps, **options)
     if eps is None:  # torch takes the eps of the dtype in which it computes
         eps = torch.finfo(torch.promote_types(residual.dtype, torch.float32)).eps
-    return FF.dropout_add_rms_norm(branch, residual, norm.weight, eps=eps, **options)
+    return FF.dropout_add_rms_norm(branch, residual, weight, eps=eps, **options)
 
 
 def _drop_options(branch, drop, drop_path):
@@ -298,12 +330,20 @@ def _sum_dtype(branch, residual, layer_scale):
 def norm_not_fusable(name, norm):
     """The reason why a norm has to be called apart from the sum before it; None if it has not."""
     reason = child_not_fusable(name, norm, tuple(_NORMS))
-    if reason is None and not _NORMS[type(norm)][1](norm):
-        reason = f"{name} has options without a kernel"
-    if reason is None and len(norm.normalized_shape) != 1:
-        reason = f"{name} normalises {len(norm.normalized_shape)} dimensions, but expected 1"
-    return reason
+    if reason is not None:
+        return reason
+    parameters = _NORMS[type(norm)][1](norm)
+    if parameters is None:
+        return f"{name} has options without a kernel"
+    dims = len(parameters.normalized_shape)
+    return f"{name} normalises {dims} dimensions, but expected 1" if dims != 1 else None
 
 
-def _can_normalise(norm, x):
-    return norm_not_fusable("", norm) is None and norm.normalized_shape[0] == x.shape[-1]
+def _norm_kernel(norm, x):
+    """``(kind, NormParameters)`` for a norm of x; None if it has to be called."""
+    if norm_not_fusable("", norm) is not None:
+        return None
+    kind, parameters_of = _NORMS[type(norm)]
+    parameters = parameters_of(norm)
+    fits = parameters.normalized_shape[0] == x.shape[-1] and parameters.dtype in (None, x.dtype)
+    return (kind, parameters) if fits else None

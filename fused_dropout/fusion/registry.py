@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fused_dropout.fusion import patterns as pattern_files
-from fused_dropout.fusion.class_swap import declare_fused_class, fused_class
+from fused_dropout.fusion.class_swap import declare_fused_class, fused_class, mixin_of
 from fused_dropout.fusion.eligibility import is_replaced
 
 
@@ -23,7 +23,8 @@ class Pattern(NamedTuple):
         matches: function of a class; whether instances of the class are candidates.
         reason_not_fusable: function of a candidate module; the reason why it cannot be fused, None
             if it can, "" if it has nothing to fuse.
-        fused_class: function of a class; the fused class for it.
+        fused_class: function of a module that is not fused; the fused class for it.
+        made: function of a fused class; whether the pattern has made it.
         describe: function of a module; what of it is fused, for the report.
     """
 
@@ -31,13 +32,20 @@ class Pattern(NamedTuple):
     matches: Callable
     reason_not_fusable: Callable
     fused_class: Callable
+    made: Callable
     describe: Callable
 
 
 _PATTERNS = []  # the first one that matches is used
 
-#: The group of the pattern for modules that call dropout functions. It comes last.
-FUNCTIONAL = "functional"
+#: The groups of patterns for code of any origin. They come last, in this order, and also serve
+#: modules that the pattern of a library matches and cannot fuse.
+STRUCTURE, FUNCTIONAL = OF_ANY_ORIGIN = "structure", "functional"
+
+
+def add_pattern_of_modules(pattern):
+    """Adds a :class:`Pattern` whose fused class depends on the module, not only on its class."""
+    _PATTERNS.append(pattern)
 
 
 def add_pattern(group, mixin, matches, description, class_not_fusable=None):
@@ -60,7 +68,8 @@ def add_pattern(group, mixin, matches, description, class_not_fusable=None):
             group,
             matches,
             reason_not_fusable,
-            lambda cls: fused_class(mixin, cls),
+            lambda module: fused_class(mixin, type(module)),
+            lambda fused: mixin_of(fused) is mixin,
             description if callable(description) else lambda module: description,
         )
     )
@@ -138,7 +147,8 @@ def register_pattern(cls, fused_cls, check=None):
             "own",
             lambda other: other is cls,
             reason_not_fusable,
-            lambda other: fused_cls,
+            lambda module: fused_cls,
+            lambda fused: fused is fused_cls,
             lambda module: f"by {fused_cls.__qualname__}",
         ),
     )
@@ -148,7 +158,7 @@ def chosen_patterns(groups):
     """The patterns that the argument ``patterns`` of ``fuse`` selects."""
     _load_patterns()
     known = list(dict.fromkeys(["own", *(pattern.group for pattern in _PATTERNS), *_LIBRARIES]))
-    patterns = sorted(_PATTERNS, key=lambda pattern: pattern.group == FUNCTIONAL)
+    patterns = sorted(_PATTERNS, key=_rank)
     if isinstance(groups, str) and groups == "auto":
         return patterns
     wanted = [groups] if isinstance(groups, str) else groups
@@ -164,6 +174,10 @@ def chosen_patterns(groups):
                 + ", ".join(map(repr, known))
             )
     return [pattern for pattern in patterns if pattern.group in wanted]
+
+
+def _rank(pattern):
+    return OF_ANY_ORIGIN.index(pattern.group) + 1 if pattern.group in OF_ANY_ORIGIN else 0
 
 
 def import_patterns(module_name):

@@ -61,11 +61,9 @@ def dropout_sites(model, class_of, reason_of):
             kind, reason = _kind_of_layer(module, cls, module in in_kernels)
             found.append(DropoutSite(name, _class_name(cls), kind, reason))
             continue
-        kind, reason = _kind_of_calls(module, cls, reason_of)
-        found += [
-            DropoutSite(name, f"{function} ({file}:{line})", kind, reason)
-            for function, file, line in calls_of(cls)
-        ]
+        for function, file, line in calls_of(cls):
+            kind, reason = _kind_of_call(module, cls, reason_of, line)
+            found.append(DropoutSite(name, f"{function} ({file}:{line})", kind, reason))
     return found
 
 
@@ -88,12 +86,13 @@ def _kind_of_layer(module, cls, in_kernel):
     return "torch", "is not fused"
 
 
-def _kind_of_calls(module, cls, reason_of):
+def _kind_of_call(module, cls, reason_of, line):
     if not issubclass(cls, FusedMixin):
         if has_redirected_methods(cls):
             return "torch", "is not fused"
         return "torch", "the code cannot be redirected"
-    if cls.fuses_calls and reason_of(module) is None:
+    in_kernel = cls.fuses_calls is True or (cls.fuses_calls and line in cls.fuses_calls)
+    if in_kernel and reason_of(module) is None:
         return "neighbours", ""
     return "alone", ""
 

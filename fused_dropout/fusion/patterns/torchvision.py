@@ -6,10 +6,10 @@ Its ``MLP`` and the classifiers of VGG and AlexNet are ``nn.Sequential``, which 
 import re
 
 import torch
-from torch import nn
 from torchvision.ops import StochasticDepth
 
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.branches import branch_of
+from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.drop_path import (
     DropPathConfig,
     FusedDropPath,
@@ -17,17 +17,9 @@ from fused_dropout.fusion.drop_path import (
     drop_path_not_fusable,
 )
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
-from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
-from fused_dropout.fusion.fused_calls import (
-    add,
-    add_then_norm,
-    linear_called,
-    linear_output,
-    norm_not_fusable,
-)
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
-from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
 
@@ -40,28 +32,6 @@ def _drop_path_config(module):
 
 if fingerprint_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
     add_drop_path(StochasticDepth, _drop_path_config)
-
-
-def _branch_of(child, x):
-    """``child(x)`` without the last bias and dropout, if ``child`` is an ``nn.Sequential``.
-
-    Returns:
-        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
-        whole child was called, bias and dropout are None.
-    """
-    layers = list(child.children())[-2:]
-    can_split = (
-        len(layers) == 2
-        and (unfused_class(type(child)) or type(child)).forward is nn.Sequential.forward
-        and child_not_fusable("", child, (type(child),)) is None
-        and (type(layers[0]) is nn.Linear or linear_called("", layers[0]) is not None)
-        and dropout_not_fusable("", layers[1]) is None
-    )
-    if not can_split:
-        return child(x), None, None
-    linear, drop = layers
-    x = run_layers(list(child.children())[:-2], x)
-    return *linear_output(linear, x), drop
 
 
 class FusedEncoderBlock(FusedMixin):
@@ -83,7 +53,7 @@ class FusedEncoderBlock(FusedMixin):
         x = self.ln_1(input)
         branch = attend(self.self_attention, x, x, None, None, False)
         y, x = add_then_norm(*branch, self.dropout, input, self.ln_2)
-        return add(*_branch_of(self.mlp, y), x)
+        return add(*branch_of(self.mlp, y), x)
 
 
 class _Block(FusedMixin):
@@ -94,7 +64,7 @@ class _Block(FusedMixin):
         return drop_path_not_fusable("stochastic_depth", module.stochastic_depth)
 
     def _add(self, branch, residual, layer_scale=None):
-        """``branch``: see :func:`_branch_of`."""
+        """``branch``: see :func:`branch_of`."""
         return add(*branch, residual, layer_scale, self.stochastic_depth)
 
 
@@ -113,7 +83,7 @@ class FusedSwinBlock(_Block):
     def fused_forward(self, x):
         branch = self.attn(self.norm1(x))
         y, x = add_then_norm(branch, None, None, x, self.norm2, None, self.stochastic_depth)
-        return self._add(_branch_of(self.mlp, y), x)
+        return self._add(branch_of(self.mlp, y), x)
 
 
 class FusedSwinBlockV2(_Block):

@@ -4,38 +4,12 @@ import re
 
 from torch import nn
 
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.branches import branch_of
+from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
-from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import (
-    BIAS_DIMS,
-    add,
-    add_then_norm,
-    linear_output,
-    norm_not_fusable,
-)
+from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
 from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
-from fused_dropout.fusion.patterns.timm.mlp import Branch
-
-
-def branch_of(child, *args, **kwargs):
-    """Runs a branch without its last bias and dropout, if it is a fused :class:`Branch`.
-
-    Returns:
-        ``(output, bias, dropout)``: the caller adds the bias and applies dropout. If the
-        whole child was called, bias and dropout are None.
-    """
-    if (
-        isinstance(child, Branch)
-        and unfused_class(type(child)) is not None
-        and child_not_fusable("", child, (type(child),)) is None
-        and child.reason_not_fusable(child) is None
-    ):
-        linear, drop = child.last_layers()
-        if BIAS_DIMS.get(type(linear), -1) == -1:
-            return *linear_output(linear, child.before_last(*args, **kwargs)), drop
-    return child(*args, **kwargs), None, None
 
 
 class _Block(FusedMixin):

@@ -17,7 +17,11 @@ from fused_dropout.fusion.drop_path import (
 )
 from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
-from fused_dropout.fusion.fused_calls import add_norm_class, bias_act_drop
+from fused_dropout.fusion.fused_calls import (
+    add_norm_class,
+    bias_act_drop,
+    parameters_of_torch_norm,
+)
 
 _DROP_PATH = ("185bf503d00b2b28",)
 _LAYER_SCALE = "dade0b2179abf1fa"
@@ -41,11 +45,16 @@ add_fingerprint_pattern(
 if fingerprint_of(DropPath.forward) in _DROP_PATH:
     add_drop_path(DropPath, lambda module: DropPathConfig(module.drop_prob, module.scale_by_keep))
 
-# With _fast_norm, timm rounds to 16 bits under autocast, or calls the norm of another package.
+
+def _parameters(norm):
+    # With _fast_norm, timm rounds to 16 bits under autocast, or calls the norm of another package.
+    return None if norm._fast_norm else parameters_of_torch_norm(norm)
+
+
 if fingerprint_of(LayerNorm.forward) == "f22c19c99b71682a":
-    add_norm_class(LayerNorm, "layer", lambda norm: not norm._fast_norm)
+    add_norm_class(LayerNorm, "layer", _parameters)
 if fingerprint_of(RmsNorm.forward) == "69d9dd9f1b319df2" and timm_norm.rms_norm is F.rms_norm:
-    add_norm_class(RmsNorm, "rms", lambda norm: not norm._fast_norm)
+    add_norm_class(RmsNorm, "rms", _parameters)
 
 # Before timm 1.0.26, vision_transformer.py has a class of its own.
 _SCALES = tuple(

@@ -7,6 +7,7 @@ from torch import nn
 
 from fused_dropout import functional as FF
 from fused_dropout.fusion.activations import activation_not_fusable, activation_of
+from fused_dropout.fusion.branches import linear_branch
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_fusable
 from fused_dropout.fusion.eligibility import linear_not_fusable
@@ -23,8 +24,6 @@ from fused_dropout.fusion.fused_calls import (
 
 class Branch(FusedMixin):
     """A module that ends with a linear layer and dropout.
-
-    A fused block can bypass these two layers and fuse them with the residual addition.
 
     Attributes:
         linears: names of the linear layers and convolutions whose bias a kernel adds.
@@ -56,6 +55,11 @@ class Branch(FusedMixin):
         x = self.before_last(*args, **kwargs)
         linear, drop = self.last_layers()
         return linear_drop(linear, drop, x)
+
+    def open_forward(self, *args, **kwargs):
+        """See ``branches.py``."""
+        x = self.before_last(*args, **kwargs)
+        return linear_branch(*self.last_layers(), x)
 
 
 class FusedMlp(Branch):

@@ -10,8 +10,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fused_dropout import modules as M
 from fused_dropout.fusion.activations import activation_not_fusable, activation_of, is_activation
+from fused_dropout.fusion.branches import linear_branch
 from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
-from fused_dropout.fusion.dropout_layers import dropout_arguments
+from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_fusable
 from fused_dropout.fusion.eligibility import (
     child_not_fusable,
     class_name,
@@ -24,6 +25,7 @@ from fused_dropout.fusion.fused_calls import (
     BIAS_DIMS,
     LINEAR_AND_CONV,
     bias_act_drop,
+    linear_called,
     linear_output,
 )
 from fused_dropout.fusion.registry import add_pattern
@@ -61,10 +63,33 @@ class FusedSequential(FusedMixin):
         runs = _runs(list(module._modules.values()))
         return [run.drop for _, run in runs if run.drop is not None]
 
-    def forward(self, input):
-        if self.has_original_methods():
-            return run_layers(list(self._modules.values()), input)
-        return self.unfused_forward(input)
+    def runs_fused(self, args, kwargs):
+        return self.has_original_methods()
+
+    def fused_forward(self, input):
+        return run_layers(list(self._modules.values()), input)
+
+    def open_forward(self, input):
+        """See ``branches.py``."""
+        layers = list(self._modules.values())
+        may_split = self.training and ends_with_dropout(self) and not has_global_hooks()
+        if not (may_split and is_supported_tensor(input)):
+            return self.fused_forward(input), None, None
+        *layers, linear, drop = layers
+        return linear_branch(linear, drop, run_layers(layers, input))
+
+
+def ends_with_dropout(module):
+    """Whether a module is an ``nn.Sequential`` that ends with a linear layer and dropout."""
+    if (unfused_class(type(module)) or type(module)).forward is not nn.Sequential.forward:
+        return False
+    linear, drop = (None, None, *module._modules.values())[-2:]
+    return (
+        linear is not None
+        and (type(linear) in BIAS_DIMS or linear_called("", linear) is not None)
+        and dropout_not_fusable("", drop) is None
+        and type(drop) is not nn.Identity
+    )
 
 
 def run_layers(layers, x):

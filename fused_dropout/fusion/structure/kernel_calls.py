@@ -1,0 +1,24 @@
+"""The functions that rewritten code calls."""
+
+from fused_dropout.fusion.branches import branch_of, linear_branch
+from fused_dropout.fusion.fused_calls import (
+    add,
+    add_norm,
+    add_then_norm,
+    bias_act_drop,
+    linear_act_drop,
+    linear_drop,
+    two_linears_glu_drop,
+)
+
+__all__ = [
+    "add",
+    "add_norm",
+    "add_then_norm",
+    "bias_act_drop",
+    "branch_of",
+    "linear_act_drop",
+    "linear_branch",
+    "linear_drop",
+    "two_linears_glu_drop",
+]

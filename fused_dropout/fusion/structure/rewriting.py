@@ -1,0 +1,369 @@
+"""Replaces expressions by calls of the functions in ``kernel_calls.py``.
+
+The letters in docstrings: D is dropout, A an activation, L a linear layer, N a norm, r a residual.
+"""
+
+import ast
+
+import torch.nn.functional as F
+
+from fused_dropout.fusion.activations import is_pure_function
+from fused_dropout.fusion.structure import roles
+from fused_dropout.fusion.structure.joining import assigned_name, replaced
+
+#: The name of ``kernel_calls.py`` in new code.
+CALLS = "_fused_dropout_calls"
+
+_DROPS = (roles.DROP, roles.INPLACE_DROP)
+_ACTIVATIONS = (roles.ACTIVATION, roles.INPLACE_ACTIVATION)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_CALLED = (roles.MODULE, roles.LINEAR, roles.BRANCH)
+
+
+class Rewriter:
+    """Rewrites one function.
+
+    Attributes:
+        drops: paths of the dropout layers that a kernel computes with what is beside them.
+        lines: the lines of such calls of ``F.dropout``.
+        texts: what runs in kernels, for the report.
+    """
+
+    def __init__(self, code):
+        self.code = code
+        self.drops, self.lines, self.texts = {}, {}, {}
+        self._temporaries = 0
+
+    def block(self, statements):
+        """Rewrites a list of statements."""
+        statements = list(statements)
+        result = []
+        for index, statement in enumerate(statements):
+            result.append(self._norm_later(statement, statements[index + 1 :]) or statement)
+        return [self.statement(one) for one in result]
+
+    def statement(self, statement):
+        for field, value in ast.iter_fields(statement):
+            if isinstance(value, ast.expr) and field not in ("target", "targets"):
+                setattr(statement, field, self.expression(value))
+            elif field in ("body", "orelse") and not isinstance(statement, _DEFINITIONS):
+                setattr(statement, field, self.block(value))
+        return statement
+
+    def expression(self, node):
+        """The expression that takes the place of another."""
+        new = (
+            self._norm_of_sum(node)
+            or self._sum(node)
+            or self._dropout(node)
+            or self._linear_activation(node)
+        )
+        if new is not None:
+            return new
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, ast.expr):
+                setattr(node, field, self.expression(value))
+            elif isinstance(value, list):
+                values = [self._part(one) for one in value]
+                setattr(node, field, values)
+        return node
+
+    def _part(self, node):
+        if isinstance(node, ast.expr):
+            return self.expression(node)
+        if isinstance(node, ast.keyword):
+            node.value = self.expression(node.value)
+        elif isinstance(node, ast.comprehension):
+            node.iter = self.expression(node.iter)
+            node.ifs = [self.expression(one) for one in node.ifs]
+        return node
+
+    def end(self, node):
+        """``(output, bias, dropout)`` for an expression that ends with dropout; None for others.
+
+        The values are those of ``open_forward``, see ``branches.py``.
+        """
+        child = self._child_branch(node)
+        if child is not None:
+            return child
+        drop, x = self._split_dropout(node)
+        if drop is None:
+            return None
+        linear, inner = self._split_call(x)
+        if linear is not None:
+            return self._call("linear_branch", linear, drop, self.expression(inner))
+        if self._split_activation(x)[0] is not None:
+            return None
+        return ast.Tuple([self.expression(x), ast.Constant(None), drop], ast.Load())
+
+    # Parts of expressions: each returns None, or a tuple of None, if the expression is another.
+
+    def _split_dropout(self, node):
+        """``(dropout, x)`` for D(x). The dropout is an expression for ``fused_calls.py``."""
+        if not isinstance(node, ast.Call):
+            return None, None
+        if self.code.value(node.func) is F.dropout:
+            return self._split_functional(node)
+        x = _argument(node)
+        role = self.code.role(node.func)
+        if x is None or role not in _DROPS:
+            return None, None
+        if role == roles.INPLACE_DROP and not self._is_new(x):
+            return None, None
+        return node.func, x
+
+    def _split_functional(self, node):
+        given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False))
+        given |= {one.arg: one.value for one in node.keywords}
+        x, inplace = given.pop("input", None), given.pop("inplace", None)
+        in_place = inplace is not None and not _is_constant(inplace, False)
+        if x is None or None in given or in_place or isinstance(x, ast.Starred):
+            return None, None
+        if not all(self._is_setting(one) for one in given.values()):
+            return None, None
+        given = {"p": ast.Constant(0.5), "training": ast.Constant(True), **given}
+        drop = ast.Dict([ast.Constant(name) for name in given], list(given.values()))
+        return ast.copy_location(drop, node), x
+
+    def _is_setting(self, node):
+        """Whether an expression is a name, a number, or an attribute such as ``self.p``."""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, (ast.Name, ast.Constant))
+
+    def _split_activation(self, node):
+        """``(activation, x)`` for A(x)."""
+        x = _argument(node)
+        if x is None:
+            return None, None
+        role = self.code.role(node.func)
+        if role == roles.INPLACE_ACTIVATION and not self._is_new(x):
+            return None, None
+        if role in _ACTIVATIONS or is_pure_function(self.code.value(node.func)):
+            return node.func, x
+        return None, None
+
+    def _split_call(self, node, kinds=_CALLED):
+        """``(layer, x)`` for L(x), where L is any module but dropout, an activation or a norm."""
+        x = _argument(node)
+        if x is None:
+            return None, None
+        is_layer = self.code.role(node.func) in kinds
+        is_loop = roles.MODULE in kinds and self._is_loop_variable(node.func)
+        return (node.func, x) if is_layer or is_loop else (None, None)
+
+    def _is_loop_variable(self, node):
+        return isinstance(node, ast.Name) and node.id in self.code.loop_variables
+
+    def _is_new(self, node):
+        """Whether an expression makes a tensor that nothing else refers to."""
+        return self._split_call(node, (roles.LINEAR,))[0] is not None
+
+    def _child_branch(self, node):
+        """A call of a child that ends with dropout."""
+        if not isinstance(node, ast.Call):
+            return None
+        is_branch = self.code.role(node.func) == roles.BRANCH
+        if not is_branch and not (
+            self._is_loop_variable(node.func) and roles.BRANCH in self.code.roles.values()
+        ):
+            return None
+        arguments = [self.expression(one) for one in node.args]
+        keywords = [ast.keyword(one.arg, self.expression(one.value)) for one in node.keywords]
+        self.texts["the end of a branch"] = None
+        return self._call("branch_of", node.func, *arguments, keywords=keywords)
+
+    def _branch(self, node):
+        """``(arguments of add before the residual, keywords)``; None if nothing is dropped."""
+        keywords, inner = [], node
+        if self.code.role(getattr(node, "func", None)) == roles.DROP_PATH:
+            inner = _argument(node)
+            if inner is None:
+                return None
+            self._use(node.func)
+            keywords = [ast.keyword("drop_path", node.func)]
+        end = self._child_branch(inner)
+        drop, x = (None, None) if end is not None else self._split_dropout(inner)
+        if drop is not None:
+            self._use(drop)
+            linear, linear_x = self._split_call(x)
+            if linear is None:
+                return [self.expression(x), ast.Constant(None), drop], keywords
+            end = self._call("linear_branch", linear, drop, self.expression(linear_x))
+        if end is not None:
+            return [ast.Starred(end, ast.Load())], keywords
+        return (self._as_it_is(inner), keywords) if keywords else None
+
+    def _as_it_is(self, node):
+        return [self.expression(node), ast.Constant(None), ast.Constant(None)]
+
+    def _split_sum(self, node, weak=False):
+        """``(arguments of add, keywords)`` for r + branch.
+
+        With ``weak`` also for a branch without dropout.
+        """
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
+            return None
+        for branch, residual in ((node.right, node.left), (node.left, node.right)):
+            if self._is_plain(residual):
+                found = self._branch(branch)
+                if found is not None:
+                    return [*found[0], residual], found[1]
+        if weak and self._is_plain(node.left):
+            return [*self._as_it_is(node.right), node.left], []
+        if weak and self._is_plain(node.right):
+            return [*self._as_it_is(node.left), node.right], []
+        return None
+
+    def _is_plain(self, node):
+        """Whether an expression is a variable or a sum of variables."""
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return self._is_plain(node.left) and self._is_plain(node.right)
+        return isinstance(node, ast.Name) and node.id in self.code.local
+
+    # The shapes.
+
+    def _norm_of_sum(self, node):
+        """N(r + ...)."""
+        x = _argument(node)
+        if x is None or self.code.role(node.func) != roles.NORM:
+            return None
+        parts = self._split_sum(x, weak=True)
+        if parts is None:
+            return None
+        self.texts["residual and norm"] = None
+        return self._call("add_norm", *parts[0], node.func, keywords=parts[1], like=node)
+
+    def _sum(self, node):
+        """r + D(...), or r plus a child that ends with dropout."""
+        parts = self._split_sum(node)
+        if parts is None:
+            return None
+        self.texts["residual"] = None
+        return self._call("add", *parts[0], keywords=parts[1], like=node)
+
+    def _dropout(self, node):
+        """D(A(L(x))), D(A(x)), D(L(x)), D(A(L(x)) * L(x))."""
+        drop, x = self._split_dropout(node)
+        if drop is None:
+            return None
+        act, inner = self._split_activation(x)
+        if act is not None:
+            self._use(drop)
+            self.texts["activation and dropout"] = None
+            linear, linear_x = self._split_call(inner)
+            if linear is None:
+                new = ("bias_act_drop", self.expression(inner), ast.Constant(None), act, drop)
+            else:
+                new = ("linear_act_drop", linear, act, drop, self.expression(linear_x))
+            return self._call(*new, like=node)
+        linear, inner = self._split_call(x, (roles.LINEAR,))
+        if linear is not None:
+            self._use(drop)
+            self.texts["bias and dropout"] = None
+            return self._call("linear_drop", linear, drop, self.expression(inner), like=node)
+        return self._gate(drop, x, node)
+
+    def _gate(self, drop, product, node):
+        if not (isinstance(product, ast.BinOp) and isinstance(product.op, ast.Mult)):
+            return None
+        for gated, other in ((product.left, product.right), (product.right, product.left)):
+            act, inner = self._split_activation(gated)
+            gate, x = (None, None) if act is None else self._split_call(inner)
+            value, value_x = self._split_call(other)
+            if gate is None or value is None or not self._is_plain(x):
+                continue
+            if ast.dump(x) == ast.dump(value_x):
+                self._use(drop)
+                self.texts["gate and dropout"] = None
+                return self._call("two_linears_glu_drop", gate, value, act, drop, x, like=node)
+        return None
+
+    def _linear_activation(self, node):
+        """A(L(x)) without dropout: the bias is added by the kernel of the activation."""
+        act, inner = self._split_activation(node)
+        linear, x = (None, None) if act is None else self._split_call(inner, (roles.LINEAR,))
+        if linear is None:
+            return None
+        arguments = (linear, act, ast.Constant(None), self.expression(x))
+        return self._call("linear_act_drop", *arguments, like=node)
+
+    def _norm_later(self, statement, rest):
+        """For ``h = r + ...`` with N(h) in the next statement: one call for both.
+
+        ``n, h = add_then_norm(...)`` takes the place of the statement, and ``n`` that of N(h).
+        """
+        name = assigned_name(statement)
+        if name is None:
+            return None
+        names = {name}
+        while rest and assigned_name(rest[0]) and _is_name_in(rest[0].value, names):
+            names.add(assigned_name(rest[0]))
+            rest = rest[1:]
+        if not rest or not isinstance(rest[0], (ast.Assign, ast.Return, ast.Expr)):
+            return None
+        later = rest[0]
+        norm = self._first_norm(later.value, names) if later.value is not None else None
+        if norm is None:
+            return None
+        parts = self._split_sum(statement.value, weak=True)
+        if parts is None:
+            return None
+        self.texts["residual and norm"] = None
+        self._temporaries += 1
+        temporary = f"_fused_dropout_{self._temporaries}"
+        both = [ast.Name(temporary, ast.Store()), *statement.targets]
+        call = self._call("add_then_norm", *parts[0], norm.func, keywords=parts[1], like=statement)
+        later.value = replaced(
+            later.value, norm, ast.copy_location(ast.Name(temporary, ast.Load()), norm)
+        )
+        return ast.copy_location(ast.Assign([ast.Tuple(both, ast.Store())], call), statement)
+
+    def _first_norm(self, node, names):
+        """The call N(h) in an expression, for h in ``names``, if it is evaluated first."""
+        for one in ast.walk(node):
+            x = _argument(one)
+            if (
+                x is not None
+                and self.code.role(one.func) == roles.NORM
+                and _is_name_in(x, names)
+                and self.code.comes_first(one, node)
+            ):
+                return one
+        return None
+
+    def _use(self, drop):
+        path = self.code.path(drop)
+        if path is not None:
+            self.drops[path] = None
+        else:
+            self.lines[drop.lineno] = None
+
+    def _call(self, name, *arguments, keywords=(), like=None):
+        function = ast.Attribute(ast.Name(CALLS, ast.Load()), name, ast.Load())
+        node = ast.Call(function, list(arguments), list(keywords))
+        return node if like is None else _at(node, like)
+
+
+def _at(node, like):
+    """Gives the position of a node to the parts of another that have none."""
+    for one in ast.walk(node):
+        if isinstance(one, (ast.expr, ast.stmt)) and not hasattr(one, "lineno"):
+            ast.copy_location(one, like)
+    return node
+
+
+def _argument(node):
+    """The argument of a call with one argument; None for other expressions."""
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        (x,) = node.args
+        return None if isinstance(x, ast.Starred) else x
+    return None
+
+
+def _is_constant(node, value):
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def _is_name_in(node, names):
+    return isinstance(node, ast.Name) and node.id in names

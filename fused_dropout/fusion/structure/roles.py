@@ -1,0 +1,97 @@
+"""What the attributes of a module are, as far as its code mentions them."""
+
+import ast
+import functools
+from operator import attrgetter
+
+from torch import nn
+
+from fused_dropout.fusion.activations import activation_of
+from fused_dropout.fusion.drop_path import drop_path_not_fusable
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.fused_calls import BIAS_DIMS, add_norm_class, is_norm
+from fused_dropout.fusion.structure.norms import norm_of_class
+
+#: The roles. Other modules are "module"; what is not a module and not an activation has none.
+DROP = "dropout"
+INPLACE_DROP = "dropout that changes its input"
+DROP_PATH = "stochastic depth"
+ACTIVATION = "activation"
+INPLACE_ACTIVATION = "activation that changes its input"
+NORM = "norm"
+LINEAR = "linear"
+BRANCH = "branch"  # a module that ends with dropout, or a list that contains such modules
+MODULE = "module"
+
+
+def roles_of(module, tree, opens):
+    """``{path: role}`` for the attributes of a module, such as "mlp.fc1", that its code mentions.
+
+    Args:
+        module: a module.
+        tree: the syntax tree of one of its methods.
+        opens: function of a module; whether it ends with dropout, see ``branches.py``.
+    """
+    self_name = first_parameter(tree)
+    paths = (path_of(node, self_name) for node in ast.walk(tree))
+    found = {}
+    for path in dict.fromkeys(path for path in paths if path is not None):
+        role = _role(module, path, opens)
+        if role is not None:
+            found[path] = role
+    return found
+
+
+def first_parameter(tree):
+    arguments = tree.args.posonlyargs + tree.args.args
+    return arguments[0].arg
+
+
+def path_of(node, self_name):
+    """The path "a.b" of an expression ``self.a.b``; None for other expressions."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if names and isinstance(node, ast.Name) and node.id == self_name:
+        return ".".join(reversed(names))
+    return None
+
+
+def _role(module, path, opens):
+    try:
+        value = attrgetter(path)(module)
+    except AttributeError:
+        return None
+    if not isinstance(value, nn.Module):
+        return ACTIVATION if activation_of(value) is not None else None
+    inplace = getattr(value, "inplace", False)
+    if type(value) is nn.Identity:
+        return MODULE
+    if dropout_not_fusable(path, value) is None:
+        return INPLACE_DROP if inplace else DROP
+    if drop_path_not_fusable(path, value) is None:
+        return DROP_PATH
+    if activation_of(value) is not None:
+        return INPLACE_ACTIVATION if inplace else ACTIVATION
+    if _is_norm(value):
+        return NORM
+    if type(value) in BIAS_DIMS:
+        return LINEAR
+    if opens(value) or (isinstance(value, nn.ModuleList) and any(map(opens, value.modules()))):
+        return BRANCH
+    return MODULE
+
+
+def _is_norm(module):
+    return is_norm(module) or _add_norm_by_its_code(type(module))
+
+
+@functools.cache
+def _add_norm_by_its_code(cls):
+    """Adds a class to the norms if its code is that of a norm. Returns whether it is."""
+    norm = norm_of_class(cls)
+    if norm is None:
+        return False
+    add_norm_class(cls, norm.kind, norm.parameters)
+    return True
