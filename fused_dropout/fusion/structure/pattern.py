@@ -1,7 +1,5 @@
 """The pattern for code of any origin."""
 
-from operator import attrgetter
-
 from fused_dropout.fusion.class_swap import FusedMixin, fused_class, mixin_of
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
@@ -19,7 +17,7 @@ from fused_dropout.fusion.structure.roles import DROP_PATH
 class RewrittenModule(FusedMixin):
     """The module runs its own ``forward``, in which some expressions are calls of kernels."""
 
-    #: ``(name, function of a module that returns the child, function that checks the child)``
+    #: ``(path, names in the path, function that checks the child)`` of dropout layers
     checks = ()
 
     @classmethod
@@ -34,7 +32,7 @@ class RewrittenModule(FusedMixin):
             "checks": tuple(
                 (
                     name,
-                    attrgetter(name),
+                    tuple(name.split(".")),
                     drop_path_not_fusable if roles[name] == DROP_PATH else dropout_not_fusable,
                 )
                 for name in found.drops
@@ -45,17 +43,23 @@ class RewrittenModule(FusedMixin):
 
     @staticmethod
     def reason_not_fusable(module):
-        for name, child_of, not_fusable in module.checks:
-            reason = not_fusable(name, child_of(module))
+        for path, names, not_fusable in module.checks:
+            reason = not_fusable(path, _child(module, names))
             if reason is not None:
                 return reason
         return None
 
     def in_training(self):
-        return self.training or any(child_of(self).training for _, child_of, _ in self.checks)
+        return self.training or any(_child(self, names).training for _, names, _ in self.checks)
 
     def fused_forward(self, *args, **kwargs):
         return self.unfused_forward(*args, **kwargs)
+
+
+def _child(module, names):
+    for name in names:
+        module = getattr(module, name)
+    return module
 
 
 add_pattern_of_modules(

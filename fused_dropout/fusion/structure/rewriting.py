@@ -157,7 +157,11 @@ class Rewriter:
 
     def _is_new(self, node):
         """Whether an expression makes a tensor that nothing else refers to."""
-        return self._split_call(node, (roles.LINEAR,))[0] is not None
+        x = _argument(node)
+        if x is not None and self.code.role(node.func) == roles.INPLACE_ACTIVATION:
+            return self._is_new(x)
+        is_linear = self._split_call(node, (roles.LINEAR,))[0] is not None
+        return is_linear or self._split_activation(node)[0] is not None
 
     def _child_branch(self, node):
         """A call of a child that ends with dropout."""

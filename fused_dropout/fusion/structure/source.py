@@ -6,7 +6,7 @@ import ast
 import inspect
 import types
 
-from fused_dropout.fusion.syntax import definition_of
+from fused_dropout.fusion.syntax import definition_of, names_in
 
 _FUTURE = 0
 for _name in __future__.all_feature_names:
@@ -74,12 +74,28 @@ def _compiled(tree, original, names):
     outer = ast.FunctionDef("outer", arguments, [tree], [], lineno=1, col_offset=0)
     if hasattr(outer, "type_params"):
         outer.type_params = []
-    module = ast.fix_missing_locations(ast.Module([outer], []))
+    # Python compiles calls of methods in another way if the owner is an imported name.
+    imports = [ast.Import([ast.alias(name)]) for name in _imported_names(original)]
+    module = ast.fix_missing_locations(ast.Module([*imports, outer], []))
     code = original.__code__
     flags = code.co_flags & _FUTURE
     compiled = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
     (outer,) = _functions_in(compiled)
     return next(one for one in _functions_in(outer) if one.co_name == code.co_name)
+
+
+def _imported_names(function):
+    """The global names in a function that its file seems to import."""
+    values = function.__globals__
+    return [
+        name
+        for name in names_in(function.__code__)
+        if name in values
+        and (
+            isinstance(values[name], types.ModuleType)
+            or getattr(values[name], "__module__", None) not in (None, values.get("__name__"))
+        )
+    ]
 
 
 def _functions_in(code):
