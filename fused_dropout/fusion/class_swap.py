@@ -149,6 +149,8 @@ def fused_class(mixin, cls, *variant):
     original one, which `torch.export`, ONNX exporters and trainers read.
     """
     bases = redirected_bases(cls) if mixin.redirects else (cls,)
+    members = mixin.members(cls, *variant) if variant else {}
+    bypassed = members.get("bypassed_methods", mixin.bypassed_methods)
     fused = look_alike(
         cls,
         (mixin, *bases),
@@ -158,10 +160,8 @@ def fused_class(mixin, cls, *variant):
             "forward": _with_signature_of(mixin.forward, cls.forward),
             "_redirected_methods": redirected_methods(bases),
             "_original_class": cls,
-            "_original_methods": tuple(
-                (name, getattr(cls, name)) for name in mixin.bypassed_methods
-            ),
-            **(mixin.members(cls, *variant) if variant else {}),
+            "_original_methods": tuple((name, getattr(cls, name)) for name in bypassed),
+            **members,
         },
     )
     _ORIGINS[fused] = (mixin, cls, *variant)

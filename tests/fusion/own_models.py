@@ -334,6 +334,45 @@ class ConditionalBlock(nn.Module):
         return x
 
 
+class BlocksAsMethods(nn.Module):
+    """A copy of the layer of torch.nn, in which the branches are methods."""
+
+    def __init__(self, p=0.1):
+        super().__init__()
+        self.self_attn = nn.Linear(WIDTH, WIDTH)
+        self.linear1, self.linear2 = nn.Linear(WIDTH, 24), nn.Linear(24, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.dropout, self.dropout1 = nn.Dropout(p), nn.Dropout(p)
+        self.dropout2 = nn.Dropout(p)
+        self.activation = F.relu
+
+    def forward(self, src):
+        x = src
+        x = x + self._sa_block(self.norm1(x))
+        x = x + self._ff_block(self.norm2(x))
+        return x
+
+    def _sa_block(self, x):
+        x = self.self_attn(x)
+        return self.dropout1(x)
+
+    def _ff_block(self, x):
+        x = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return self.dropout2(x)
+
+
+class Chunks(AttributeMlp):
+    """A method as an argument."""
+
+    def forward(self, x):
+        return torch.cat(list(map(self.ff_chunk, x.split(1, dim=1))), dim=1)
+
+    def ff_chunk(self, x):
+        x = self.act(self.fc1(x))
+        x = self.fc2(x)
+        return self.drop2(x)
+
+
 class Inheriting(AttributeMlp):
     """Calls ``super().forward``."""
 

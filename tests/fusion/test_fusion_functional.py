@@ -210,7 +210,7 @@ def test_no_mask_is_stored(cls):
     x, count = CASES[cls]
     model = cls()
     assert kinds(model, x) == ["torch"] * count
-    report = fd.fuse(model)
+    report = fd.fuse(model, ["functional"])
     assert [site.group for site in report.fused] == ["functional"] and not report.skipped
     assert kinds(model, x) == ["alone"] * count
     assert set(kinds(model)) == {"alone"}
@@ -311,7 +311,8 @@ def test_globals_stay_live(monkeypatch):
 
 
 def test_methods_that_are_replaced_after_fuse(monkeypatch):
-    fused, method = fused_copy(Dropout()), fused_copy(Method())
+    fused = fused_copy(Dropout(), ["functional"])
+    method = fused_copy(Method(), ["functional"])
     monkeypatch.setattr(Dropout, "forward", lambda self, x: x + 1)
     assert torch.equal(fused(X), X + 1)
     monkeypatch.setattr(Method, "halve", staticmethod(lambda x, p: x / 2))

@@ -1,6 +1,7 @@
 """Code of any origin: known shapes of expressions become calls of kernels."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -44,15 +45,14 @@ MODELS = {
     "parallel": (own.ParallelBlock, 2, 0),
     "pre_norm_by_option": (lambda: own.ConditionalBlock(True), 3, 0),
     "post_norm_by_option": (lambda: own.ConditionalBlock(False), 3, 0),
+    "blocks_as_methods": (own.BlocksAsMethods, 3, 0),
+    "chunks": (own.Chunks, 5, 0),
     "inheriting": (own.Inheriting, 1, 2),
     "inplace": (own.InplaceLayers, 1, 0),
 }
 
 # Norms that compute in float32, whatever the dtype of the input.
 IN_FLOAT32 = ("llama", "llama_with_two_methods")
-    "llama",
-    "llama_with_two_methods",
-)  # norms that compute in float32, whatever the input
 
 
 def made(name):
@@ -210,6 +210,14 @@ def test_changes_after_fuse(change, norm_first):
     assert_equal_runs(expected, got, 2e-5)
 
 
+def test_methods_that_are_replaced_after_fuse(monkeypatch):
+    fused = fused_copy(own.BlocksAsMethods())
+    monkeypatch.setattr(own.BlocksAsMethods, "_ff_block", lambda self, x: torch.zeros_like(x))
+    monkeypatch.setattr(own.BlocksAsMethods, "_sa_block", lambda self, x: torch.zeros_like(x))
+    assert torch.equal(fused(X), X)
+    assert fd.report(fused).skipped[0].text == "a method of its class was replaced"
+
+
 def test_hooks_run_once():
     calls = []
     model = fused_copy(own.GptBlock())
@@ -342,6 +350,22 @@ class BroadcastResidual(own.AttributeMlp):
         return r + self.drop2(self.fc2(F.relu(self.fc1(x))))
 
 
+def doubled(function):
+    @functools.wraps(function)
+    def call(self, *args, **kwargs):
+        return 2 * function(self, *args, **kwargs)
+
+    return call
+
+
+class Decorated(own.AttributeMlp):
+    @doubled
+    @doubled
+    def forward(self, x):
+        h = self.drop1(self.act(self.fc1(x)))
+        return self.drop2(self.fc2(h))
+
+
 class InComprehension(own.AttributeMlp):
     def forward(self, x):
         parts = [self.fc2(self.drop1(F.relu(self.fc1(one)))) for one in x.unbind(0)]
@@ -370,6 +394,7 @@ OTHERS = [
     WithTry,
     SumOfOtherThings,
     BroadcastResidual,
+    Decorated,
     InComprehension,
     PrivateName,
 ]
@@ -381,9 +406,19 @@ def test_code_that_reads_what_it_computed(cls):
     assert_parity(cls(), with_inputs(X))
 
 
-def test_decorated_and_unreadable_code_is_left():
+def test_unreadable_code_is_left():
+    class Hiding:
+        """A decorator that is not a function."""
+
+        def __init__(self, function):
+            functools.update_wrapper(self, function)
+            self.function = function
+
+        def __get__(self, instance, owner):
+            return functools.partial(self.function, instance)
+
     class Decorated(own.AttributeMlp):
-        @torch.no_grad()
+        @Hiding
         def forward(self, x):
             return self.drop1(self.act(self.fc1(x)))
 

@@ -7,7 +7,7 @@ afterwards, and the joined statement does the same in the same order, but for pu
 import ast
 
 from fused_dropout.fusion.activations import is_pure_function
-from fused_dropout.fusion.structure.roles import path_of
+from fused_dropout.fusion.structure.roles import first_parameter, path_of
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
@@ -23,12 +23,15 @@ class Code:
     Attributes:
         self_name: the name of the first parameter.
         roles: see ``roles.py``.
-        functions: {name in the code: the value of a global name that is a function or module}.
+        global_values: the globals of the method.
+        methods: the names of the rewritten methods of the class.
+        local: the names of parameters and variables.
         loop_variables: the names that ``for`` statements assign.
     """
 
-    def __init__(self, tree, self_name, roles, global_values):
-        self.self_name, self.roles, self.global_values = self_name, roles, global_values
+    def __init__(self, tree, roles, global_values, methods):
+        self.self_name, self.roles = first_parameter(tree), roles
+        self.global_values, self.methods = global_values, methods
         nodes = list(ast.walk(tree))
         stored = {one.id for one in nodes if _is_name(one, ast.Store)}
         self.local = stored | {one.arg for one in nodes if isinstance(one, ast.arg)}

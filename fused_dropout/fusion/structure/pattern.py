@@ -26,7 +26,9 @@ class RewrittenModule(FusedMixin):
         if found is None:  # the code is not that of the time when the model was saved
             return {}
         roles = dict(variant)
-        members = {
+        return {
+            **found.methods,
+            "bypassed_methods": ("forward", *found.rewrites),
             "fused_dropouts": found.drops,
             "fuses_calls": found.lines,
             "checks": tuple(
@@ -38,8 +40,6 @@ class RewrittenModule(FusedMixin):
                 for name in found.drops
             ),
         }
-        methods = {"fused_forward": found.forward, "open_forward": found.open_forward}
-        return members | {name: one for name, one in methods.items() if one is not None}
 
     @staticmethod
     def reason_not_fusable(module):

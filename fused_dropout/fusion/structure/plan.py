@@ -3,7 +3,7 @@
 import ast
 import copy
 import functools
-from collections.abc import Callable
+import inspect
 from typing import NamedTuple
 
 from torch import nn
@@ -14,8 +14,8 @@ from fused_dropout.fusion.patterns.torch_nn.sequential import ends_with_dropout
 from fused_dropout.fusion.redirect import is_searched, redirected
 from fused_dropout.fusion.structure import kernel_calls
 from fused_dropout.fusion.structure.joining import Code, join_statements
-from fused_dropout.fusion.structure.rewriting import CALLS, Rewriter
-from fused_dropout.fusion.structure.roles import first_parameter, roles_of
+from fused_dropout.fusion.structure.rewriting import CALLS, OPENED, REWRITTEN, Rewriter
+from fused_dropout.fusion.structure.roles import first_parameter, path_of, roles_of
 from fused_dropout.fusion.structure.source import method_from, tree_of
 
 
@@ -23,15 +23,17 @@ class Plan(NamedTuple):
     """The rewritten code of a class.
 
     Attributes:
-        forward: the method; None if only the end is rewritten.
-        open_forward: the method without the dropout at the end (see ``branches.py``), or None.
+        methods: {name: method} of the fused class: "fused_forward" if anything in ``forward`` is
+            rewritten, "open_forward" if it ends with dropout (see ``branches.py``), and the methods
+            that these call.
+        rewrites: the methods of the original class in the place of which they run.
         drops: the paths of the dropout layers that run in kernels with what is beside them.
         lines: the lines of such calls of ``F.dropout``.
         texts: what runs in kernels, for the report.
     """
 
-    forward: Callable | None
-    open_forward: Callable | None
+    methods: dict
+    rewrites: tuple
     drops: tuple
     lines: frozenset
     texts: tuple
@@ -44,15 +46,16 @@ def class_of(module):
 
 def can_be_rewritten(cls):
     """Whether the code of a class can be read and changed."""
-    return _tree(cls) is not None
+    return "forward" in _trees(cls)
 
 
 def variant_of(module):
     """What a plan for a module depends on beside its class; None if nothing can be rewritten."""
-    tree = _tree(class_of(module))
-    if tree is None:
-        return None
-    roles = roles_of(module, tree, opens)
+    trees = _trees(class_of(module))
+    roles = {}
+    if "forward" in trees:
+        for tree in trees.values():
+            roles |= roles_of(module, tree, opens)
     return tuple(sorted(roles.items())) if roles else None
 
 
@@ -69,54 +72,74 @@ def opens(module):
     if isinstance(module, FusedMixin):
         return hasattr(module, "open_forward")
     found = plan_of(module)
-    return found is not None and found.open_forward is not None
+    return found is not None and "open_forward" in found.methods
 
 
 @functools.cache
-def _tree(cls):
-    """The syntax tree of ``forward``; None if it cannot be rewritten."""
+def _trees(cls):
+    """``{name: syntax tree}`` of ``forward`` and the methods that it names, if they can be read.
+
+    A method comes after those that it names, so ``forward`` is the last.
+    """
     if not is_searched(cls) or top_level_package(cls.__module__ or "") == "torch":
-        return None
-    return tree_of(cls.forward)
+        return {}
+    found, seen = {}, set()
+
+    def add(name):
+        seen.add(name)
+        method = inspect.getattr_static(cls, name, None)
+        if not callable(method) or (hasattr(nn.Module, name) and name != "forward"):
+            return
+        tree = tree_of(method)
+        if tree is None:
+            return
+        self_name = first_parameter(tree)
+        for path in {path_of(node, self_name) for node in ast.walk(tree)} - {None}:
+            if path not in seen:
+                add(path)
+        found[name] = tree
+
+    add("forward")
+    return found
 
 
 @functools.cache
 def plan(cls, variant):
     """The :class:`Plan` for modules of a class; ``variant``: see :func:`variant_of`."""
-    tree = _tree(cls)
-    if tree is None:
+    roles, methods, rewrites = dict(variant), {}, []
+    drops, lines, texts = {}, {}, {}
+    for name, tree in _trees(cls).items():
+        tree = copy.deepcopy(tree)
+        original = getattr(cls, name)
+        code = Code(tree, roles, inspect.unwrap(original).__globals__, methods)
+        join_statements(tree, code)
+        opened, rewriter = copy.deepcopy(tree), Rewriter(code)
+        tree.body = rewriter.block(tree.body)
+        new = {}
+        if rewriter.has_changed:
+            new["fused_forward" if name == "forward" else REWRITTEN + name] = tree
+        if _open(opened, Rewriter(code)):
+            new["open_forward" if name == "forward" else OPENED + name] = opened
+        for new_name, new_tree in new.items():
+            methods[new_name] = redirected(method_from(new_tree, original, {CALLS: kernel_calls}))
+        if new:
+            rewrites.append(name)
+            drops |= rewriter.drops
+            lines |= rewriter.lines
+            texts |= rewriter.texts
+    if methods.keys().isdisjoint(("fused_forward", "open_forward")):
         return None
-    tree, roles = copy.deepcopy(tree), dict(variant)
-    code = Code(tree, first_parameter(tree), roles, cls.forward.__globals__)
-    join_statements(tree, code)
-    rewriter, open_tree = Rewriter(code), copy.deepcopy(tree)
-    tree.body = rewriter.block(tree.body)
-    is_fused = bool(rewriter.drops or rewriter.lines or rewriter.texts)
-    open_forward = None
-    if _opened(open_tree, Rewriter(code)):
-        open_forward = _method(open_tree, cls)
-    if not is_fused and open_forward is None:
-        return None
-    return Plan(
-        _method(tree, cls) if is_fused else None,
-        open_forward,
-        tuple(rewriter.drops),
-        frozenset(rewriter.lines),
-        tuple(rewriter.texts) or ("the end of a branch",),
-    )
+    texts = tuple(texts) or ("the end of a branch",)
+    return Plan(methods, tuple(rewrites), tuple(drops), frozenset(lines), texts)
 
 
-def _opened(tree, rewriter):
+def _open(tree, rewriter):
     """Rewrites a function so that it returns before dropout. Returns whether that is possible."""
     *_, last = tree.body
-    returns = [node for node in ast.walk(tree) if isinstance(node, (ast.Return, ast.Yield))]
+    returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return)]
     if returns != [last] or last.value is None:
         return False
     value, last.value = last.value, None
     tree.body = rewriter.block(tree.body)
     last.value = rewriter.end(value)
     return last.value is not None
-
-
-def _method(tree, cls):
-    return redirected(method_from(tree, cls.forward, {CALLS: kernel_calls}))

@@ -14,6 +14,10 @@ from fused_dropout.fusion.structure.joining import assigned_name, replaced
 #: The name of ``kernel_calls.py`` in new code.
 CALLS = "_fused_dropout_calls"
 
+#: Prefixes of the rewritten methods that other methods call: as they are, and without the dropout
+#: at their end.
+REWRITTEN, OPENED = "_fused_dropout_run_", "_fused_dropout_open_"
+
 _DROPS = (roles.DROP, roles.INPLACE_DROP)
 _ACTIVATIONS = (roles.ACTIVATION, roles.INPLACE_ACTIVATION)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -32,7 +36,13 @@ class Rewriter:
     def __init__(self, code):
         self.code = code
         self.drops, self.lines, self.texts = {}, {}, {}
+        self._calls_methods = False
         self._temporaries = 0
+
+    @property
+    def has_changed(self):
+        """Whether anything was rewritten that has to do with dropout or a residual."""
+        return bool(self.drops or self.lines or self.texts or self._calls_methods)
 
     def block(self, statements):
         """Rewrites a list of statements."""
@@ -57,6 +67,7 @@ class Rewriter:
             or self._sum(node)
             or self._dropout(node)
             or self._linear_activation(node)
+            or self._method(node, REWRITTEN)
         )
         if new is not None:
             return new
@@ -167,13 +178,19 @@ class Rewriter:
         """A call of a child that ends with dropout."""
         if not isinstance(node, ast.Call):
             return None
+        method = self._method(node.func, OPENED)
+        if method is not None:
+            node.func = method
+            node.args = [self._part(one) for one in node.args]
+            node.keywords = [self._part(one) for one in node.keywords]
+            return node
         is_branch = self.code.role(node.func) == roles.BRANCH
         if not is_branch and not (
             self._is_loop_variable(node.func) and roles.BRANCH in self.code.roles.values()
         ):
             return None
-        arguments = [self.expression(one) for one in node.args]
-        keywords = [ast.keyword(one.arg, self.expression(one.value)) for one in node.keywords]
+        arguments = [self._part(one) for one in node.args]
+        keywords = [self._part(one) for one in node.keywords]
         self.texts["the end of a branch"] = None
         return self._call("branch_of", node.func, *arguments, keywords=keywords)
 
@@ -335,6 +352,14 @@ class Rewriter:
             ):
                 return one
         return None
+
+    def _method(self, node, prefix):
+        """The rewritten method for an expression ``self.method``."""
+        name = self.code.path(node)
+        if name is None or prefix + name not in self.code.methods:
+            return None
+        self._calls_methods = True
+        return ast.copy_location(ast.Attribute(node.value, prefix + name, ast.Load()), node)
 
     def _use(self, drop):
         path = self.code.path(drop)

@@ -111,7 +111,9 @@ def test_vision_transformer(options):
 def test_reasons():
     block = EncoderBlock(4, 16, 24, 0.1, 0.1)
     block.self_attention.register_forward_hook(lambda *_: None)
-    assert by_name(fd.fuse(block))[""].text == "self_attention has hooks"
+    report = fd.fuse(block)
+    assert [site.text for site in report.skipped] == ["self_attention has hooks"]
+    assert by_name(report)[""].group == "structure"  # the rest of the block
 
     class Depth(StochasticDepth):
         def forward(self, input):
