@@ -344,6 +344,11 @@ class SumOfOtherThings(own.AttributeMlp):
         return x.mean(-1, keepdim=True) + self.drop2(self.fc2(F.relu(self.fc1(x))))
 
 
+class SumOfTwoDropouts(own.AttributeMlp):
+    def forward(self, x):
+        return self.drop1(self.fc1(x)) + self.drop2(self.fc1(self.drop2(x)))
+
+
 class BroadcastResidual(own.AttributeMlp):
     def forward(self, x):
         r = x[:1]
@@ -393,6 +398,7 @@ OTHERS = [
     InplaceAndReadLater,
     WithTry,
     SumOfOtherThings,
+    SumOfTwoDropouts,
     BroadcastResidual,
     Decorated,
     InComprehension,
@@ -495,6 +501,11 @@ class EpsOutside(own.RmsNormOfLlama):
         return self.weight * (x / (torch.sqrt(x.pow(2).mean(-1, keepdim=True)) + 1e-5))
 
 
+class TwoTerms(own.RmsNormOfLlama):
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5 + 0.1))
+
+
 class Condition(own.RmsNormOfLlama):
     def forward(self, x):
         if x.dim() > 2:
@@ -503,12 +514,24 @@ class Condition(own.RmsNormOfLlama):
 
 
 @pytest.mark.parametrize(
-    "cls", [OtherPower, OtherDim, NoMean, NoWeight, OnePlusWeight, EpsOutside, Condition]
+    "cls", [OtherPower, OtherDim, NoMean, NoWeight, OnePlusWeight, EpsOutside, TwoTerms, Condition]
 )
 def test_norms_that_are_others(cls):
     assert norm_of_class(cls) is None
     torch.manual_seed(0)
     assert_parity(own.LlamaLayer(norm=cls), with_inputs(X), fused_classes=["LlamaLayer"])
+
+
+def test_a_norm_with_a_weight_of_another_dtype():
+    """It returns the dtype of its weight, and the kernel that of its input."""
+    model = own.LlamaLayer().bfloat16()
+    model.post_attention_layernorm.float()
+    model.mlp = nn.Linear(16, 16)
+    fused = fused_copy(model)
+    for one in (model, fused):
+        set_p(one, 0.0)
+    x = X.bfloat16()
+    torch.testing.assert_close(fused(x), model(x), atol=0.05, rtol=0.05)
 
 
 class SquareRoot(own.RmsNormOfLlama):
