@@ -60,6 +60,11 @@ class FusedDropPath(FusedMixin):
         return FF.dropout(x, **drop_path_arguments(self, x.dim()))
 
 
+def is_drop_path(module):
+    """Whether the class of a module is a stochastic depth layer, or ``nn.Identity``."""
+    return type(module) in _CONFIGS
+
+
 def drop_path_not_fusable(name, child):
     """The reason why a stochastic depth layer cannot be bypassed; None if it can."""
     return child_not_fusable(name, child, tuple(_CONFIGS))

@@ -6,7 +6,6 @@ of themselves mean the same. Names of torch are replaced by full names for that 
 
 import ast
 import inspect
-import textwrap
 from types import ModuleType
 
 import torch
@@ -14,11 +13,19 @@ import torch.nn.functional as F
 
 
 def definition_of(function):
-    """The syntax tree of a function, an ``ast.FunctionDef``; None if it cannot be read."""
+    """The syntax tree of a function, an ``ast.FunctionDef``; None if it cannot be read.
+
+    The first line of its source, which may be a decorator, is line 1.
+    """
     try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-        (definition,) = ast.parse(source).body
-    except (OSError, TypeError, SyntaxError, ValueError):
+        source = inspect.getsource(inspect.unwrap(function))
+        if source[0].isspace():  # not dedented: that would change strings of several lines
+            (block,) = ast.parse(f"if True:\n{source}").body
+            (definition,) = block.body
+            ast.increment_lineno(definition, -1)
+        else:
+            (definition,) = ast.parse(source).body
+    except (OSError, TypeError, SyntaxError, ValueError, IndexError):
         return None
     return definition if isinstance(definition, ast.FunctionDef) else None
 

@@ -117,8 +117,8 @@ def _tensors(output):
 def test_report_names_what_is_fused():
     model = own.GptBlock()
     texts = {site.name: site.text for site in fd.fuse(model).fused}
-    assert texts[""] == "the end of a branch, residual and norm, residual"
-    assert texts["mlp"] == "bias and dropout"
+    assert texts[""] == "end of a branch, residual and norm; end of a branch and residual"
+    assert texts["mlp"] == "bias and activation; bias and dropout"
     kinds = {site.name: site.kind for site in fd.report(model).dropout_sites}
     assert kinds == {"attn.resid_dropout": "neighbours", "mlp.dropout": "neighbours"}
 

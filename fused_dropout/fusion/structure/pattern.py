@@ -1,8 +1,12 @@
 """The pattern for code of any origin."""
 
+import torch
+
+from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin, fused_class, mixin_of
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.fused_calls import linear_called, norm_not_fusable
 from fused_dropout.fusion.registry import STRUCTURE, Pattern, add_pattern_of_modules
 from fused_dropout.fusion.structure.plan import (
     can_be_rewritten,
@@ -11,11 +15,21 @@ from fused_dropout.fusion.structure.plan import (
     plan_of,
     variant_of,
 )
-from fused_dropout.fusion.structure.roles import DROP_PATH
+from fused_dropout.fusion.structure.roles import (
+    ACTIVATION,
+    DROP_PATH,
+    INPLACE_ACTIVATION,
+    LINEAR,
+    MODULE,
+    NORM,
+    RELU,
+)
 
 
 class RewrittenModule(FusedMixin):
     """The module runs its own ``forward``, in which some expressions are calls of kernels."""
+
+    plan = None
 
     #: ``(path, names in the path, function that checks the child)`` of dropout layers
     checks = ()
@@ -25,20 +39,13 @@ class RewrittenModule(FusedMixin):
         found = plan(original, variant)
         if found is None:  # the code is not that of the time when the model was saved
             return {}
-        roles = dict(variant)
         return {
             **found.methods,
             "bypassed_methods": ("forward", *found.rewrites),
+            "plan": found,
             "fused_dropouts": found.drops,
             "fuses_calls": found.lines,
-            "checks": tuple(
-                (
-                    name,
-                    tuple(name.split(".")),
-                    drop_path_not_fusable if roles[name] == DROP_PATH else dropout_not_fusable,
-                )
-                for name in found.drops
-            ),
+            "checks": _checks(found, variant),
         }
 
     @staticmethod
@@ -56,21 +63,73 @@ class RewrittenModule(FusedMixin):
         return self.unfused_forward(*args, **kwargs)
 
 
+def _checks(found, variant):
+    roles = dict(variant)
+    return tuple(
+        (
+            path,
+            tuple(path.split(".")),
+            drop_path_not_fusable if roles[path] == DROP_PATH else dropout_not_fusable,
+        )
+        for path in found.drops
+    )
+
+
 def _child(module, names):
     for name in names:
         module = getattr(module, name)
     return module
 
 
+def _reason_not_fusable(module):
+    variant = variant_of(module)
+    found = None if variant is None else plan(class_of(module), variant)
+    if found is None:
+        return ""
+    reasons = (
+        not_fusable(path, _child(module, names))
+        for path, names, not_fusable in _checks(found, variant)
+    )
+    return next(filter(None, reasons), None)
+
+
+def _adapter_called(name, child):
+    is_adapter = isinstance(getattr(child, "weight", None), torch.Tensor)
+    return linear_called(name, child) if is_adapter else None
+
+
+_NOT_FUSABLE = {
+    LINEAR: linear_called,
+    MODULE: _adapter_called,
+    NORM: norm_not_fusable,
+    ACTIVATION: activation_not_fusable,
+    RELU: activation_not_fusable,
+    INPLACE_ACTIVATION: activation_not_fusable,
+}
+
+
+def _describe(module):
+    found = module.plan if isinstance(module, RewrittenModule) else plan_of(module)
+    if found is None:
+        return ""
+    notes = (
+        _NOT_FUSABLE[role](path, _child(module, path.split(".")))
+        for path, role in found.children.items()
+    )
+    notes = [note for note in notes if note is not None]
+    text = "; ".join(found.texts)
+    return f"{text}; not fused: {'; '.join(notes)}" if notes else text
+
+
 add_pattern_of_modules(
     Pattern(
         STRUCTURE,
         matches=can_be_rewritten,
-        reason_not_fusable=lambda module: "" if plan_of(module) is None else None,
+        reason_not_fusable=_reason_not_fusable,
         fused_class=lambda module: fused_class(
             RewrittenModule, class_of(module), variant_of(module)
         ),
         made=lambda fused: mixin_of(fused) is RewrittenModule,
-        describe=lambda module: ", ".join(plan_of(module).texts),
+        describe=_describe,
     )
 )

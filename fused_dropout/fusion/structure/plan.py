@@ -30,6 +30,7 @@ class Plan(NamedTuple):
         drops: the paths of the dropout layers that run in kernels with what is beside them.
         lines: the lines of such calls of ``F.dropout``.
         texts: what runs in kernels, for the report.
+        children: {path: role} of the linear layers, activations and norms in these.
     """
 
     methods: dict
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
     drops: tuple
     lines: frozenset
     texts: tuple
+    children: dict
 
 
 def class_of(module):
@@ -107,7 +109,7 @@ def _trees(cls):
 def plan(cls, variant):
     """The :class:`Plan` for modules of a class; ``variant``: see :func:`variant_of`."""
     roles, methods, rewrites = dict(variant), {}, []
-    drops, lines, texts = {}, {}, {}
+    drops, lines, texts, children = {}, {}, {}, {}
     for name, tree in _trees(cls).items():
         tree = copy.deepcopy(tree)
         original = getattr(cls, name)
@@ -127,10 +129,11 @@ def plan(cls, variant):
             drops |= rewriter.drops
             lines |= rewriter.lines
             texts |= rewriter.texts
+            children |= rewriter.children
     if methods.keys().isdisjoint(("fused_forward", "open_forward")):
         return None
-    texts = tuple(texts) or ("the end of a branch",)
-    return Plan(methods, tuple(rewrites), tuple(drops), frozenset(lines), texts)
+    texts = tuple(texts) or ("end of a branch",)
+    return Plan(methods, tuple(rewrites), tuple(drops), frozenset(lines), texts, children)
 
 
 def _open(tree, rewriter):

@@ -4,7 +4,9 @@ The letters in docstrings: D is dropout, A an activation, L a linear layer, N a 
 """
 
 import ast
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 
 from fused_dropout.fusion.activations import is_pure_function
@@ -19,9 +21,24 @@ CALLS = "_fused_dropout_calls"
 REWRITTEN, OPENED = "_fused_dropout_run_", "_fused_dropout_open_"
 
 _DROPS = (roles.DROP, roles.INPLACE_DROP)
-_ACTIVATIONS = (roles.ACTIVATION, roles.INPLACE_ACTIVATION)
+_ACTIVATIONS = (roles.ACTIVATION, roles.RELU, roles.INPLACE_ACTIVATION)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_TOLD = (roles.LINEAR, roles.MODULE, roles.NORM, *_ACTIVATIONS)
 _CALLED = (roles.MODULE, roles.LINEAR, roles.BRANCH)
+
+
+class _Branch(NamedTuple):
+    """A branch of a residual block.
+
+    Attributes:
+        arguments: of ``add``, those before the residual.
+        keywords: keyword arguments of ``add``.
+        words: what it ends with, for the report.
+    """
+
+    arguments: list
+    keywords: list
+    words: list
 
 
 class Rewriter:
@@ -31,11 +48,12 @@ class Rewriter:
         drops: paths of the dropout layers that a kernel computes with what is beside them.
         lines: the lines of such calls of ``F.dropout``.
         texts: what runs in kernels, for the report.
+        children: {path: role} of the linear layers, activations and norms in these.
     """
 
     def __init__(self, code):
         self.code = code
-        self.drops, self.lines, self.texts = {}, {}, {}
+        self.drops, self.lines, self.texts, self.children = {}, {}, {}, {}
         self._calls_methods = False
         self._temporaries = 0
 
@@ -191,49 +209,51 @@ class Rewriter:
             return None
         arguments = [self._part(one) for one in node.args]
         keywords = [self._part(one) for one in node.keywords]
-        self.texts["the end of a branch"] = None
         return self._call("branch_of", node.func, *arguments, keywords=keywords)
 
     def _branch(self, node):
-        """``(arguments of add before the residual, keywords)``; None if nothing is dropped."""
-        keywords, inner = [], node
+        """A :class:`_Branch`; None if nothing is dropped."""
+        words, keywords, inner = [], [], node
         if self.code.role(getattr(node, "func", None)) == roles.DROP_PATH:
             inner = _argument(node)
             if inner is None:
                 return None
             self._use(node.func)
-            keywords = [ast.keyword("drop_path", node.func)]
+            words, keywords = ["stochastic depth"], [ast.keyword("drop_path", node.func)]
         end = self._child_branch(inner)
-        drop, x = (None, None) if end is not None else self._split_dropout(inner)
-        if drop is not None:
-            self._use(drop)
-            linear, linear_x = self._split_call(x)
-            if linear is None:
-                return [self.expression(x), ast.Constant(None), drop], keywords
-            end = self._call("linear_branch", linear, drop, self.expression(linear_x))
         if end is not None:
-            return [ast.Starred(end, ast.Load())], keywords
-        return (self._as_it_is(inner), keywords) if keywords else None
+            return _Branch([ast.Starred(end, ast.Load())], keywords, ["end of a branch", *words])
+        drop, x = self._split_dropout(inner)
+        if drop is None:
+            return self._as_it_is(inner, keywords, words) if keywords else None
+        self._use(drop)
+        linear, linear_x = self._split_call(x)
+        if linear is None:
+            arguments = [self.expression(x), ast.Constant(None), drop]
+            return _Branch(arguments, keywords, ["dropout", *words])
+        end = self._call("linear_branch", linear, drop, self.expression(linear_x))
+        return _Branch([ast.Starred(end, ast.Load())], keywords, ["bias", "dropout", *words])
 
-    def _as_it_is(self, node):
-        return [self.expression(node), ast.Constant(None), ast.Constant(None)]
+    def _as_it_is(self, node, keywords=(), words=()):
+        arguments = [self.expression(node), ast.Constant(None), ast.Constant(None)]
+        return _Branch(arguments, list(keywords), list(words))
 
     def _split_sum(self, node, weak=False):
-        """``(arguments of add, keywords)`` for r + branch.
+        """``(branch, residual)`` for r + branch, a :class:`_Branch` and an expression.
 
         With ``weak`` also for a branch without dropout.
         """
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
             return None
-        for branch, residual in ((node.right, node.left), (node.left, node.right)):
+        sides = (node.right, node.left), (node.left, node.right)
+        for branch, residual in sides:
             if self._is_plain(residual):
                 found = self._branch(branch)
                 if found is not None:
-                    return [*found[0], residual], found[1]
-        if weak and self._is_plain(node.left):
-            return [*self._as_it_is(node.right), node.left], []
-        if weak and self._is_plain(node.right):
-            return [*self._as_it_is(node.left), node.right], []
+                    return found, residual
+        for branch, residual in sides if weak else ():
+            if self._is_plain(residual):
+                return self._as_it_is(branch), residual
         return None
 
     def _is_plain(self, node):
@@ -249,19 +269,23 @@ class Rewriter:
         x = _argument(node)
         if x is None or self.code.role(node.func) != roles.NORM:
             return None
-        parts = self._split_sum(x, weak=True)
-        if parts is None:
-            return None
-        self.texts["residual and norm"] = None
-        return self._call("add_norm", *parts[0], node.func, keywords=parts[1], like=node)
+        return self._add("add_norm", self._split_sum(x, weak=True), node, node.func)
 
     def _sum(self, node):
         """r + D(...), or r plus a child that ends with dropout."""
-        parts = self._split_sum(node)
+        return self._add("add", self._split_sum(node), node)
+
+    def _add(self, function, parts, like, norm=None):
         if parts is None:
             return None
-        self.texts["residual"] = None
-        return self._call("add", *parts[0], keywords=parts[1], like=node)
+        branch, residual = parts
+        words, norms = [*branch.words, "residual"], []
+        if norm is not None:
+            words, norms = [*words, "norm"], [norm]
+        self._tell(*words)
+        return self._call(
+            function, *branch.arguments, residual, *norms, keywords=branch.keywords, like=like
+        )
 
     def _dropout(self, node):
         """D(A(L(x))), D(A(x)), D(L(x)), D(A(L(x)) * L(x))."""
@@ -269,21 +293,21 @@ class Rewriter:
         if drop is None:
             return None
         act, inner = self._split_activation(x)
-        if act is not None:
-            self._use(drop)
-            self.texts["activation and dropout"] = None
-            linear, linear_x = self._split_call(inner)
-            if linear is None:
-                new = ("bias_act_drop", self.expression(inner), ast.Constant(None), act, drop)
-            else:
-                new = ("linear_act_drop", linear, act, drop, self.expression(linear_x))
-            return self._call(*new, like=node)
-        linear, inner = self._split_call(x, (roles.LINEAR,))
-        if linear is not None:
-            self._use(drop)
-            self.texts["bias and dropout"] = None
-            return self._call("linear_drop", linear, drop, self.expression(inner), like=node)
-        return self._gate(drop, x, node)
+        linear, linear_x = self._split_call(x if act is None else inner)
+        if act is not None and linear is None:
+            words = ("activation", "dropout")
+            new = ("bias_act_drop", self.expression(inner), ast.Constant(None), act, drop)
+        elif act is not None:
+            words = ("bias", "activation", "dropout")
+            new = ("linear_act_drop", linear, act, drop, self.expression(linear_x))
+        elif linear is not None and self.code.role(linear) == roles.LINEAR:
+            words = ("bias", "dropout")
+            new = ("linear_drop", linear, drop, self.expression(linear_x))
+        else:
+            return self._gate(drop, x, node)
+        self._use(drop)
+        self._tell(*words)
+        return self._call(*new, like=node)
 
     def _gate(self, drop, product, node):
         if not (isinstance(product, ast.BinOp) and isinstance(product.op, ast.Mult)):
@@ -296,18 +320,24 @@ class Rewriter:
                 continue
             if ast.dump(x) == ast.dump(value_x):
                 self._use(drop)
-                self.texts["gate and dropout"] = None
+                self._tell("gate", "dropout")
                 return self._call("two_linears_glu_drop", gate, value, act, drop, x, like=node)
         return None
 
     def _linear_activation(self, node):
         """A(L(x)) without dropout: the bias is added by the kernel of the activation."""
         act, inner = self._split_activation(node)
+        if act is not None and self._is_relu(act):
+            return None
         linear, x = (None, None) if act is None else self._split_call(inner, (roles.LINEAR,))
         if linear is None:
             return None
         arguments = (linear, act, ast.Constant(None), self.expression(x))
+        self._tell("bias", "activation")
         return self._call("linear_act_drop", *arguments, like=node)
+
+    def _is_relu(self, act):
+        return self.code.role(act) == roles.RELU or self.code.value(act) in (F.relu, torch.relu)
 
     def _norm_later(self, statement, rest):
         """For ``h = r + ...`` with N(h) in the next statement: one call for both.
@@ -327,14 +357,14 @@ class Rewriter:
         norm = self._first_norm(later.value, names) if later.value is not None else None
         if norm is None:
             return None
-        parts = self._split_sum(statement.value, weak=True)
-        if parts is None:
+        call = self._add(
+            "add_then_norm", self._split_sum(statement.value, weak=True), statement, norm.func
+        )
+        if call is None:
             return None
-        self.texts["residual and norm"] = None
         self._temporaries += 1
         temporary = f"_fused_dropout_{self._temporaries}"
         both = [ast.Name(temporary, ast.Store()), *statement.targets]
-        call = self._call("add_then_norm", *parts[0], norm.func, keywords=parts[1], like=statement)
         later.value = replaced(
             later.value, norm, ast.copy_location(ast.Name(temporary, ast.Load()), norm)
         )
@@ -361,6 +391,10 @@ class Rewriter:
         self._calls_methods = True
         return ast.copy_location(ast.Attribute(node.value, prefix + name, ast.Load()), node)
 
+    def _tell(self, *words):
+        *first, last = words
+        self.texts[f"{', '.join(first)} and {last}" if first else last] = None
+
     def _use(self, drop):
         path = self.code.path(drop)
         if path is not None:
@@ -369,6 +403,10 @@ class Rewriter:
             self.lines[drop.lineno] = None
 
     def _call(self, name, *arguments, keywords=(), like=None):
+        for path in filter(None, map(self.code.path, arguments)):
+            role = self.code.roles.get(path)
+            if role in _TOLD:
+                self.children[path] = role
         function = ast.Attribute(ast.Name(CALLS, ast.Load()), name, ast.Load())
         node = ast.Call(function, list(arguments), list(keywords))
         return node if like is None else _at(node, like)

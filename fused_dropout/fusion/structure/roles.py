@@ -6,9 +6,9 @@ from operator import attrgetter
 
 from torch import nn
 
-from fused_dropout.fusion.activations import activation_of
-from fused_dropout.fusion.drop_path import drop_path_not_fusable
-from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.activations import activation_of, is_activation
+from fused_dropout.fusion.drop_path import is_drop_path
+from fused_dropout.fusion.dropout_layers import DROPOUT
 from fused_dropout.fusion.fused_calls import BIAS_DIMS, add_norm_class, is_norm
 from fused_dropout.fusion.structure.norms import norm_of_class
 
@@ -17,6 +17,7 @@ DROP = "dropout"
 INPLACE_DROP = "dropout that changes its input"
 DROP_PATH = "stochastic depth"
 ACTIVATION = "activation"
+RELU = "relu"  # without dropout, a kernel is not faster than torch
 INPLACE_ACTIVATION = "activation that changes its input"
 NORM = "norm"
 LINEAR = "linear"
@@ -64,16 +65,22 @@ def _role(module, path, opens):
     except AttributeError:
         return None
     if not isinstance(value, nn.Module):
-        return ACTIVATION if activation_of(value) is not None else None
+        activation = activation_of(value)
+        if activation is None:
+            return None
+        return RELU if activation.activation == "relu" else ACTIVATION
+    # By the class alone: a child that has hooks now may lose them later.
     inplace = getattr(value, "inplace", False)
     if type(value) is nn.Identity:
         return MODULE
-    if dropout_not_fusable(path, value) is None:
+    if type(value) in DROPOUT:
         return INPLACE_DROP if inplace else DROP
-    if drop_path_not_fusable(path, value) is None:
+    if is_drop_path(value):
         return DROP_PATH
-    if activation_of(value) is not None:
-        return INPLACE_ACTIVATION if inplace else ACTIVATION
+    if is_activation(value):
+        if inplace:
+            return INPLACE_ACTIVATION
+        return RELU if type(value) is nn.ReLU else ACTIVATION
     if _is_norm(value):
         return NORM
     if type(value) in BIAS_DIMS:
