@@ -3,7 +3,7 @@
 import torch
 
 from fused_dropout.fusion.activations import activation_not_fusable
-from fused_dropout.fusion.class_swap import FusedMixin, fused_class, mixin_of
+from fused_dropout.fusion.class_swap import FusedMixin, fused_class, is_fused, mixin_of
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.fused_calls import linear_called, norm_not_fusable
@@ -81,7 +81,8 @@ def _child(module, names):
     return module
 
 
-def _reason_not_fusable(module):
+def reason_not_rewritable(module):
+    """The reason why the code of a module is not rewritten; "" if there is nothing to fuse."""
     variant = variant_of(module)
     found = None if variant is None else plan(class_of(module), variant)
     if found is None:
@@ -108,9 +109,15 @@ _NOT_FUSABLE = {
 }
 
 
-def _describe(module):
+def rewritten_class(mixin, module):
+    """The fused class for a module; ``mixin`` is a subclass of :class:`RewrittenModule`."""
+    return fused_class(mixin, class_of(module), variant_of(module))
+
+
+def describe_rewriting(module):
+    """What is fused by rewriting the code of a module, for the report."""
     found = module.plan if isinstance(module, RewrittenModule) else plan_of(module)
-    if found is None:
+    if found is None or (is_fused(module) and not isinstance(module, RewrittenModule)):
         return ""
     notes = (
         _NOT_FUSABLE[role](path, _child(module, path.split(".")))
@@ -125,11 +132,9 @@ add_pattern_of_modules(
     Pattern(
         STRUCTURE,
         matches=can_be_rewritten,
-        reason_not_fusable=_reason_not_fusable,
-        fused_class=lambda module: fused_class(
-            RewrittenModule, class_of(module), variant_of(module)
-        ),
+        reason_not_fusable=reason_not_rewritable,
+        fused_class=lambda module: rewritten_class(RewrittenModule, module),
         made=lambda fused: mixin_of(fused) is RewrittenModule,
-        describe=_describe,
+        describe=describe_rewriting,
     )
 )

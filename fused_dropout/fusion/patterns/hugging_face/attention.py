@@ -16,9 +16,15 @@ from transformers.modeling_utils import AttentionInterface
 
 from fused_dropout import functional as FF
 from fused_dropout.functional._attention import calls_torch
-from fused_dropout.fusion.class_swap import FusedMixin
+from fused_dropout.fusion.class_swap import FusedMixin, fused_class, mixin_of
 from fused_dropout.fusion.other_globals import with_functionals
-from fused_dropout.fusion.registry import add_pattern
+from fused_dropout.fusion.registry import Pattern, add_pattern_of_modules
+from fused_dropout.fusion.structure.pattern import (
+    RewrittenModule,
+    describe_rewriting,
+    reason_not_rewritable,
+    rewritten_class,
+)
 
 _ORIGINAL = sdpa_attention.sdpa_attention_forward
 # The code of the original function, whatever the version: masks, groups of heads and errors are the
@@ -40,6 +46,17 @@ class FusedAttention(FusedMixin):
 
     def forward(self, *args, **kwargs):
         return self.unfused_forward(*args, **kwargs)
+
+
+class RewrittenAttention(RewrittenModule, FusedAttention):
+    """The code around the call of attention is rewritten too."""
+
+    forward = FusedMixin.forward
+
+    @staticmethod
+    def reason_not_fusable(module):
+        reason = FusedAttention.reason_not_fusable(module)
+        return RewrittenModule.reason_not_fusable(module) if reason is None else reason
 
 
 def attention_forward(module, query, key, value, attention_mask, dropout=0.0, **kwargs):
@@ -66,17 +83,32 @@ def _table_of(cls):
     return table if isinstance(table, AttentionInterface) else None
 
 
-def _class_not_fusable(cls):
-    if _table_of(cls).get("sdpa") is not attention_forward:
+def _reason_not_fusable(module):
+    if _table_of(type(module)).get("sdpa") is not attention_forward:
         return "the entry 'sdpa' of transformers' attention table is an unknown function"
-    return None
+    return FusedAttention.reason_not_fusable(module)
+
+
+def _fused_class(module):
+    if reason_not_rewritable(module) is None:
+        return rewritten_class(RewrittenAttention, module)
+    return fused_class(FusedAttention, type(module))
+
+
+def _describe(module):
+    text = "dropout of the attention probabilities, on the CPU"
+    more = describe_rewriting(module)
+    return f"{text}; {more}" if more else text
 
 
 _register()
-add_pattern(
-    "transformers",
-    FusedAttention,
-    lambda cls: _table_of(cls) is not None,
-    "dropout of the attention probabilities, on the CPU",
-    _class_not_fusable,
+add_pattern_of_modules(
+    Pattern(
+        "transformers",
+        matches=lambda cls: _table_of(cls) is not None,
+        reason_not_fusable=_reason_not_fusable,
+        fused_class=_fused_class,
+        made=lambda fused: mixin_of(fused) in (FusedAttention, RewrittenAttention),
+        describe=_describe,
+    )
 )
