@@ -7,7 +7,10 @@ import torch
 from torch import nn
 from torchvision.models import AlexNet, ConvNeXt, EfficientNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlock, CNBlockConfig
+from torchvision.models.densenet import DenseNet
 from torchvision.models.efficientnet import FusedMBConv, FusedMBConvConfig, MBConv, MBConvConfig
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.swin_transformer import (
     PatchMergingV2,
     SwinTransformerBlock,
@@ -248,6 +251,40 @@ def test_alexnet():
     torch.manual_seed(0)
     with ExplicitMasks():
         torch.testing.assert_close(got, unfused(x), rtol=1e-4, atol=1e-5)
+
+
+FX_MODELS = {
+    "resnet": (lambda: nn.Sequential(ResNet(BasicBlock, [1, 1, 1, 1], 3), nn.Dropout(0.1)), "1"),
+    "densenet": (lambda: DenseNet(4, (1, 1, 1), 8, drop_rate=0.1, num_classes=3), "classifier"),
+    "vit": (vit, "encoder.layers.encoder_layer_0.add_1"),
+    "convnext": (lambda: ConvNeXt([CNBlockConfig(8, 12, 2)], 0.5, num_classes=3), "features.1"),
+    "swin": (lambda: swin(SwinTransformerBlock), "features.1.1.add_1"),
+    "swin v2": (
+        lambda: swin(SwinTransformerBlockV2, downsample_layer=PatchMergingV2),
+        "features.3.0.add_1",
+    ),
+    "efficientnet": (efficientnet, "features.1.1"),
+}
+
+
+@pytest.mark.parametrize("make, node", FX_MODELS.values(), ids=FX_MODELS.keys())
+def test_feature_extractor(make, node):
+    """torchvision traces a model in training and in evaluation with torch.fx."""
+    model = make()
+    fused = copy.deepcopy(model)
+    fd.fuse(fused)
+    extractors = [create_feature_extractor(one, {node: "out"}) for one in (model, fused)]
+    x = torch.randn(6, 3, 32, 32) if make is not vit else torch.randn(6, 3, 16, 16)
+    for training in (False, True):  # batch norms have the same statistics in the first
+        graphs = [one.train(training).graph for one in extractors]
+        names = [[(one.op, one.name, one.target) for one in graph.nodes] for graph in graphs]
+        # The position bias of Swin v2 depends on constants only, so its layers see no proxies.
+        assert names[0] == names[1] or node == "features.3.0.add_1"
+        plain, ours = (one(x)["out"] for one in extractors)
+        if not training:
+            torch.testing.assert_close(ours, plain)
+    assert plain.shape == ours.shape
+    ours.sum().backward()
 
 
 def test_compiled_block():
