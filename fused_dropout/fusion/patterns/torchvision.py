@@ -64,6 +64,11 @@ def _branch_of(child, x):
     return *linear_output(linear, x), drop
 
 
+class FusedStochasticDepth(FusedDropPath):
+    def fused_forward(self, input):
+        return super().fused_forward(input)
+
+
 class FusedEncoderBlock(FusedMixin):
     fused_dropouts = ("dropout",)
 
@@ -132,7 +137,7 @@ def _describe(text, norm=None):
 
 for _mixin, _fingerprints, _names, _text in (
     (
-        FusedDropPath,
+        FusedStochasticDepth,
         _STOCHASTIC_DEPTH,
         "StochasticDepth",
         _describe("one random number per example or batch"),

@@ -65,7 +65,8 @@ FAMILIES = {
         roberta roformer splinter xlm_roberta""",
     ),
     bert_outputs.FusedAddOutput: (8, "esm flava roberta_prelayernorm vilt videomae yolos"),
-    bert_outputs.FusedOutput: (15, "donut swinv2 timesformer vilt videomae yolos"),
+    bert_outputs.FusedOutput: (9, "donut swinv2 timesformer"),
+    bert_outputs.FusedOutputOfTwo: (12, "donut swinv2 vilt videomae yolos"),
     feed_forward.FusedIntermediate: (
         50,
         "bert camembert deberta electra ernie layoutlm mpnet rembert roberta xlm_roberta yolos",

@@ -6,6 +6,7 @@ Some families have the norms after the branches (post-norm), others before them 
 import re
 
 import torch
+from transformers.utils.deprecation import deprecate_kwarg
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
@@ -72,6 +73,7 @@ class FusedPreNormEncoderLayer(FusedEncoderLayer):
 class FusedDecoderLayer(_Layer):
     """In transformers 5.24."""
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def fused_forward(
         self,
         hidden_states,

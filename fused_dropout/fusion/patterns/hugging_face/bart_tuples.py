@@ -1,6 +1,7 @@
 """The layers of ``bart.py`` in transformers before 5.10, where they return tuples."""
 
 import torch
+from transformers.utils.deprecation import deprecate_kwarg
 
 from fused_dropout.fusion.patterns.hugging_face.bart import (
     FusedDecoderLayer,
@@ -8,11 +9,17 @@ from fused_dropout.fusion.patterns.hugging_face.bart import (
     add_layer_patterns,
 )
 
+# In transformers 4.57.
+_RENAMED = deprecate_kwarg("past_key_value", "4.58", new_name="past_key_values")
+
 
 class FusedEncoderLayerWithTuple(FusedEncoderLayer):
     """In transformers 5.0."""
 
-    def fused_forward(self, hidden_states, attention_mask, output_attentions=False, **kwargs):
+    def fused_forward(self, hidden_states, attention_mask, output_attentions=False):
+        return self._encode_to_tuple(hidden_states, attention_mask, output_attentions)
+
+    def _encode_to_tuple(self, hidden_states, attention_mask, output_attentions, **kwargs):
         if hidden_states.dtype == torch.float16:
             # The original layer clamps its result in float16.
             return self.unfused_forward(
@@ -38,7 +45,7 @@ class FusedEncoderLayerWithHeadMask(FusedEncoderLayerWithTuple):
     def fused_forward(
         self, hidden_states, attention_mask, layer_head_mask, output_attentions=False
     ):
-        return super().fused_forward(
+        return self._encode_to_tuple(
             hidden_states, attention_mask, output_attentions, layer_head_mask=layer_head_mask
         )
 
@@ -50,6 +57,7 @@ class FusedPreNormEncoderLayerWithHeadMask(FusedEncoderLayerWithHeadMask):
 class FusedDecoderLayerWithTuple(FusedDecoderLayer):
     """In transformers 5.0."""
 
+    @_RENAMED
     def fused_forward(
         self,
         hidden_states,
@@ -83,6 +91,7 @@ class FusedPreNormDecoderLayerWithTuple(FusedDecoderLayerWithTuple):
 class FusedDecoderLayerWithHeadMask(FusedDecoderLayerWithTuple):
     """In transformers 4.57."""
 
+    @_RENAMED
     def fused_forward(
         self,
         hidden_states,

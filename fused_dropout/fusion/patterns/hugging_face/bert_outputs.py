@@ -40,9 +40,16 @@ class FusedAddOutput(_Output):
 
 
 class FusedOutput(_Output):
-    """Adds no residual. Some classes have the argument ``input_tensor`` and do not use it."""
+    """Adds no residual."""
 
-    def fused_forward(self, hidden_states, input_tensor=None):
+    def fused_forward(self, hidden_states):
+        return linear_drop(self.dense, self.dropout, hidden_states)
+
+
+class FusedOutputOfTwo(_Output):
+    """Adds no residual: ``input_tensor`` is not used."""
+
+    def fused_forward(self, hidden_states, input_tensor):
         return linear_drop(self.dense, self.dropout, hidden_states)
 
 
@@ -60,10 +67,18 @@ add_fingerprint_pattern(
     re.compile(r"(RobertaPreLayerNorm|Esm)(Self)?Output"),
     called_layers("bias, dropout and residual", "dense"),
 )
-add_fingerprint_pattern(
-    "transformers",
-    FusedOutput,
-    ("dac5fe5ca77add79", "a05b21a7b5465d88"),
-    re.compile(r"(VideoMAE|Vilt|Yolos|DonutSwin|Swinv2)SelfOutput"),
-    called_layers("bias and dropout", "dense"),
-)
+for _mixin, _fingerprint, _names in (
+    (FusedOutput, "a05b21a7b5465d88", None),
+    (
+        FusedOutputOfTwo,
+        "dac5fe5ca77add79",
+        re.compile(r"(VideoMAE|Vilt|Yolos|DonutSwin|Swinv2)SelfOutput"),
+    ),
+):
+    add_fingerprint_pattern(
+        "transformers",
+        _mixin,
+        (_fingerprint,),
+        _names,
+        called_layers("bias and dropout", "dense"),
+    )

@@ -3,6 +3,7 @@
 import re
 
 import torch
+from transformers.utils.deprecation import deprecate_kwarg
 
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin
@@ -79,6 +80,7 @@ class LayerAttention(_WithDropout):
 class FusedLayerSelfAttention(LayerAttention):
     """In transformers 5.24."""
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def fused_forward(
         self, hidden_states, attention_mask=None, position_bias=None, cache=None, **kwargs
     ):
@@ -92,6 +94,7 @@ class FusedLayerCrossAttention(LayerAttention):
 
     attention = "EncDecAttention"
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def fused_forward(
         self,
         hidden_states,
