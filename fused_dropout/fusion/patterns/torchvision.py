@@ -26,7 +26,7 @@ from fused_dropout.fusion.fused_calls import (
     linear_output,
     norm_not_fusable,
 )
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_called
 from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
@@ -74,9 +74,7 @@ class FusedEncoderBlock(FusedMixin):
 
     @staticmethod
     def reason_not_fusable(module):
-        return attention_not_fusable(
-            "self_attention", module.self_attention
-        ) or dropout_not_fusable("dropout", module.dropout)
+        return dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training or self.self_attention.training
@@ -86,7 +84,10 @@ class FusedEncoderBlock(FusedMixin):
             input.dim() == 3, f"Expected (batch_size, seq_length, hidden_dim) got {input.shape}"
         )
         x = self.ln_1(input)
-        branch = attend(self.self_attention, x, x, None, None, False)
+        if attention_called("", self.self_attention) is None:
+            branch = attend(self.self_attention, x, x, None, None, False)
+        else:
+            branch = self.self_attention(x, x, x, need_weights=False)[0], None
         y, x = add_then_norm(*branch, self.dropout, input, self.ln_2)
         return add(*_branch_of(self.mlp, y), x)
 
@@ -127,10 +128,13 @@ class FusedSwinBlockV2(_Block):
         return self._add((self.norm2(self.mlp(x)), None, None), x)
 
 
-def _describe(text, norm=None):
+def _describe(text, norm=None, attention=None):
     def describe(module):
-        reason = None if norm is None else norm_not_fusable(norm, getattr(module, norm))
-        return text if reason is None else f"{text}; not fused: {reason}"
+        notes = [] if norm is None else [norm_not_fusable(norm, getattr(module, norm))]
+        if attention is not None:
+            notes.append(attention_called(attention, getattr(module, attention)))
+        notes = [note for note in notes if note is not None]
+        return f"{text}; not fused: {'; '.join(notes)}" if notes else text
 
     return describe
 
@@ -146,7 +150,7 @@ for _mixin, _fingerprints, _names, _text in (
         FusedEncoderBlock,
         ("7b6906120f32a7a0",),
         "EncoderBlock",
-        _describe("ends of the branches, residuals and the second norm", "ln_2"),
+        _describe("ends of the branches, residuals and the second norm", "ln_2", "self_attention"),
     ),
     (
         FusedCNBlock,
