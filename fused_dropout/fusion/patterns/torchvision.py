@@ -26,7 +26,11 @@ from fused_dropout.fusion.fused_calls import (
     linear_output,
     norm_not_fusable,
 )
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_called
+from fused_dropout.fusion.patterns.torch_nn.attention import (
+    attend,
+    attention_called,
+    attention_not_fusable,
+)
 from fused_dropout.fusion.patterns.torch_nn.sequential import run_layers
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
@@ -74,7 +78,9 @@ class FusedEncoderBlock(FusedMixin):
 
     @staticmethod
     def reason_not_fusable(module):
-        return dropout_not_fusable("dropout", module.dropout)
+        return attention_not_fusable(
+            "self_attention", module.self_attention
+        ) or dropout_not_fusable("dropout", module.dropout)
 
     def in_training(self):
         return self.training or self.dropout.training or self.self_attention.training

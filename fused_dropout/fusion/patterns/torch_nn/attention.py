@@ -9,6 +9,7 @@ from fused_dropout.fusion.class_swap import unfused_class
 from fused_dropout.fusion.eligibility import (
     LINEAR,
     child_not_fusable,
+    is_sharded,
     linear_not_fusable,
     record_forwards,
 )
@@ -28,6 +29,12 @@ def attention_called(name, child):
     return child_not_fusable(name, child, (cls,)) or linear_not_fusable(
         f"{name}.out_proj", child.out_proj, _OUT_PROJ
     )
+
+
+def attention_not_fusable(name, child):
+    """The reason why the layer of an attention child cannot be fused: it was sharded before."""
+    weight = next(iter(child._parameters.values()), None)
+    return f"{name} has weights of type {type(weight).__name__}" if is_sharded(weight) else None
 
 
 def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):

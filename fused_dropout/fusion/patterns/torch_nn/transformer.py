@@ -13,7 +13,11 @@ from fused_dropout.fusion.fused_calls import (
     linear_output,
     run_residual_branches,
 )
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_called
+from fused_dropout.fusion.patterns.torch_nn.attention import (
+    attend,
+    attention_called,
+    attention_not_fusable,
+)
 from fused_dropout.fusion.registry import add_subclass_pattern
 
 
@@ -23,7 +27,10 @@ def _feed_forward(layer, x):
     return linear_output(layer.linear2, hidden)
 
 
-def _drops_not_fusable(layer, drops):
+def _children_not_fusable(layer, attentions, drops):
+    for name in attentions:
+        if reason := attention_not_fusable(name, getattr(layer, name)):
+            return reason
     for name in drops:
         if reason := dropout_not_fusable(name, getattr(layer, name)):
             return reason
@@ -66,7 +73,7 @@ class FusedTransformerEncoderLayer(_Layer):
 
     @staticmethod
     def reason_not_fusable(module):
-        return _drops_not_fusable(module, ("dropout", "dropout1", "dropout2"))
+        return _children_not_fusable(module, ("self_attn",), ("dropout", "dropout1", "dropout2"))
 
     def _norms_and_drops(self):
         return (self.norm1, self.dropout1), (self.norm2, self.dropout2)
@@ -94,7 +101,11 @@ class FusedTransformerDecoderLayer(_Layer):
 
     @staticmethod
     def reason_not_fusable(module):
-        return _drops_not_fusable(module, ("dropout", "dropout1", "dropout2", "dropout3"))
+        return _children_not_fusable(
+            module,
+            ("self_attn", "multihead_attn"),
+            ("dropout", "dropout1", "dropout2", "dropout3"),
+        )
 
     def _norms_and_drops(self):
         return (
