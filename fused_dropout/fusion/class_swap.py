@@ -99,6 +99,9 @@ class FusedMixin:
         return True
 
     def unfused_forward(self, *args, **kwargs):
+        if isinstance(_first(args, kwargs), torch.fx.Proxy):
+            # `torch.fx.wrap` and the options of tracers know functions by their original names.
+            return self._original_class.forward(self, *args, **kwargs)
         if not torch.compiler.is_compiling():
             for method in self._redirected_methods:
                 method.follow()
@@ -130,10 +133,17 @@ class FusedMixin:
         )
 
 
+def _first(args, kwargs):
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def _have_kernels(args, kwargs):
-    """Whether the device of a call has kernels: that of its first argument."""
-    x = args[0] if args else next(iter(kwargs.values()), None)
-    return not isinstance(x, torch.Tensor) or runs_kernels(x)
+    """Whether the device of a call has kernels: that of its first argument.
+
+    A proxy of torch.fx has no device, and a fused module looks at the sizes of its inputs.
+    """
+    x = _first(args, kwargs)
+    return runs_kernels(x) if isinstance(x, torch.Tensor) else not isinstance(x, torch.fx.Proxy)
 
 
 # {fused class: the arguments of `fused_class`}. The mixin is None for a class that a user wrote.

@@ -96,7 +96,7 @@ def add_fingerprint_pattern(library, mixin, fingerprints, names, description):
             another pattern that has the names.
     """
 
-    FINGERPRINTS[mixin] = fingerprints
+    FINGERPRINTS[mixin] = FINGERPRINTS.get(mixin, ()) + fingerprints
     _KNOWN[library].update(fingerprints)
 
     def has_name(cls):

@@ -24,7 +24,7 @@ from tests.fusion.fusing import (
     seeded,
     uses_kernels,
 )
-from tests.fusion.parity import ExplicitMasks
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
 TOKENS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))
@@ -140,10 +140,8 @@ def test_hooks_on_other_children(hook):
     for model, name, inputs in (
         (nn.Sequential(nn.GELU(), nn.Dropout(0.4)), "0", (X,)),
         (nn.Sequential(nn.GELU(), nn.Dropout(0.4)), "1", (X,)),
-        (encoder_layer(), "self_attn", (TOKENS,)),
         (encoder_layer(), "dropout", (TOKENS,)),
         (encoder_layer(), "dropout2", (TOKENS,)),
-        (decoder_layer(), "multihead_attn", (TOKENS, TOKENS)),
         (decoder_layer(), "dropout3", (TOKENS, TOKENS)),
     ):
         fused = fused_copy(model, ["sequential", "torch.nn"])
@@ -186,6 +184,50 @@ def test_norm_or_activation_with_hooks_is_called(name):
         layer.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))  # noqa: B023
         assert uses_kernels(layer, TOKENS) and seen
         handle.remove()
+
+
+ATTENTION = [
+    (encoder_layer, ["self_attn"], (TOKENS,)),
+    (decoder_layer, ["self_attn", "multihead_attn"], (TOKENS, TOKENS)),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("hook", ["forward", "backward"])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("make, names, inputs", ATTENTION)
+def test_attention_with_hooks_is_called(make, names, inputs, norm_first, hook, when):
+    """Its hooks see what they see without fusing. The rest of the layer is fused."""
+    model = make(norm_first=norm_first)
+    fused = fused_copy(model) if when == "after" else copy.deepcopy(model)
+    seen = []
+    for name in names:
+        for one in (model, fused):
+            HOOKS[hook](one.get_submodule(name))
+            one.get_submodule(name).register_forward_pre_hook(
+                lambda _, inputs, options: seen.append((inputs, options)), with_kwargs=True
+            )
+    if when == "before":
+        fd.fuse(fused)
+    (site,) = (site for site in fd.report(fused, strict=True).fused if site.name == "")
+    assert all(f"{name} has hooks" in site.text for name in names)
+    kinds = [site.kind for site in fd.report(fused, *inputs).dropout_sites]
+    assert kinds.count("neighbours") == (3 if make is encoder_layer else 4)
+    assert "torch" not in kinds
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    call = with_inputs(*inputs, **{"src_mask" if make is encoder_layer else "tgt_mask": mask})
+    seen.clear()
+    got = run(fused, call, seed=4)
+    with ExplicitMasks(in_memory_order=True):  # the output of the called attention is transposed
+        wanted = run(model, call, seed=4)
+    assert_equal_runs(wanted, got, 2e-5)
+    calls = seen[: len(names)], seen[len(names) :]
+    for (ours, options), (theirs, other_options) in zip(*calls, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert options.keys() == other_options.keys()
+        for name, x in options.items():
+            other = other_options[name]
+            assert torch.equal(x, other) if isinstance(x, torch.Tensor) else x is other
 
 
 def test_hooks_on_the_fused_module_itself():
@@ -266,19 +308,27 @@ def scaled(self, x):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_replaced_forward_of_the_class_of_a_child(when):
     """Some projects replace the forward of all linear layers of a process."""
-    for model, inputs in (
-        (nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.4)), (X,)),
-        (encoder_layer(), (TOKENS,)),
-    ):
-        groups = ["sequential", "torch.nn"]
-        fused = fused_copy(model, groups) if when == "after" else copy.deepcopy(model)
-        with patch.object(nn.Linear, "forward", scaled):
-            if when == "before":
-                (site,) = fd.fuse(fused, groups).skipped
-                assert re.search("is .*Linear, whose forward was replaced", site.text)
-            assert_as_torch(model, fused, *inputs)
-        if when == "after":
-            assert uses_kernels(fused, *inputs)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.4))
+    fused = fused_copy(model, "sequential") if when == "after" else copy.deepcopy(model)
+    with patch.object(nn.Linear, "forward", scaled):
+        if when == "before":
+            (site,) = fd.fuse(fused, "sequential").skipped
+            assert re.search("is .*Linear, whose forward was replaced", site.text)
+        assert_as_torch(model, fused, X)
+    if when == "after":
+        assert uses_kernels(fused, X)
+
+    model = encoder_layer()
+    model.self_attn.dropout = 0.0  # the attention, which is called, is not fused here
+    fused = fused_copy(model, "torch.nn") if when == "after" else copy.deepcopy(model)
+    with patch.object(nn.Linear, "forward", scaled):
+        if when == "before":
+            (site,) = fd.fuse(fused, "torch.nn").fused
+            assert re.search("linear1 is .*Linear, whose forward was replaced", site.text)
+        got = seeded(fused, TOKENS)
+        with ExplicitMasks(in_memory_order=True):
+            wanted = seeded(model, TOKENS)
+    torch.testing.assert_close(got, wanted)
 
 
 def doubled(forward):

@@ -19,7 +19,11 @@ from fused_dropout.fusion.drop_path import (
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
 from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.attention import (
+    attend,
+    attention_called,
+    attention_not_fusable,
+)
 
 _STOCHASTIC_DEPTH = ("db5a8c455dcba2ac",)
 
@@ -32,6 +36,11 @@ def _drop_path_config(module):
 
 if fingerprint_of(StochasticDepth.forward) in _STOCHASTIC_DEPTH:
     add_drop_path(StochasticDepth, _drop_path_config)
+
+
+class FusedStochasticDepth(FusedDropPath):
+    def fused_forward(self, input):
+        return super().fused_forward(input)
 
 
 class FusedEncoderBlock(FusedMixin):
@@ -51,7 +60,10 @@ class FusedEncoderBlock(FusedMixin):
             input.dim() == 3, f"Expected (batch_size, seq_length, hidden_dim) got {input.shape}"
         )
         x = self.ln_1(input)
-        branch = attend(self.self_attention, x, x, None, None, False)
+        if attention_called("", self.self_attention) is None:
+            branch = attend(self.self_attention, x, x, None, None, False)
+        else:
+            branch = self.self_attention(x, x, x, need_weights=False)[0], None
         y, x = add_then_norm(*branch, self.dropout, input, self.ln_2)
         return add(*branch_of(self.mlp, y), x)
 
@@ -92,17 +104,20 @@ class FusedSwinBlockV2(_Block):
         return self._add((self.norm2(self.mlp(x)), None, None), x)
 
 
-def _describe(text, norm=None):
+def _describe(text, norm=None, attention=None):
     def describe(module):
-        reason = None if norm is None else norm_not_fusable(norm, getattr(module, norm))
-        return text if reason is None else f"{text}; not fused: {reason}"
+        notes = [] if norm is None else [norm_not_fusable(norm, getattr(module, norm))]
+        if attention is not None:
+            notes.append(attention_called(attention, getattr(module, attention)))
+        notes = [note for note in notes if note is not None]
+        return f"{text}; not fused: {'; '.join(notes)}" if notes else text
 
     return describe
 
 
 for _mixin, _fingerprints, _names, _text in (
     (
-        FusedDropPath,
+        FusedStochasticDepth,
         _STOCHASTIC_DEPTH,
         "StochasticDepth",
         _describe("one random number per example or batch"),
@@ -111,7 +126,7 @@ for _mixin, _fingerprints, _names, _text in (
         FusedEncoderBlock,
         ("7b6906120f32a7a0",),
         "EncoderBlock",
-        _describe("ends of the branches, residuals and the second norm", "ln_2"),
+        _describe("ends of the branches, residuals and the second norm", "ln_2", "self_attention"),
     ),
     (
         FusedCNBlock,

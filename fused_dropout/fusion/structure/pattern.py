@@ -1,7 +1,5 @@
 """The pattern for code of any origin."""
 
-import torch
-
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin, fused_class, is_fused, mixin_of
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
@@ -95,8 +93,7 @@ def reason_not_rewritable(module):
 
 
 def _adapter_called(name, child):
-    is_adapter = isinstance(getattr(child, "weight", None), torch.Tensor)
-    return linear_called(name, child) if is_adapter else None
+    return linear_called(name, child) if hasattr(child, "weight") else None
 
 
 _NOT_FUSABLE = {

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-_NEEDED = ("transformers", "timm", "torchvision")
+_NEEDED = ("transformers", "timm", "torchvision", "peft")
 
 collect_ignore_glob = []
 if not all(importlib.util.find_spec(name) for name in _NEEDED):

@@ -116,3 +116,18 @@ def test_compiled_block(init_values):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert not torch.equal(compiled(x), got)
     got.sum().backward()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fx_graph(training):
+    """It is that of the unfused model."""
+    model = vit(init_values=0.3).train(training)
+    fused = copy.deepcopy(model)
+    fd.fuse(fused)
+    graphs = [torch.fx.symbolic_trace(one) for one in (model, fused)]
+    names = [[(one.op, one.name, one.target) for one in one.graph.nodes] for one in graphs]
+    assert names[0] == names[1]
+    x = torch.randn(2, 3, 16, 16)
+    graphs[1](x).sum().backward()
+    if not training:
+        torch.testing.assert_close(*(one(x) for one in graphs))

@@ -9,6 +9,7 @@ from fused_dropout.fusion.class_swap import unfused_class
 from fused_dropout.fusion.eligibility import (
     LINEAR,
     child_not_fusable,
+    is_sharded,
     linear_not_fusable,
     record_forwards,
 )
@@ -17,8 +18,11 @@ _OUT_PROJ = (nn.modules.linear.NonDynamicallyQuantizableLinear, *LINEAR)
 record_forwards((nn.MultiheadAttention, *_OUT_PROJ))
 
 
-def attention_not_fusable(name, child):
-    """The reason why an attention child cannot be bypassed; None if it can."""
+def attention_called(name, child):
+    """The reason why an attention child has to be called; None if it can be bypassed.
+
+    It is called if it has hooks, or if it or its output projection is an adapter or another class.
+    """
     # Fused, the module computes the same without a stored mask.
     is_fused = unfused_class(type(child)) is nn.MultiheadAttention
     cls = type(child) if is_fused else nn.MultiheadAttention
@@ -27,11 +31,17 @@ def attention_not_fusable(name, child):
     )
 
 
+def attention_not_fusable(name, child):
+    """The reason why the layer of an attention child cannot be fused: it was sharded before."""
+    weight = next(iter(child._parameters.values()), None)
+    return f"{name} has weights of type {type(weight).__name__}" if is_sharded(weight) else None
+
+
 def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
     """``attention(query, memory, memory)`` without adding the bias of the output projection.
 
     Args:
-        attention: an ``nn.MultiheadAttention``.
+        attention: an ``nn.MultiheadAttention``, or a module with adapters in its place.
         query, memory: the inputs of the module, batched or not. For self-attention both are the
             same object.
         attn_mask, key_padding_mask, is_causal: the arguments of the module.
@@ -40,7 +50,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
         ``(output, bias)``: the caller adds the bias, which may be None.
     """
     if _needs_original_forward(attention, query, memory, attn_mask, key_padding_mask, is_causal):
-        output, _ = attention(
+        output = attention(
             query,
             memory,
             memory,
@@ -48,7 +58,7 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
             need_weights=False,
             attn_mask=attn_mask,
             is_causal=is_causal,
-        )
+        )[0]
         return output, None
     batched = query.dim() == 3
     sequence_first = batched and not attention.batch_first
@@ -66,7 +76,9 @@ def attend(attention, query, memory, attn_mask, key_padding_mask, is_causal):
 
 
 def _needs_original_forward(attention, query, memory, attn_mask, padding, is_causal):
-    """Whether the module itself has to run: for rare options, and to raise torch's errors."""
+    """Whether the module itself has to run: also for rare options, and to raise torch's errors."""
+    if attention_called("", attention) is not None:
+        return True
     if attention.bias_k is not None or attention.add_zero_attn:
         return True
     if query.dim() not in (2, 3) or memory.dim() != query.dim():

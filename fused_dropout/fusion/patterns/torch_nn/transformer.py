@@ -1,5 +1,6 @@
 """Patterns for ``nn.TransformerEncoderLayer`` and ``nn.TransformerDecoderLayer``."""
 
+import torch.nn.functional as F
 from torch import nn
 
 from fused_dropout.fusion.activations import activation_not_fusable
@@ -7,12 +8,16 @@ from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import is_supported_tensor
 from fused_dropout.fusion.fused_calls import (
-    called_layers,
     linear_act_drop,
+    linear_called,
     linear_output,
     run_residual_branches,
 )
-from fused_dropout.fusion.patterns.torch_nn.attention import attend, attention_not_fusable
+from fused_dropout.fusion.patterns.torch_nn.attention import (
+    attend,
+    attention_called,
+    attention_not_fusable,
+)
 from fused_dropout.fusion.registry import add_subclass_pattern
 
 
@@ -79,6 +84,8 @@ class FusedTransformerEncoderLayer(_Layer):
     def fused_forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
         if not is_supported_tensor(src):
             return self.unfused_forward(src, src_mask, src_key_padding_mask, is_causal)
+        if attention_called("self_attn", self.self_attn) is not None:
+            src_mask, src_key_padding_mask = _float_masks(src, src_mask, src_key_padding_mask)
         return self._run(
             src,
             (
@@ -140,11 +147,22 @@ class FusedTransformerDecoderLayer(_Layer):
         )
 
 
+def _float_masks(src, mask, padding):
+    """The masks that the original encoder layer passes to its attention."""
+    padding = F._canonical_mask(
+        padding, "src_key_padding_mask", F._none_or_dtype(mask), "src_mask", src.dtype
+    )
+    return F._canonical_mask(mask, "src_mask", None, "", src.dtype, check_other=False), padding
+
+
 def _describe(module):
+    attentions = [name for name in ("self_attn", "multihead_attn") if hasattr(module, name)]
+    notes = [attention_called(name, getattr(module, name)) for name in attentions]
+    notes += (linear_called(name, getattr(module, name)) for name in ("linear1", "linear2"))
+    notes.append(activation_not_fusable("activation", module.activation))
+    notes = [note for note in notes if note is not None]
     text = "attention, feed-forward layers, residuals and norms"
-    text = called_layers(text, "linear1", "linear2")(module)
-    reason = activation_not_fusable("activation", module.activation)
-    return text if reason is None else f"{text}; not fused: {reason}"
+    return f"{text}; not fused: {'; '.join(notes)}" if notes else text
 
 
 for _mixin, _base in (
