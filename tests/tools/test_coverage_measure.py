@@ -177,6 +177,21 @@ def test_probabilities_of_a_configuration_and_its_parts():
     assert (config.layerdrop, config.apply_spec_augment) == (0, False)
 
 
+class IntegerProbability(Configuration):
+    """Refuses what is not an integer, as a strict class whose field is declared as one."""
+
+    def __setattr__(self, name, value):
+        if not isinstance(value, int):
+            raise TypeError(name)
+        super().__setattr__(name, value)
+
+
+def test_probabilities_are_set_where_the_class_wants_integers():
+    config = IntegerProbability(drop_path_rate=0)
+    set_in_configuration(config, 0.2)
+    assert config.drop_path_rate == 0.2
+
+
 def test_probabilities_of_modules():
     model = Net()
     model.block.attention_dropout = 0.0
