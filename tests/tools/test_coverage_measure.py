@@ -115,6 +115,30 @@ def test_amplified_rounding_errors_are_told_from_mistakes(registered):
     assert measured(Amplified())["parity"] < TOLERANCE
 
 
+class Experts(Amplified):
+    """Its kernel for experts has no float64."""
+
+    implementation = "grouped_mm"
+
+    def set_experts_implementation(self, name):
+        self.implementation = name
+
+    def forward(self, x):
+        if self.implementation == "grouped_mm" and x.dtype == torch.float64:
+            raise RuntimeError("Expected mat_a to be Float32, got Double")
+        return super().forward(x)
+
+
+class OtherRoundingOfExperts(Experts):
+    def forward(self, x):
+        return self.fc(x) if self.training else super().forward(x)
+
+
+def test_experts_are_measured_in_float64(registered):
+    fd.register_pattern(Experts, OtherRoundingOfExperts)
+    assert measured(Experts())["parity"] < TOLERANCE
+
+
 class Noise(Scaled):
     def forward(self, x):
         return self.fc(F.dropout(x, 1e-10)) + torch.rand(())
@@ -146,6 +170,7 @@ def test_tensors_of_nested_results():
         ("attn_pdrop", 0.1, True),
         ("drop_path_rate", 0, True),
         ("dropout", 0.0, True),
+        ("config", 0.1, True),
         ("layerdrop", 0.1, False),
         ("dropout_positions", 0.0, False),
         ("drop_tokens", True, False),

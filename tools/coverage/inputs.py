@@ -140,6 +140,7 @@ def _values(name, config, parameters):
         "inputs": lambda config: [*_images(config), *_words(config), *_states(config)],
         "grid_thw": _grids,
         "image_grid_thw": _grids,
+        "merge_sizes": lambda config: [torch.ones(BATCH, dtype=torch.long)],
         "audio_codes": _codes,
         "input_audio_codes": _codes,
     }
@@ -259,7 +260,7 @@ def _states(config):
     width = _integer(field(config, "hidden_size", "d_model", "embed_dim", "hidden_dim", default=64))
     channels = _integer(field(config, "num_channels", "in_channels", "in_chans", default=3))
     patch = _integer(field(config, "patch_size", default=16))
-    frames = _integer(field(config, "temporal_patch_size", default=1))
+    frames = _integer(field(config, "temporal_patch_size", "patch_temporal", default=1))
     inner = _integer(field(config, "input_dim", default=width))
     return [
         torch.randn(BATCH, WORDS, width),
@@ -281,7 +282,7 @@ def _patches(config):
     """The patches of all images that :func:`_grids` describes."""
     channels = _integer(field(config, "num_channels", "in_channels", "in_chans", default=3))
     patch = _integer(field(config, "patch_size", default=16))
-    frames = _integer(field(config, "temporal_patch_size", default=1))
+    frames = _integer(field(config, "temporal_patch_size", "patch_temporal", default=1))
     number = 16 * BATCH
     return [
         torch.randn(number, channels * frames * patch * patch),

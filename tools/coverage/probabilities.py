@@ -6,7 +6,10 @@ from torch import nn
 
 from tools.coverage.shrink import is_configuration
 
-_DROPOUT = re.compile(r"dropout|pdrop|drop_path|droppath|drop_prob|drop_rate|_drop$|^drop_|drop_p$")
+# A module of Idefics holds its probability under the name "config".
+_DROPOUT = re.compile(
+    r"dropout|pdrop|drop_path|droppath|drop_prob|drop_rate|_drop$|^drop_|drop_p$|^config$"
+)
 # They skip whole layers or tokens, or are no probabilities.
 _OTHERS = re.compile(r"layer_?drop|positions|token_drop|patch_drop|drop_tokens|ratio|scale")
 # Random changes of the input or of the routing, which are not dropout.

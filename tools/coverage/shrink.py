@@ -33,6 +33,7 @@ PLANS = (
     Plan(divisor=32),
     Plan(divisor=4),
     Plan(layers=4),
+    Plan(divisor=32, layers=4),
     Plan(image=None),
     Plan(divisor=16, layers=12),
     Plan(divisor=1, image=None),
