@@ -115,6 +115,30 @@ def test_amplified_rounding_errors_are_told_from_mistakes(registered):
     assert measured(Amplified())["parity"] < TOLERANCE
 
 
+class Experts(Amplified):
+    """Its kernel for experts has no float64."""
+
+    implementation = "grouped_mm"
+
+    def set_experts_implementation(self, name):
+        self.implementation = name
+
+    def forward(self, x):
+        if self.implementation == "grouped_mm" and x.dtype == torch.float64:
+            raise RuntimeError("Expected mat_a to be Float32, got Double")
+        return super().forward(x)
+
+
+class OtherRoundingOfExperts(Experts):
+    def forward(self, x):
+        return self.fc(x) if self.training else super().forward(x)
+
+
+def test_experts_are_measured_in_float64(registered):
+    fd.register_pattern(Experts, OtherRoundingOfExperts)
+    assert measured(Experts())["parity"] < TOLERANCE
+
+
 class Noise(Scaled):
     def forward(self, x):
         return self.fc(F.dropout(x, 1e-10)) + torch.rand(())
@@ -146,6 +170,7 @@ def test_tensors_of_nested_results():
         ("attn_pdrop", 0.1, True),
         ("drop_path_rate", 0, True),
         ("dropout", 0.0, True),
+        ("config", 0.1, True),
         ("layerdrop", 0.1, False),
         ("dropout_positions", 0.0, False),
         ("drop_tokens", True, False),
@@ -175,6 +200,21 @@ def test_probabilities_of_a_configuration_and_its_parts():
     set_in_configuration(config, 0.2)
     assert (config.dropout, config.drop_rate, part.attention_dropout) == (0.2, (0.2, 0.2), 0.2)
     assert (config.layerdrop, config.apply_spec_augment) == (0, False)
+
+
+class IntegerProbability(Configuration):
+    """Refuses what is not an integer, as a strict class whose field is declared as one."""
+
+    def __setattr__(self, name, value):
+        if not isinstance(value, int):
+            raise TypeError(name)
+        super().__setattr__(name, value)
+
+
+def test_probabilities_are_set_where_the_class_wants_integers():
+    config = IntegerProbability(drop_path_rate=0)
+    set_in_configuration(config, 0.2)
+    assert config.drop_path_rate == 0.2
 
 
 def test_probabilities_of_modules():

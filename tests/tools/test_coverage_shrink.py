@@ -2,7 +2,16 @@
 
 import pytest
 
-from tools.coverage.shrink import POSITIONS, VOCABULARY, Plan, small, small_value
+from tools.coverage.shrink import (
+    GROUPED,
+    POSITIONS,
+    QUERIES,
+    VOCABULARY,
+    WINDOW,
+    Plan,
+    small,
+    small_value,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +40,10 @@ from tools.coverage.shrink import POSITIONS, VOCABULARY, Plan, small, small_valu
         ("use_cache", True, True),
         ("hidden_dropout_prob", 0.1, 0.1),
         ("hidden_size", 100, 100),  # not divisible
+        ("num_queries", 300, QUERIES),
+        ("mamba_chunk_size", 256, WINDOW),
+        ("base_channels", 128, GROUPED),
+        ("num_pos_feats", 128, 16),
     ],
 )
 def test_fields(name, value, expected):
@@ -54,6 +67,8 @@ class Part:
 
 
 class Whole(Part):
+    model_type = "whole"
+
     def __init__(self, hidden_size=512, heads=None, vision=None):
         super().__init__(hidden_size)
         self.vision = vision or Part()
@@ -67,4 +82,42 @@ def test_parts_become_small_and_derived_fields_stay_derived():
 
 
 def test_overrides_take_the_place_of_a_rule():
-    assert small(Whole, Plan(), {"hidden_size": 320}).hidden_size == 320
+    overrides = {"whole": lambda: {"hidden_size": 320}, "part": lambda: {"num_layers": 3}}
+    config = small(Whole, Plan(), overrides)
+    assert config.hidden_size == 320
+    assert (config.vision.hidden_size, config.vision.num_layers) == (96, 3)
+
+
+class Text(Part):
+    ignore_keys_at_rope_validation = frozenset({"mrope_section"})
+
+    def __init__(self, hidden_size=512, num_attention_heads=4, head_dim=None):
+        super().__init__(hidden_size)
+        self.num_attention_heads, self.head_dim = num_attention_heads, head_dim
+        self.rope_parameters = {"rope_type": "default"}
+
+
+def test_fields_that_a_configuration_lacks():
+    config = small(Text, Plan())
+    assert config.head_dim == 16
+    assert config.rope_parameters["mrope_section"] == [4, 2, 2]
+
+
+class Tower(Part):
+    def __init__(self, hidden_size=1152, num_heads=16, out_hidden_size=4096):
+        super().__init__(hidden_size)
+        self.num_heads, self.out_hidden_size = num_heads, out_hidden_size
+
+
+class TextAndImages:
+    model_type = "both"
+
+    def __init__(self, text_config=None, vision_config=None):
+        self.text_config = text_config or Text()
+        self.vision_config = vision_config or Tower()
+
+
+def test_a_tower_for_images_fits_its_heads_and_the_text():
+    vision = small(TextAndImages, Plan()).vision_config
+    assert (vision.hidden_size, vision.num_heads) == (144, 12)
+    assert vision.out_hidden_size == 64

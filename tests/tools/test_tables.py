@@ -39,7 +39,10 @@ def test_coverage_table():
         "net": result(),
         "other": result(alone=1, left=2, places=left, parity=None),
         "plain": result(sites=0, neighbours=0, alone=0),
-        "absent": {"error": "no module named net", "not_run": True},
+        "recurrent": result(left=2, places={"models/lstm.py:7 torch.lstm": 2}),
+        "absent": {"error": "the text for readers", "not_run": True},
+        "library": {"error": "ImportError: Net requires the scipy library but", "not_run": True},
+        "part": {"error": coverage_table.PART, "not_run": True},
         "timm/tiny": result(evaluation=False),
     }
     text = coverage_table.markdown(results, {"transformers": "5.0.0"})
@@ -48,9 +51,33 @@ def test_coverage_table():
     assert "| other | Net | 7 | 4 | 1 | 2 | random | equal |" in text
     assert "| tiny | Net | 7 | 4 | 3 | 0 | 2e-07 | **differs** |" in text
     assert "Without a dropout site: plain." in text
-    assert "- `models/net.py:12 F.dropout`: other (2)" in text
-    assert "- absent: no module named net" in text
-    assert "3 families ran, 1 of them without a dropout site. Of 14 sites" in text
+    assert "- `models/net.py:12 F.dropout`: other (2): reached in a way that" in text
+    assert "- `models/lstm.py:7 torch.lstm`: recurrent (2): torch computes all layers" in text
+    assert "- absent: the text for readers" in text
+    assert "- library: needs the library scipy, which is not installed" in text
+    assert "Parts of other families, without a model of their own: part." in text
+    assert "part" not in text.partition("### Not run")[2].partition("## timm")[0]
+    assert "4 of 6 families ran, 1 of them without a dropout site; 2 could not be run; 1 " in text
+    assert "Of 21 sites" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("not ready after 120.0 s", "takes more than 120 seconds"),
+        (
+            "NetModel: 90 million parameters",
+            "is not made small by the rules: 90 million parameters",
+        ),
+        ("import: No module named 'torchaudio'", "needs the library torchaudio, which"),
+        ("Net: inputs x+y: ValueError: why (a/b.py:3)", "no inputs were found with which it runs"),
+        ("Net: KeyError: 'full'", "no small configuration was found: KeyError: 'full'"),
+    ],
+)
+def test_reasons_in_plain_words(error, text):
+    page = coverage_table.markdown({"net": {"error": error, "not_run": True}}, {})
+    assert f"- net: {text}" in page
+    assert ".py" not in page
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def main(arguments=None):
         "families", nargs="*", help='such as "bert", "timm/resnet18", "timm"; default: all'
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for a family")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for a family")
     parser.add_argument(
         "--write", action="store_true", help="write results.json and the page docs/coverage.md"
     )

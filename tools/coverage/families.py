@@ -3,6 +3,7 @@
 import importlib
 import inspect
 
+import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
@@ -17,9 +18,15 @@ def model_classes(family):
     """The classes to try, the best first: the base model, then any class of the configuration."""
     config = CONFIG_MAPPING[family]
     package = config.__module__.rpartition(".")[0]
-    modeling = importlib.import_module(config.__module__.replace("configuration_", "modeling_"))
     names = MODEL_MAPPING_NAMES.get(family, ())
     names = [names] if isinstance(names, str) else list(names)
+    try:
+        modeling = importlib.import_module(config.__module__.replace("configuration_", "modeling_"))
+    except ModuleNotFoundError as error:
+        if not error.name.startswith("transformers."):
+            raise
+        # The family uses models of another one.
+        return [getattr(transformers, name) for name in names]
     found = [getattr(modeling, name) for name in names if hasattr(modeling, name)]
     others = [
         cls

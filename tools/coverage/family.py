@@ -12,11 +12,12 @@ from tools.coverage.measure import NotRun, P, error_text, measure, tensors
 from tools.coverage.overrides import CONFIGURATIONS, INPUTS
 from tools.coverage.probabilities import set_in_configuration, set_in_modules
 from tools.coverage.shrink import PLANS, small
+from tools.coverage.table import PART
 
 SMALL = 3_000_000  # parameters of a model that is preferred
 LARGEST = 60_000_000
 CLASSES = 3  # that are tried
-SEARCH_SECONDS = 30
+SEARCH_SECONDS = 20
 
 
 def measure_family(family):
@@ -33,7 +34,7 @@ def model_and_inputs(family):
     except ImportError as error:
         raise NotRun(f"import: {error}") from error
     if not classes:
-        raise NotRun("a part of other families: no model has this configuration alone")
+        raise NotRun(PART)
     end = time.monotonic() + SEARCH_SECONDS
     for cls in classes[:CLASSES]:
         for config in _configurations(cls, family, reasons):
@@ -62,7 +63,7 @@ def _configurations(cls, family, reasons):
     larger = []
     for plan in PLANS:
         try:
-            config = small(CONFIG_MAPPING[family], plan, CONFIGURATIONS.get(family, dict)())
+            config = small(CONFIG_MAPPING[family], plan, CONFIGURATIONS)
             set_in_configuration(config, P)
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
@@ -85,15 +86,20 @@ def _build(cls, config):
     return model
 
 
-def _outputs(model, inputs):
-    """The inputs, changed if the model says what is wrong with them, and the outputs."""
+def _outputs(model, inputs, changes=2):
+    """The inputs, changed if the model says what is wrong with them, and the outputs.
+
+    Args:
+        changes: the largest number of them: one for images, one for sounds.
+    """
     torch.manual_seed(0)
     try:
         return inputs, tensors(model(**inputs))
     except Exception as error:
-        for changed in with_placeholders(inputs, str(error), model.config):
-            with contextlib.suppress(Exception):
-                return changed, tensors(model(**changed))
+        if changes:
+            for changed in with_placeholders(inputs, str(error), model.config):
+                with contextlib.suppress(Exception):
+                    return _outputs(model, changed, changes - 1)
         raise
 
 

@@ -17,8 +17,10 @@ SAMPLES = 4000
 _MODALITIES = (
     "input_ids",
     "pixel_values",
+    "image_grid_thw",
     "input_features",
     "input_values",
+    "qformer_input_ids",
     "decoder_input_ids",
     "bbox",
 )
@@ -33,7 +35,8 @@ def candidate_inputs(model):
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
-    main = [getattr(model, "main_input_name", "input_ids")]
+    main = getattr(model, "main_input_name", "input_ids")
+    main = [main] if isinstance(main, str) else list(main)
     decoder = ["decoder_input_ids"] if model.config.is_encoder_decoder else []
     seen = set()
     for names in (
@@ -44,46 +47,72 @@ def candidate_inputs(model):
         ["input_ids"],
         ["pixel_values"],
     ):
-        names = tuple(dict.fromkeys(name for name in names if name in parameters))
+        names = (name for name in names if name in parameters and name not in _BESIDE)
+        names = tuple(dict.fromkeys(names))
         if not names or names in seen:
             continue
         seen.add(names)
-        values = [_values(name, model.config) for name in names]
+        values = [_values(name, model.config, parameters) for name in names]
         if not all(values):
             continue
         for chosen in itertools.islice(itertools.product(*values), 60):
-            yield dict(zip(names, chosen, strict=True)) | _fixed(parameters)
+            inputs = dict(zip(names, chosen, strict=True))
+            yield inputs | _beside(inputs, parameters)
 
 
 def with_placeholders(inputs, message, config):
-    """Inputs with image tokens, the numbers of them to try; empty if the message is another one.
+    """Inputs with tokens for images or sounds, the numbers of them to try.
 
     Args:
-        message: of the error that the model raised. It says how many image features there are, or
-            how many elements they have.
+        message: of the error that the model raised. It says how many features there are, or how
+            many elements they have. If it is another message, nothing is yielded.
     """
-    counts = re.search(r"tokens:? \d+,? (?:and )?(?:image )?features:? (\d+)", message)
-    token = field(config, "image_token_id", "image_token_index", default=None)
+    counts = re.search(r"tokens:? *\d*,? *(?:and )?(?:\w+ )?features:? (\d+)", message)
+    kind = "audio" if "audio" in message.lower() else "image"
+    token = field(config, f"{kind}_token_id", f"{kind}_token_index", default=None)
     if counts is None or token is None or "input_ids" not in inputs:
         return
     ids = inputs["input_ids"]
     features = int(counts[1]) // len(ids)
     widths = [_integer(field(part, "hidden_size", default=1)) for part in _parts(config)]
+    # Some models look for the token that stands before an image.
+    start = field(config, "vision_start_token_id", "image_start_token_id", default=None)
+    start = torch.full((len(ids), 0 if start is None else 1), start or 0)
     for number in dict.fromkeys(max(1, features // width) for width in (1, *widths)):
         tokens = torch.full((len(ids), number), token)
-        yield {**inputs, "input_ids": torch.cat([ids[:, :1], tokens, ids[:, 1:]], 1)}
+        changed = {**inputs, "input_ids": torch.cat([ids[:, :1], start, tokens, ids[:, 1:]], 1)}
+        if "mm_token_type_ids" in inputs:
+            changed["mm_token_type_ids"] = (changed["input_ids"] == token).int()
+        if "attention_mask" in inputs:
+            changed["attention_mask"] = torch.ones_like(changed["input_ids"])
+        yield changed
 
 
-def _fixed(parameters):
-    """Arguments that keep a step small and free of randomness other than dropout's."""
+_BESIDE = {"mm_token_type_ids", "input_features_mask", "feature_attention_mask"}
+
+
+def _beside(inputs, parameters):
+    """Arguments that keep a step small, and those that follow from the shapes of others."""
     wanted = {"use_cache": False, "return_dict": True}
+    if "input_ids" in inputs:
+        wanted["mm_token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    if "input_features" in inputs:
+        frames = max(inputs["input_features"].shape[1:])
+        for name in ("input_features_mask", "feature_attention_mask"):
+            wanted[name] = torch.ones(BATCH, frames, dtype=torch.long)
+        if "feature_attention_mask" in parameters and "input_ids" in inputs:
+            wanted["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def _values(name, config):
+def _values(name, config, parameters):
     """The values to try for a parameter; empty if it is unknown."""
     if name in ("input_ids", "decoder_input_ids", "text_input_ids", "text_ids"):
         return _words(config)
+    if name == "qformer_input_ids":
+        return _words(config.qformer_config)
+    if name in ("pixel_values", "hidden_states") and _GRIDS.intersection(parameters):
+        return [*_patches(config), *_states(config)]
     if "attention_mask" in name:
         return [torch.ones(BATCH, WORDS, dtype=torch.long)]
     if name == "bbox":
@@ -102,13 +131,16 @@ def _values(name, config):
         ],
         "inputs_embeds": _states,
         "query_embeds": _states,
-        "hidden_states": _states,
+        "hidden_states": lambda config: [*_states(config), *_images(config)],
         "hidden_state": _states,
         "encoder_hidden_states": _states,
         "x": _states,
+        "image": _images,
+        "spectrogram": lambda config: [torch.randn(BATCH, FRAMES, config.model_in_dim)],
         "inputs": lambda config: [*_images(config), *_words(config), *_states(config)],
         "grid_thw": _grids,
         "image_grid_thw": _grids,
+        "merge_sizes": lambda config: [torch.ones(BATCH, dtype=torch.long)],
         "audio_codes": _codes,
         "input_audio_codes": _codes,
     }
@@ -228,14 +260,33 @@ def _states(config):
     width = _integer(field(config, "hidden_size", "d_model", "embed_dim", "hidden_dim", default=64))
     channels = _integer(field(config, "num_channels", "in_channels", "in_chans", default=3))
     patch = _integer(field(config, "patch_size", default=16))
-    frames = _integer(field(config, "temporal_patch_size", default=1))
+    frames = _integer(field(config, "temporal_patch_size", "patch_temporal", default=1))
+    inner = _integer(field(config, "input_dim", default=width))
     return [
         torch.randn(BATCH, WORDS, width),
+        *([torch.randn(BATCH, WORDS, inner)] if inner != width else []),
         torch.randn(16, channels * frames * patch * patch),
         torch.randn(BATCH, width, WORDS),
         torch.randn(BATCH, width, WORDS, WORDS),
     ]
 
 
+_GRIDS = {"grid_thw", "image_grid_thw"}
+
+
 def _grids(config):
-    return [torch.tensor([[1, 4, 4]])]
+    return [torch.tensor([[1, 4, 4]] * BATCH)]
+
+
+def _patches(config):
+    """The patches of all images that :func:`_grids` describes."""
+    channels = _integer(field(config, "num_channels", "in_channels", "in_chans", default=3))
+    patch = _integer(field(config, "patch_size", default=16))
+    frames = _integer(field(config, "temporal_patch_size", "patch_temporal", default=1))
+    number = 16 * BATCH
+    return [
+        torch.randn(number, channels * frames * patch * patch),
+        torch.randn(number, channels, patch, patch),
+        torch.randn(1, number, channels, patch, patch),
+        torch.randn(1, number, channels * frames * patch * patch),
+    ]

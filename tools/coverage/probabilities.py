@@ -6,7 +6,10 @@ from torch import nn
 
 from tools.coverage.shrink import is_configuration
 
-_DROPOUT = re.compile(r"dropout|pdrop|drop_path|droppath|drop_prob|drop_rate|_drop$|^drop_|drop_p$")
+# A module of Idefics holds its probability under the name "config".
+_DROPOUT = re.compile(
+    r"dropout|pdrop|drop_path|droppath|drop_prob|drop_rate|_drop$|^drop_|drop_p$|^config$"
+)
 # They skip whole layers or tokens, or are no probabilities.
 _OTHERS = re.compile(r"layer_?drop|positions|token_drop|patch_drop|drop_tokens|ratio|scale")
 # Random changes of the input or of the routing, which are not dropout.
@@ -25,20 +28,23 @@ def is_probability(name, value):
 
 
 def set_in_configuration(config, p):
-    """Sets all probabilities of a configuration and of its parts; other randomness is off."""
+    """Sets all probabilities of a configuration and of its parts; other randomness is off.
+
+    It writes past the checks of the class: some declare a probability as an integer.
+    """
     for name, value in list(vars(config).items()):
         if is_configuration(value):
             set_in_configuration(value, p)
         elif _OFF.search(name) and isinstance(value, (bool, int, float)):
-            setattr(config, name, type(value)(0))
+            vars(config)[name] = type(value)(0)
         elif is_probability(name, value):
-            setattr(config, name, p)
+            vars(config)[name] = p
         elif (
             isinstance(value, (tuple, list))
             and value
             and all(is_probability(name, one) for one in value)
         ):
-            setattr(config, name, type(value)([p] * len(value)))
+            vars(config)[name] = type(value)([p] * len(value))
 
 
 def set_in_modules(model, p):
