@@ -55,6 +55,16 @@ def is_supported_tensor(x):
     )
 
 
+def is_unusual(x):
+    """Whether an argument is a tensor whose sums and products are not computed by kernels.
+
+    As :func:`is_supported_tensor`; integers, such as tokens, are not unusual.
+    """
+    return isinstance(x, torch.Tensor) and (
+        x.is_complex() or x.is_nested or hasattr(type(x), "__tensor_flatten__")
+    )
+
+
 def runs_kernels(x):
     """Whether there are kernels for the device of a tensor; warns once for a device without."""
     if has_kernels(x):

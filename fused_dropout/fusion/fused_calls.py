@@ -221,13 +221,17 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
         return FF.bias_dropout_add(branch, bias, residual, **arguments)
     if bias is not None or _is_active(dropped):
         branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
-    dtype = _sum_dtype(branch, residual, layer_scale)
     if _is_active(path):
         factors = row_factors(branch, path)
-        layer_scale = factors if layer_scale is None else layer_scale * factors
-    if layer_scale is None:
+        scale = factors if layer_scale is None else layer_scale * factors
+    else:
+        scale = layer_scale
+    if scale is None:
         return residual + branch
-    return torch.addcmul(residual, branch, layer_scale).to(dtype)
+    if not isinstance(residual, torch.Tensor):  # a number
+        return residual + branch * scale.to(branch.dtype)
+    dtype = _sum_dtype(branch, residual, layer_scale)
+    return torch.addcmul(residual, branch, scale).to(dtype)
 
 
 def add_norm(branch, bias, drop, residual, norm, layer_scale=None, drop_path=None):
@@ -262,8 +266,9 @@ def run_residual_branches(x, stages, norm_first):
 
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
-    kernel = _norm_kernel(norm, residual)
-    if kernel is None or not _kernel_can_add(branch, residual, layer_scale):
+    can_add = _kernel_can_add(branch, residual, layer_scale)
+    kernel = _norm_kernel(norm, residual) if can_add else None
+    if kernel is None:
         h = add(branch, bias, drop, residual, layer_scale, drop_path)
         return (norm(h), h) if prenorm else norm(h)
     options = {"bias": bias, "prenorm": prenorm, "layer_scale": layer_scale}
@@ -312,6 +317,8 @@ def _is_active(arguments):
 
 def _kernel_can_add(branch, residual, layer_scale=None):
     """Whether the sum of a kernel has the same shape and dtype as the sum of torch."""
+    if not isinstance(branch, torch.Tensor) or not isinstance(residual, torch.Tensor):
+        return False  # a number
     if branch.shape != residual.shape:
         return False
     if layer_scale is None and branch.dtype == residual.dtype:

@@ -12,7 +12,7 @@ from torch import nn
 import fused_dropout as fd
 from fused_dropout.fusion.structure.norms import norm_of_class
 from tests.fusion import own_models as own
-from tests.fusion.fusing import called, classes, fused_copy, seeded
+from tests.fusion.fusing import called, classes, fused_copy, seeded, uses_kernels
 from tests.fusion.parity import (
     ExplicitMasks,
     assert_equal_runs,
@@ -349,6 +349,32 @@ class SumOfTwoDropouts(own.AttributeMlp):
         return self.drop1(self.fc1(x)) + self.drop2(self.fc1(self.drop2(x)))
 
 
+class NumberAsResidual(own.AttributeMlp):
+    def __init__(self):
+        super().__init__()
+        self.path, self.norm = fd.DropPath(0.1), nn.LayerNorm(16)
+
+    def forward(self, x):
+        one, small = 1.0, 1e-3
+        y = one + self.drop2(self.fc2(F.relu(self.fc1(x))))
+        y = one + self.path(self.norm(y + small))
+        y = y + small
+        return self.norm(y) + y
+
+
+class Properties(own.AttributeMlp):
+    """``fuse`` does not run properties."""
+
+    @property
+    def missing(self):
+        raise RuntimeError
+
+    def forward(self, x, other=False):
+        if other:
+            x = self.missing.layer(x)
+        return self.fc2(self.drop1(F.relu(self.fc1(x))))
+
+
 class BroadcastResidual(own.AttributeMlp):
     def forward(self, x):
         r = x[:1]
@@ -399,6 +425,8 @@ OTHERS = [
     WithTry,
     SumOfOtherThings,
     SumOfTwoDropouts,
+    NumberAsResidual,
+    Properties,
     BroadcastResidual,
     Decorated,
     InComprehension,
@@ -556,6 +584,22 @@ def test_norms_in_other_words(cls):
     model = own.LlamaLayer(norm=cls)
     fused = assert_parity(model, with_inputs(X), fused_classes=["LlamaLayer"])
     assert "fused_dropout::dropout_add_norm" in called(lambda: fused(X))
+
+
+def test_nested_tensors():
+    """The original code runs, whatever it does with them."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.1)
+
+        def forward(self, x):
+            return x + self.drop(torch.tanh(x))
+
+    fused = fused_copy(Gated())
+    nested = torch.nested.nested_tensor([X[0], X[1, :3]], layout=torch.jagged)
+    assert fused(nested).is_nested and not uses_kernels(fused, nested)
 
 
 def test_two_layers_share_their_class():

@@ -16,7 +16,8 @@ Files:
     source.py: reads the syntax tree of a method, and makes a method of a syntax tree.
     roles.py: what the attributes of a module are: dropout, activation, norm and so on.
     joining.py: joins statements.
-    rewriting.py: replaces expressions by calls.
+    shapes.py: takes expressions apart.
+    rewriting.py: replaces expressions by calls of the functions in kernel_calls.py.
     norms.py: recognises norms by what their code computes.
     plan.py: all of it for one module.
     pattern.py: the pattern.

@@ -4,6 +4,7 @@ from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin, fused_class, is_fused, mixin_of
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.eligibility import is_unusual
 from fused_dropout.fusion.fused_calls import linear_called, norm_not_fusable
 from fused_dropout.fusion.registry import STRUCTURE, Pattern, add_pattern_of_modules
 from fused_dropout.fusion.structure.plan import (
@@ -53,6 +54,11 @@ class RewrittenModule(FusedMixin):
             if reason is not None:
                 return reason
         return None
+
+    def runs_fused(self, args, kwargs):
+        return super().runs_fused(args, kwargs) and not any(
+            map(is_unusual, (*args, *kwargs.values()))
+        )
 
     def in_training(self):
         return self.training or any(_child(self, names).training for _, names, _ in self.checks)

@@ -6,12 +6,9 @@ The letters in docstrings: D is dropout, A an activation, L a linear layer, N a 
 import ast
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-
-from fused_dropout.fusion.activations import is_pure_function
 from fused_dropout.fusion.structure import roles
 from fused_dropout.fusion.structure.joining import assigned_name, replaced
+from fused_dropout.fusion.structure.shapes import ACTIVATIONS, Shapes, argument
 
 #: The name of ``kernel_calls.py`` in new code.
 CALLS = "_fused_dropout_calls"
@@ -20,11 +17,8 @@ CALLS = "_fused_dropout_calls"
 #: at their end.
 REWRITTEN, OPENED = "_fused_dropout_run_", "_fused_dropout_open_"
 
-_DROPS = (roles.DROP, roles.INPLACE_DROP)
-_ACTIVATIONS = (roles.ACTIVATION, roles.RELU, roles.INPLACE_ACTIVATION)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_TOLD = (roles.LINEAR, roles.MODULE, roles.NORM, *_ACTIVATIONS)
-_CALLED = (roles.MODULE, roles.LINEAR, roles.BRANCH)
+_TOLD = (roles.LINEAR, roles.MODULE, roles.NORM, *ACTIVATIONS)
 
 
 class _Branch(NamedTuple):
@@ -52,7 +46,7 @@ class Rewriter:
     """
 
     def __init__(self, code):
-        self.code = code
+        self.code, self.shapes = code, Shapes(code)
         self.drops, self.lines, self.texts, self.children = {}, {}, {}, {}
         self._calls_methods = False
         self._temporaries = 0
@@ -115,82 +109,15 @@ class Rewriter:
         child = self._child_branch(node)
         if child is not None:
             return child
-        drop, x = self._split_dropout(node)
+        drop, x = self.shapes.dropout(node)
         if drop is None:
             return None
-        linear, inner = self._split_call(x)
+        linear, inner = self.shapes.call(x)
         if linear is not None:
             return self._call("linear_branch", linear, drop, self.expression(inner))
-        if self._split_activation(x)[0] is not None:
+        if self.shapes.activation(x)[0] is not None:
             return None
         return ast.Tuple([self.expression(x), ast.Constant(None), drop], ast.Load())
-
-    # Parts of expressions: each returns None, or a tuple of None, if the expression is another.
-
-    def _split_dropout(self, node):
-        """``(dropout, x)`` for D(x). The dropout is an expression for ``fused_calls.py``."""
-        if not isinstance(node, ast.Call):
-            return None, None
-        if self.code.value(node.func) is F.dropout:
-            return self._split_functional(node)
-        x = _argument(node)
-        role = self.code.role(node.func)
-        if x is None or role not in _DROPS:
-            return None, None
-        if role == roles.INPLACE_DROP and not self._is_new(x):
-            return None, None
-        return node.func, x
-
-    def _split_functional(self, node):
-        given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False))
-        given |= {one.arg: one.value for one in node.keywords}
-        x, inplace = given.pop("input", None), given.pop("inplace", None)
-        in_place = inplace is not None and not _is_constant(inplace, False)
-        if x is None or None in given or in_place or isinstance(x, ast.Starred):
-            return None, None
-        if not all(self._is_setting(one) for one in given.values()):
-            return None, None
-        given = {"p": ast.Constant(0.5), "training": ast.Constant(True), **given}
-        drop = ast.Dict([ast.Constant(name) for name in given], list(given.values()))
-        return ast.copy_location(drop, node), x
-
-    def _is_setting(self, node):
-        """Whether an expression is a name, a number, or an attribute such as ``self.p``."""
-        while isinstance(node, ast.Attribute):
-            node = node.value
-        return isinstance(node, (ast.Name, ast.Constant))
-
-    def _split_activation(self, node):
-        """``(activation, x)`` for A(x)."""
-        x = _argument(node)
-        if x is None:
-            return None, None
-        role = self.code.role(node.func)
-        if role == roles.INPLACE_ACTIVATION and not self._is_new(x):
-            return None, None
-        if role in _ACTIVATIONS or is_pure_function(self.code.value(node.func)):
-            return node.func, x
-        return None, None
-
-    def _split_call(self, node, kinds=_CALLED):
-        """``(layer, x)`` for L(x), where L is any module but dropout, an activation or a norm."""
-        x = _argument(node)
-        if x is None:
-            return None, None
-        is_layer = self.code.role(node.func) in kinds
-        is_loop = roles.MODULE in kinds and self._is_loop_variable(node.func)
-        return (node.func, x) if is_layer or is_loop else (None, None)
-
-    def _is_loop_variable(self, node):
-        return isinstance(node, ast.Name) and node.id in self.code.loop_variables
-
-    def _is_new(self, node):
-        """Whether an expression makes a tensor that nothing else refers to."""
-        x = _argument(node)
-        if x is not None and self.code.role(node.func) == roles.INPLACE_ACTIVATION:
-            return self._is_new(x)
-        is_linear = self._split_call(node, (roles.LINEAR,))[0] is not None
-        return is_linear or self._split_activation(node)[0] is not None
 
     def _child_branch(self, node):
         """A call of a child that ends with dropout."""
@@ -204,7 +131,7 @@ class Rewriter:
             return node
         is_branch = self.code.role(node.func) == roles.BRANCH
         if not is_branch and not (
-            self._is_loop_variable(node.func) and roles.BRANCH in self.code.roles.values()
+            self.shapes.is_loop_variable(node.func) and roles.BRANCH in self.code.roles.values()
         ):
             return None
         arguments = [self._part(one) for one in node.args]
@@ -215,7 +142,7 @@ class Rewriter:
         """A :class:`_Branch`; None if nothing is dropped."""
         words, keywords, inner = [], [], node
         if self.code.role(getattr(node, "func", None)) == roles.DROP_PATH:
-            inner = _argument(node)
+            inner = argument(node)
             if inner is None:
                 return None
             self._use(node.func)
@@ -223,11 +150,11 @@ class Rewriter:
         end = self._child_branch(inner)
         if end is not None:
             return _Branch([ast.Starred(end, ast.Load())], keywords, ["end of a branch", *words])
-        drop, x = self._split_dropout(inner)
+        drop, x = self.shapes.dropout(inner)
         if drop is None:
             return self._as_it_is(inner, keywords, words) if keywords else None
         self._use(drop)
-        linear, linear_x = self._split_call(x)
+        linear, linear_x = self.shapes.call(x)
         if linear is None:
             arguments = [self.expression(x), ast.Constant(None), drop]
             return _Branch(arguments, keywords, ["dropout", *words])
@@ -247,26 +174,20 @@ class Rewriter:
             return None
         sides = (node.right, node.left), (node.left, node.right)
         for branch, residual in sides:
-            if self._is_plain(residual):
+            if self.shapes.is_plain(residual):
                 found = self._branch(branch)
                 if found is not None:
                     return found, residual
         for branch, residual in sides if weak else ():
-            if self._is_plain(residual):
+            if self.shapes.is_plain(residual):
                 return self._as_it_is(branch), residual
         return None
-
-    def _is_plain(self, node):
-        """Whether an expression is a variable or a sum of variables."""
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self._is_plain(node.left) and self._is_plain(node.right)
-        return isinstance(node, ast.Name) and node.id in self.code.local
 
     # The shapes.
 
     def _norm_of_sum(self, node):
         """N(r + ...)."""
-        x = _argument(node)
+        x = argument(node)
         if x is None or self.code.role(node.func) != roles.NORM:
             return None
         return self._add("add_norm", self._split_sum(x, weak=True), node, node.func)
@@ -289,11 +210,11 @@ class Rewriter:
 
     def _dropout(self, node):
         """D(A(L(x))), D(A(x)), D(L(x)), D(A(L(x)) * L(x))."""
-        drop, x = self._split_dropout(node)
+        drop, x = self.shapes.dropout(node)
         if drop is None:
             return None
-        act, inner = self._split_activation(x)
-        linear, linear_x = self._split_call(x if act is None else inner)
+        act, inner = self.shapes.activation(x)
+        linear, linear_x = self.shapes.call(x if act is None else inner)
         if act is not None and linear is None:
             words = ("activation", "dropout")
             new = ("bias_act_drop", self.expression(inner), ast.Constant(None), act, drop)
@@ -313,10 +234,10 @@ class Rewriter:
         if not (isinstance(product, ast.BinOp) and isinstance(product.op, ast.Mult)):
             return None
         for gated, other in ((product.left, product.right), (product.right, product.left)):
-            act, inner = self._split_activation(gated)
-            gate, x = (None, None) if act is None else self._split_call(inner)
-            value, value_x = self._split_call(other)
-            if gate is None or value is None or not self._is_plain(x):
+            act, inner = self.shapes.activation(gated)
+            gate, x = (None, None) if act is None else self.shapes.call(inner)
+            value, value_x = self.shapes.call(other)
+            if gate is None or value is None or not self.shapes.is_plain(x):
                 continue
             if ast.dump(x) == ast.dump(value_x):
                 self._use(drop)
@@ -326,18 +247,15 @@ class Rewriter:
 
     def _linear_activation(self, node):
         """A(L(x)) without dropout: the bias is added by the kernel of the activation."""
-        act, inner = self._split_activation(node)
-        if act is not None and self._is_relu(act):
+        act, inner = self.shapes.activation(node)
+        if act is not None and self.shapes.is_relu(act):
             return None
-        linear, x = (None, None) if act is None else self._split_call(inner, (roles.LINEAR,))
+        linear, x = (None, None) if act is None else self.shapes.call(inner, (roles.LINEAR,))
         if linear is None:
             return None
         arguments = (linear, act, ast.Constant(None), self.expression(x))
         self._tell("bias", "activation")
         return self._call("linear_act_drop", *arguments, like=node)
-
-    def _is_relu(self, act):
-        return self.code.role(act) == roles.RELU or self.code.value(act) in (F.relu, torch.relu)
 
     def _norm_later(self, statement, rest):
         """For ``h = r + ...`` with N(h) in the next statement: one call for both.
@@ -373,7 +291,7 @@ class Rewriter:
     def _first_norm(self, node, names):
         """The call N(h) in an expression, for h in ``names``, if it is evaluated first."""
         for one in ast.walk(node):
-            x = _argument(one)
+            x = argument(one)
             if (
                 x is not None
                 and self.code.role(one.func) == roles.NORM
@@ -418,18 +336,6 @@ def _at(node, like):
         if isinstance(one, (ast.expr, ast.stmt)) and not hasattr(one, "lineno"):
             ast.copy_location(one, like)
     return node
-
-
-def _argument(node):
-    """The argument of a call with one argument; None for other expressions."""
-    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
-        (x,) = node.args
-        return None if isinstance(x, ast.Starred) else x
-    return None
-
-
-def _is_constant(node, value):
-    return isinstance(node, ast.Constant) and node.value is value
 
 
 def _is_name_in(node, names):

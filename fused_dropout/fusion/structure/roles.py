@@ -2,7 +2,6 @@
 
 import ast
 import functools
-from operator import attrgetter
 
 from torch import nn
 
@@ -60,10 +59,12 @@ def path_of(node, self_name):
 
 
 def _role(module, path, opens):
-    try:
-        value = attrgetter(path)(module)
-    except AttributeError:
-        return None
+    value = module
+    for name in path.split("."):
+        if not isinstance(value, nn.Module):
+            return None
+        # Not `getattr`, which would run properties.
+        value = value._modules.get(name, vars(value).get(name))
     if not isinstance(value, nn.Module):
         activation = activation_of(value)
         if activation is None:
