@@ -163,8 +163,9 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
 
 
 def _causal(query, key):
+    """What is added to the scores so that queries do not attend to later keys."""
     shape = query.shape[-2], key.shape[-2]
-    return torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    return torch.full(shape, float("-inf"), dtype=query.dtype, device=query.device).triu(1)
 
 
 def _additive(mask, dtype, may_be_empty):
