@@ -187,6 +187,16 @@ def glu_drop(x, bias, activation, drop, gate_first=True):
     )
 
 
+def halves_glu_drop(x, bias, act, drop, gate_first):
+    """As :func:`glu_drop`; ``act`` is a module or a function, with a kernel or not."""
+    activation = activation_of(act)
+    if activation is not None:
+        return glu_drop(x, bias, activation, drop, gate_first)
+    first, second = (x if bias is None else x + bias).chunk(2, dim=-1)
+    product = act(first) * second if gate_first else first * act(second)
+    return FF.dropout(product, **_arguments(drop))
+
+
 def two_linears_glu_drop(gate, value, act, drop, x):
     """``drop(act(gate(x)) * value(x))`` for two linear layers.
 

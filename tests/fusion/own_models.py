@@ -76,6 +76,26 @@ class Gated(nn.Module):
         return self.down(self.drop(silu(self.gate(x)) * self.up(x)))
 
 
+class GatedByHalves(nn.Module):
+    """As in ModernBERT."""
+
+    def __init__(self, p=0.1, bias=True, act=None):
+        super().__init__()
+        self.Wi, self.Wo = nn.Linear(WIDTH, 48, bias=bias), nn.Linear(24, WIDTH)
+        self.act, self.drop = act or nn.GELU(), nn.Dropout(p)
+
+    def forward(self, hidden_states):
+        input, gate = self.Wi(hidden_states).chunk(2, dim=-1)
+        return self.Wo(self.drop(self.act(input) * gate))
+
+
+class GatedBySecondHalf(GatedByHalves):
+    def forward(self, x):
+        value, gate = torch.chunk(self.Wi(x) * 2, 2, -1)
+        x = self.drop(value * F.silu(gate))
+        return self.Wo(x)
+
+
 class GatedInSteps(Gated):
     def forward(self, x):
         value = self.up(x)

@@ -34,6 +34,9 @@ MODELS = {
     "loop": (own.LayersInALoop, 2, 0),
     "gate": (own.Gated, 1, 0),
     "gate_in_steps": (own.GatedInSteps, 1, 0),
+    "halves": (own.GatedByHalves, 1, 0),
+    "halves_without_bias": (lambda: own.GatedByHalves(bias=False), 1, 0),
+    "second_half": (own.GatedBySecondHalf, 1, 0),
     "gpt": (own.GptBlock, 2, 0),
     "gpt_without_bias": (lambda: own.GptBlock(bias=False), 2, 0),
     "llama": (own.LlamaLayer, 2, 0),
@@ -210,6 +213,17 @@ def test_changes_after_fuse(change, norm_first):
     assert_equal_runs(expected, got, 2e-5)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gate_without_a_kernel(bias):
+    unfused = own.GatedByHalves(bias=bias)
+    fused = fused_copy(unfused)
+    for model in (unfused, fused):
+        model.act = nn.Softsign()
+    got = run(fused, with_inputs(X), 2)
+    with ExplicitMasks():
+        assert_equal_runs(run(unfused, with_inputs(X), 2), got, 2e-5)
+
+
 def test_methods_that_are_replaced_after_fuse(monkeypatch):
     fused = fused_copy(own.BlocksAsMethods())
     monkeypatch.setattr(own.BlocksAsMethods, "_ff_block", lambda self, x: torch.zeros_like(x))
@@ -297,6 +311,22 @@ class UnderACondition(own.AttributeMlp):
     def forward(self, x):
         h = self.drop1(self.fc1(x))
         return self.fc2(h if self.training else x.new_zeros(24))
+
+
+class HalvesReadLater(own.GatedByHalves):
+    def forward(self, x):
+        a, b = self.Wi(x).chunk(2, dim=-1)
+        y = self.drop(self.act(a) * b)
+        return self.Wo(y + a)
+
+
+class OtherHalves(own.GatedByHalves):
+    def forward(self, x):
+        a, b = torch.cat((x, x), 1).chunk(2, dim=1)
+        y = self.drop(self.act(a) * b)
+        a, b = self.Wi(y).chunk(2, dim=-1)
+        y = self.drop(self.act(a) * a)
+        return self.Wo(y), b
 
 
 class OrderMatters(own.AttributeMlp):
@@ -420,6 +450,8 @@ OTHERS = [
     Captured,
     Deleted,
     UnderACondition,
+    HalvesReadLater,
+    OtherHalves,
     OrderMatters,
     InplaceAndReadLater,
     WithTry,

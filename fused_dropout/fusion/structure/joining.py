@@ -5,6 +5,7 @@ afterwards, and the joined statement does the same in the same order, but for pu
 """
 
 import ast
+import collections
 
 from fused_dropout.fusion.activations import is_pure_function
 from fused_dropout.fusion.structure.roles import first_parameter, path_of
@@ -27,6 +28,7 @@ class Code:
         methods: the names of the rewritten methods of the class.
         local: the names of parameters and variables.
         loop_variables: the names that ``for`` statements assign.
+        mentions: {name of a variable: how often it is in the code}.
     """
 
     def __init__(self, tree, roles, global_values, methods):
@@ -35,6 +37,7 @@ class Code:
         nodes = list(ast.walk(tree))
         stored = {one.id for one in nodes if _is_name(one, ast.Store)}
         self.local = stored | {one.arg for one in nodes if isinstance(one, ast.arg)}
+        self.mentions = collections.Counter(x.id for x in nodes if isinstance(x, ast.Name))
         self.loop_variables = {
             name.id
             for one in nodes

@@ -6,8 +6,10 @@ from fused_dropout.fusion.fused_calls import (
     add_norm,
     add_then_norm,
     bias_act_drop,
+    halves_glu_drop,
     linear_act_drop,
     linear_drop,
+    linear_output,
     two_linears_glu_drop,
 )
 
@@ -17,8 +19,10 @@ __all__ = [
     "add_then_norm",
     "bias_act_drop",
     "branch_of",
+    "halves_glu_drop",
     "linear_act_drop",
     "linear_branch",
     "linear_drop",
+    "linear_output",
     "two_linears_glu_drop",
 ]

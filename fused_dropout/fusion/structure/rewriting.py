@@ -61,7 +61,9 @@ class Rewriter:
         statements = list(statements)
         result = []
         for index, statement in enumerate(statements):
-            result.append(self._norm_later(statement, statements[index + 1 :]) or statement)
+            rest = statements[index + 1 :]
+            if not self._gate_later(statement, rest):
+                result.append(self._norm_later(statement, rest) or statement)
         return [self.statement(one) for one in result]
 
     def statement(self, statement):
@@ -256,6 +258,46 @@ class Rewriter:
         arguments = (linear, act, ast.Constant(None), self.expression(x))
         self._tell("bias", "activation")
         return self._call("linear_act_drop", *arguments, like=node)
+
+    def _gate_later(self, statement, rest):
+        """For ``a, b = x.chunk(2, dim=-1)`` with D(A(a) * b) in the next statement: one call.
+
+        Returns whether the statement is not needed any more.
+        """
+        first, second, x = self.shapes.halves(statement)
+        if x is None or not rest or not isinstance(rest[0], (ast.Assign, ast.Return)):
+            return False
+        if {self.code.mentions[first], self.code.mentions[second]} != {2}:
+            return False
+        later = rest[0]
+        for node in ast.walk(later.value) if later.value is not None else ():
+            drop, product = self.shapes.dropout(node)
+            act, gated = self._gate_of(product, {first, second})
+            if act is None or not self.code.comes_first(node, later.value):
+                continue
+            linear, linear_x = self.shapes.call(x, (roles.LINEAR,))
+            if linear is None:
+                parts = [self.expression(x), ast.Constant(None)]
+            else:
+                output = self._call("linear_output", linear, self.expression(linear_x))
+                parts = [ast.Starred(output, ast.Load())]
+            self._use(drop)
+            self._tell(*(["bias"] if linear is not None else []), "gate", "dropout")
+            gate_first = ast.Constant(gated == first)
+            new = self._call("halves_glu_drop", *parts, act, drop, gate_first, like=node)
+            later.value = replaced(later.value, node, new)
+            return True
+        return False
+
+    def _gate_of(self, product, names):
+        """``(activation, name of the gate)`` for A(a) * b, where the names are a and b."""
+        if not (isinstance(product, ast.BinOp) and isinstance(product.op, ast.Mult)):
+            return None, None
+        for gated, other in ((product.left, product.right), (product.right, product.left)):
+            act, gate = self.shapes.activation(gated)
+            if act is not None and _is_name_in(gate, names) and _is_name_in(other, names):
+                return act, gate.id
+        return None, None
 
     def _norm_later(self, statement, rest):
         """For ``h = r + ...`` with N(h) in the next statement: one call for both.

@@ -80,6 +80,22 @@ class Shapes:
         is_loop = roles.MODULE in kinds and self.is_loop_variable(node.func)
         return (node.func, x) if is_layer or is_loop else (None, None)
 
+    def halves(self, statement):
+        """``(first, second, x)`` for ``first, second = x.chunk(2, dim=-1)``."""
+        match statement:
+            case ast.Assign(
+                [ast.Tuple([ast.Name(first), ast.Name(second)])],
+                ast.Call(func, arguments, keywords),
+            ):
+                if self.code.value(func) is not torch.chunk:
+                    if not (isinstance(func, ast.Attribute) and func.attr == "chunk"):
+                        return None, None, None
+                    arguments = [func.value, *arguments]
+                texts = [ast.unparse(one) for one in (*arguments[1:], *keywords)]
+                if texts in (["2", "-1"], ["2", "dim=-1"]):
+                    return first, second, arguments[0]
+        return None, None, None
+
     def is_loop_variable(self, node):
         return isinstance(node, ast.Name) and node.id in self.code.loop_variables
 
