@@ -34,13 +34,12 @@ def torch_names(function):
     """``{name: full name}`` for the global names in a function that mean something of torch."""
     function = inspect.unwrap(function)
     values = function.__globals__
-    found = ((name, _full_name(values.get(name))) for name in names_in(function.__code__))
+    found = ((name, _full_name(values.get(name))) for name in _names_in(function.__code__))
     return {name: full for name, full in found if full is not None}
 
 
-def names_in(code):
-    """The global names and attributes in a code object and the code inside of it, a set."""
-    nested = (names_in(one) for one in code.co_consts if isinstance(one, type(code)))
+def _names_in(code):
+    nested = (_names_in(one) for one in code.co_consts if isinstance(one, type(code)))
     return set(code.co_names).union(*nested)
 
 

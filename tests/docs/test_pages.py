@@ -24,8 +24,6 @@ CONSTANTS = {
     "fused_dropout.reference.ALPHA_PRIME",
 }
 NEW_FILES = {  # that a recipe tells to write
-    "fused_dropout/fusion/patterns/hugging_face/gptj.py",
-    "tests/fusion/packages/test_packages_hf_gptj.py",
     "csrc/ops/uniform_noise.h",
     "csrc/ops/uniform_noise.cpp",
     "csrc/ops/uniform_noise_autograd.cpp",

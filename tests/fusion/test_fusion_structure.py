@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import linecache
 import pickle
 
 import pytest
@@ -505,6 +506,27 @@ def test_unreadable_code_is_left():
     for cls in (Decorated, names["NoSource"], Locals):
         report = fd.fuse(cls())
         assert {site.module for site in report.fused} == {"Dropout"}, cls
+
+
+def test_code_of_a_notebook():
+    """The imports are in another cell, for which Python compiles calls of functions otherwise."""
+    names = {"__name__": "cells"}
+    for index, cell in enumerate(
+        (
+            "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n",
+            "class Cell(nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.fc, self.drop = nn.Linear(16, 16), nn.Dropout(0.1)\n"
+            "    def forward(self, x):\n"
+            "        return torch.relu(self.drop(F.gelu(self.fc(x))))\n",
+        )
+    ):
+        file = f"<cell {index}>"
+        linecache.cache[file] = len(cell), None, cell.splitlines(True), file
+        exec(compile(cell, file, "exec"), names)
+    (site, _) = fd.fuse(names["Cell"]()).fused
+    assert site.text == "bias, activation and dropout"
 
 
 def test_source_that_is_not_the_code():

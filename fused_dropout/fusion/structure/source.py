@@ -3,10 +3,11 @@
 import __future__
 
 import ast
+import dis
 import inspect
 import types
 
-from fused_dropout.fusion.syntax import definition_of, names_in
+from fused_dropout.fusion.syntax import definition_of
 
 _FUTURE = 0
 for _name in __future__.all_feature_names:
@@ -121,28 +122,12 @@ def _compiled(tree, original, names):
     outer = ast.FunctionDef("outer", arguments, [tree], [], lineno=1, col_offset=0)
     if hasattr(outer, "type_params"):
         outer.type_params = []
-    # Python compiles calls of methods in another way if the owner is an imported name.
-    imports = [ast.Import([ast.alias(name)]) for name in _imported_names(original)]
-    module = ast.fix_missing_locations(ast.Module([*imports, outer], []))
+    module = ast.fix_missing_locations(ast.Module([outer], []))
     code = original.__code__
     flags = code.co_flags & _FUTURE
     compiled = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
     (outer,) = _functions_in(compiled)
     return next(one for one in _functions_in(outer) if one.co_name == tree.name)
-
-
-def _imported_names(function):
-    """The global names in a function that its file seems to import."""
-    values = function.__globals__
-    return [
-        name
-        for name in names_in(function.__code__)
-        if name in values
-        and (
-            isinstance(values[name], types.ModuleType)
-            or getattr(values[name], "__module__", None) not in (None, values.get("__name__"))
-        )
-    ]
 
 
 def _functions_in(code):
@@ -151,15 +136,29 @@ def _functions_in(code):
 
 def _same(code, other):
     """Whether two code objects run the same instructions on the same names and constants."""
-    fields = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars")
     return (
-        all(getattr(code, name) == getattr(other, name) for name in fields)
-        and len(code.co_consts) == len(other.co_consts)
-        and all(map(_same_constants, code.co_consts, other.co_consts))
+        code.co_varnames == other.co_varnames
+        and _instructions(code) == _instructions(other)
+        and all(map(_same, _functions_in(code), _functions_in(other)))
     )
 
 
-def _same_constants(one, other):
-    if isinstance(one, types.CodeType) and isinstance(other, types.CodeType):
-        return _same(one, other)
-    return type(one) is type(other) and repr(one) == repr(other)
+def _instructions(code):
+    """What a code object does. Where it jumps is left out: that follows from the source."""
+    return [
+        (_SAME_OPERATIONS.get(one.opname, one.opname), _argument(one))
+        for one in dis.get_instructions(code)
+        if one.opname not in ("PUSH_NULL", "EXTENDED_ARG")
+    ]
+
+
+# Python calls a function of a module in another way than a method if the import of the module is in
+# the same file, or in the same cell of a notebook.
+_SAME_OPERATIONS = {"LOAD_METHOD": "LOAD_ATTR", "CALL_METHOD": "CALL_FUNCTION"}
+
+
+def _argument(instruction):
+    is_code = isinstance(instruction.argval, types.CodeType)
+    if is_code or instruction.opcode in (*dis.hasjrel, *dis.hasjabs):
+        return None
+    return repr(instruction.argval)
