@@ -228,7 +228,7 @@ def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
     both = _is_active(dropped) and _is_active(path)
     if not both and layer_scale is None and _kernel_can_add(branch, residual):
         arguments = path if _is_active(path) else dropped
-        return FF.bias_dropout_add(branch, bias, residual, **arguments)
+        return _laid_out_as(residual, FF.bias_dropout_add(branch, bias, residual, **arguments))
     if bias is not None or _is_active(dropped):
         branch = FF.bias_act_dropout(branch, bias, activation="identity", **dropped)
     if _is_active(path):
@@ -286,11 +286,22 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_pat
     kind, (weight, norm_bias, eps, _, dtype) = kernel
     if not prenorm and dtype is None:  # the kernel returns the norm in the dtype of the residual
         residual = to_autocast_float32(residual)
-    if kind == "layer":
-        return FF.dropout_add_layer_norm(branch, residual, weight, norm_bias, eps=eps, **options)
     if eps is None:  # torch takes the eps of the dtype in which it computes
         eps = torch.finfo(torch.promote_types(residual.dtype, torch.float32)).eps
-    return FF.dropout_add_rms_norm(branch, residual, weight, eps=eps, **options)
+    if kind == "layer":
+        y = FF.dropout_add_layer_norm(branch, residual, weight, norm_bias, eps=eps, **options)
+    else:
+        y = FF.dropout_add_rms_norm(branch, residual, weight, eps=eps, **options)
+    # Torch's norms return contiguous tensors.
+    return (y[0].contiguous(), _laid_out_as(residual, y[1])) if prenorm else y.contiguous()
+
+
+def _laid_out_as(residual, result):
+    """A result, contiguous if the residual is: the kernels keep the layout of the branch.
+
+    In torch the first operand of a sum decides, and code that follows may call ``view``.
+    """
+    return result.contiguous() if residual.is_contiguous() else result
 
 
 def _drop_options(branch, drop, drop_path):

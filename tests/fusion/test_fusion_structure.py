@@ -406,6 +406,24 @@ class Properties(own.AttributeMlp):
         return self.fc2(self.drop1(F.relu(self.fc1(x))))
 
 
+class TransposedBranch(own.AttributeMlp):
+    """``view`` needs the layout that torch gives to sums and norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(16), own.RmsNormOfLlama()
+
+    def forward(self, x):
+        y = x + self.drop1(self.fc2(self.fc1(x)).mT.contiguous().mT)
+        y = y + y.view(-1).sum() / 100
+        branch = self.norm1(y).mT.contiguous().mT
+        y = y + self.drop1(branch)
+        z = self.norm1(y)
+        y = y + z.view(x.shape).mT.contiguous().mT
+        z = self.norm2(y)
+        return y.view(-1), z.view(-1)
+
+
 class BroadcastResidual(own.AttributeMlp):
     def forward(self, x):
         r = x[:1]
@@ -471,6 +489,14 @@ OTHERS = [
 def test_code_that_reads_what_it_computed(cls):
     torch.manual_seed(0)
     assert_parity(cls(), with_inputs(X))
+
+
+def test_layouts():
+    torch.manual_seed(0)
+    call = with_inputs(X)
+    assert_parity(
+        TransposedBranch(), call, fused_classes=["TransposedBranch"], in_memory_order=True
+    )
 
 
 def test_unreadable_code_is_left():

@@ -161,4 +161,5 @@ def _argument(instruction):
     is_code = isinstance(instruction.argval, types.CodeType)
     if is_code or instruction.opcode in (*dis.hasjrel, *dis.hasjabs):
         return None
-    return repr(instruction.argval)
+    # Python 3.10 has the full names of inner functions among the constants.
+    return repr(instruction.argval).rpartition("<locals>.")[2]
