@@ -1,10 +1,11 @@
 """Training steps of whole models with `fd.fuse`: `python -m benchmarks.end_to_end --help`.
 
 It times forward, loss, backward and the optimiser's step (AdamW) of models of transformers, timm
-and torch with random weights. The models are unchanged, compiled, fused, and fused and compiled,
-without and with dropout. Their steps are sampled in turn in one process. The goal is that a fused
-model with dropout takes no more time than the unchanged model without. `--small` measures small
-models of text, with dropout, where the goal is that `fuse` makes no step 3 % slower.
+and torch, and of one's own code, with random weights. The models are unchanged, compiled, fused,
+and fused and compiled, without and with dropout. Their steps are sampled in turn in one process.
+The goal is that a fused model with dropout takes no more time than the unchanged model without.
+`--small` measures small models of text, with dropout, where the goal is that `fuse` makes no step
+3 % slower.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .own_models import LanguageModel
 from .sizes import Images, Sizes, Text
 
 VOCABULARY = 8192  # small, so that the embedding does not dominate the time
@@ -116,8 +117,21 @@ def vit(p: float, size: Images) -> Task:
     return Task(model, lambda call: F.cross_entropy(call(images), labels))
 
 
+def own(kind: str) -> Callable:
+    """Returns the function that makes a language model of `own_models.py`."""
+
+    def make(p: float, size: Text) -> Task:
+        text, _ = _text(size)
+        model = LanguageModel(kind, VOCABULARY, size.layers, size.width, size.heads, p)
+        return Task(model, lambda call: call(text))
+
+    return make
+
+
 KINDS = {
     "bert": Kind(bert, "transformers", "transformers' BertForSequenceClassification", "text"),
     "vit": Kind(vit, "timm", "timm's VisionTransformer", "images"),
     "encoder": Kind(encoder, None, "nn.TransformerEncoder", "text"),
+    "gpt": Kind(own("gpt"), None, "a GPT as one's own code", "text"),
+    "llama": Kind(own("llama"), None, "a Llama as one's own code", "text"),
 }

@@ -161,8 +161,8 @@ def linear_act_drop(linear, act, drop, x):
     ``act`` is a module, a function, or None for the identity.
     """
     arguments = _arguments(drop)
-    if act is None and not _is_active(arguments):
-        return linear(x)
+    if not _is_active(arguments) and (act is None or getattr(linear, "bias", None) is None):
+        return linear(x) if act is None else act(linear(x))
     if act is not None and activation_of(act) is None:
         return FF.dropout(act(linear(x)), **arguments)
     x, bias = linear_output(linear, x)
