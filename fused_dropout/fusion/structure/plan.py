@@ -15,7 +15,7 @@ from fused_dropout.fusion.redirect import is_searched, redirected
 from fused_dropout.fusion.structure import kernel_calls
 from fused_dropout.fusion.structure.joining import Code, join_statements
 from fused_dropout.fusion.structure.rewriting import CALLS, OPENED, REWRITTEN, Rewriter
-from fused_dropout.fusion.structure.roles import first_parameter, path_of, roles_of
+from fused_dropout.fusion.structure.roles import paths_in, roles_of
 from fused_dropout.fusion.structure.source import method_from, tree_of
 
 
@@ -53,11 +53,7 @@ def can_be_rewritten(cls):
 
 def variant_of(module):
     """What a plan for a module depends on beside its class; None if nothing can be rewritten."""
-    trees = _trees(class_of(module))
-    roles = {}
-    if "forward" in trees:
-        for tree in trees.values():
-            roles |= roles_of(module, tree, opens)
+    roles = roles_of(module, _paths(class_of(module)), opens)
     return tuple(sorted(roles.items())) if roles else None
 
 
@@ -95,14 +91,20 @@ def _trees(cls):
         tree = tree_of(method)
         if tree is None:
             return
-        self_name = first_parameter(tree)
-        for path in {path_of(node, self_name) for node in ast.walk(tree)} - {None}:
+        for path in sorted(paths_in(tree)):
             if path not in seen:
                 add(path)
         found[name] = tree
 
     add("forward")
     return found
+
+
+@functools.cache
+def _paths(cls):
+    """The paths of the attributes that these methods mention; none if ``forward`` is not there."""
+    trees = _trees(cls)
+    return frozenset().union(*map(paths_in, trees.values())) if "forward" in trees else frozenset()
 
 
 @functools.cache

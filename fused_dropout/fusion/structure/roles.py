@@ -24,22 +24,22 @@ BRANCH = "branch"  # a module that ends with dropout, or a list that contains su
 MODULE = "module"
 
 
-def roles_of(module, tree, opens):
-    """``{path: role}`` for the attributes of a module, such as "mlp.fc1", that its code mentions.
+def roles_of(module, paths, opens):
+    """``{path: role}`` for the attributes of a module, such as "mlp.fc1".
 
     Args:
         module: a module.
-        tree: the syntax tree of one of its methods.
+        paths: the paths of attributes that its code mentions.
         opens: function of a module; whether it ends with dropout, see ``branches.py``.
     """
+    found = ((path, _role(module, path, opens)) for path in paths)
+    return {path: role for path, role in found if role is not None}
+
+
+def paths_in(tree):
+    """The paths of the attributes that the code of a method mentions, a set."""
     self_name = first_parameter(tree)
-    paths = (path_of(node, self_name) for node in ast.walk(tree))
-    found = {}
-    for path in dict.fromkeys(path for path in paths if path is not None):
-        role = _role(module, path, opens)
-        if role is not None:
-            found[path] = role
-    return found
+    return {path_of(node, self_name) for node in ast.walk(tree)} - {None}
 
 
 def first_parameter(tree):
