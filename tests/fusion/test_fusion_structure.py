@@ -273,6 +273,14 @@ class ReadLater(own.AttributeMlp):
         return z, h
 
 
+class ChangedLater(own.AttributeMlp):
+    def forward(self, x):
+        h = self.fc1(x)
+        y = self.drop1(F.relu(h))
+        h += y
+        return self.fc2(y)
+
+
 class ReadInTheNextTurn(own.AttributeMlp):
     def forward(self, x):
         h = x
@@ -464,6 +472,7 @@ class PrivateName(own.AttributeMlp):
 OTHERS = [
     ReadTwice,
     ReadLater,
+    ChangedLater,
     ReadInTheNextTurn,
     ReadAfterABranch,
     Captured,

@@ -123,10 +123,13 @@ def _is_name(node, context):
 
 def _uses(node, name):
     """The places where a node reads or deletes a variable."""
+    changed = {one.target for one in ast.walk(node) if isinstance(one, ast.AugAssign)}  # `h += x`
     return [
         one
         for one in ast.walk(node)
-        if isinstance(one, ast.Name) and one.id == name and not isinstance(one.ctx, ast.Store)
+        if isinstance(one, ast.Name)
+        and one.id == name
+        and (one in changed or not isinstance(one.ctx, ast.Store))
     ]
 
 
