@@ -577,6 +577,17 @@ def test_source_that_is_not_the_code():
     )
     assert {site.module for site in fd.fuse(Changed()).fused} == {"Dropout"}
 
+    class ChangedNorm(own.RmsNormOfLlama):
+        def forward(self, x):
+            return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+    assert norm_of_class(ChangedNorm) is not None
+    ChangedNorm.forward.__code__ = OtherPower.forward.__code__.replace(
+        co_filename=ChangedNorm.forward.__code__.co_filename,
+        co_firstlineno=ChangedNorm.forward.__code__.co_firstlineno,
+    )
+    assert norm_of_class(ChangedNorm) is None
+
 
 def test_norms_that_are_recognised():
     expected = {

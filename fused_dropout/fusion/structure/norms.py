@@ -12,7 +12,8 @@ from typing import NamedTuple
 from torch import nn
 
 from fused_dropout.fusion.fused_calls import NormParameters
-from fused_dropout.fusion.syntax import definition_of, torch_names
+from fused_dropout.fusion.structure.source import tree_of
+from fused_dropout.fusion.syntax import torch_names
 
 _CASTS = ("to", "float", "type_as", "type")
 
@@ -82,8 +83,8 @@ def _result_of(cls, function, arguments, depth=0):
     """The symbol that a method returns."""
     if not inspect.isfunction(function) or hasattr(function, "__wrapped__") or depth > 3:
         raise _Unknown
-    tree = definition_of(function)
-    if tree is None or tree.decorator_list or tree.args.vararg or tree.args.kwarg:
+    tree = tree_of(function)
+    if tree is None or tree.args.vararg or tree.args.kwarg:
         raise _Unknown
     self_name, *names = (one.arg for one in tree.args.posonlyargs + tree.args.args)
     if len(names) != len(arguments) or tree.args.kwonlyargs:
