@@ -7,7 +7,7 @@ kernel. ``bias`` and ``drop`` may be None, see ``fused_calls.py``.
 
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.eligibility import child_not_fusable
-from fused_dropout.fusion.fused_calls import BIAS_DIMS, linear_output
+from fused_dropout.fusion.fused_calls import linear_output_of_last_dim
 
 
 def branch_of(child, *args, **kwargs):
@@ -28,6 +28,4 @@ def branch_of(child, *args, **kwargs):
 
 def linear_branch(linear, drop, x):
     """``(output, bias, drop)`` of a branch that ends with ``drop(linear(x))``."""
-    if BIAS_DIMS.get(type(linear), -1) != -1:  # the residual kernels add a bias of the last dim
-        return linear(x), None, drop
-    return *linear_output(linear, x), drop
+    return *linear_output_of_last_dim(linear, x), drop

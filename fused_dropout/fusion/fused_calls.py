@@ -155,6 +155,13 @@ def bias_act_drop(x, bias, act, drop=None, bias_dim=-1):
     )
 
 
+def linear_output_of_last_dim(linear, x):
+    """As :func:`linear_output`; a convolution, whose bias belongs to another dim, is called."""
+    if BIAS_DIMS.get(type(linear), -1) != -1:
+        return linear(x), None
+    return linear_output(linear, x)
+
+
 def linear_act_drop(linear, act, drop, x):
     """``drop(act(linear(x)))`` for a linear layer or a convolution.
 
@@ -197,18 +204,28 @@ def halves_glu_drop(x, bias, act, drop, gate_first):
     return FF.dropout(product, **_arguments(drop))
 
 
-def two_linears_glu_drop(gate, value, act, drop, x):
+def two_linears_glu_drop(gate, value, act, drop, x, gate_first=True):
     """``drop(act(gate(x)) * value(x))`` for two linear layers.
 
-    Their weights are concatenated, as the kernel takes one tensor.
+    Their weights are concatenated, as the kernel takes one tensor. Layers that have to be called
+    are called in the order of the original code, which ``gate_first`` says.
     """
     activation = activation_of(act)
     called = any(linear_not_fusable("", one) is not None for one in (gate, value))
-    if called or activation is None or (gate.bias is None) != (value.bias is None):
-        return FF.dropout(act(gate(x)) * value(x), **_arguments(drop))
+    if called or activation is None or not _can_concatenate(gate, value):
+        product = act(gate(x)) * value(x) if gate_first else value(x) * act(gate(x))
+        return FF.dropout(product, **_arguments(drop))
     bias = None if gate.bias is None else torch.cat((gate.bias, value.bias))
     x = F.linear(x, torch.cat((gate.weight, value.weight)))
     return glu_drop(x, bias, activation, drop)
+
+
+def _can_concatenate(linear, other):
+    return (
+        linear.weight.shape == other.weight.shape
+        and linear.weight.dtype == other.weight.dtype
+        and (linear.bias is None) == (other.bias is None)
+    )
 
 
 def linear_drop(linear, drop, x):
@@ -216,15 +233,18 @@ def linear_drop(linear, drop, x):
     return linear_act_drop(linear, None, drop, x)
 
 
-def add(branch, bias, drop, residual, layer_scale=None, drop_path=None):
+def add(branch, bias, drop, residual, layer_scale=None, drop_path=None, branch_first=False):
     """``residual + drop_path(layer_scale * drop(branch + bias))``.
+
+    If ``branch_first`` is True, the original code adds the residual to the branch, which matters
+    for objects that are not tensors.
 
     ``layer_scale`` is a tensor that broadcasts to the shape of the branch, or None. ``drop_path``
     is a stochastic depth layer, or None.
     """
     dropped, path = _arguments(drop), _path_arguments(drop_path, branch)
     if bias is None and layer_scale is None and not _is_active(dropped) and not _is_active(path):
-        return residual + branch
+        return branch + residual if branch_first else residual + branch
     both = _is_active(dropped) and _is_active(path)
     if not both and layer_scale is None and _kernel_can_add(branch, residual):
         arguments = path if _is_active(path) else dropped
@@ -342,6 +362,8 @@ def _kernel_can_add(branch, residual, layer_scale=None):
         return False  # a number
     if branch.shape != residual.shape:
         return False
+    if not residual.is_contiguous() and residual.stride() != branch.stride():
+        return False  # in torch the residual decides about the layout
     if layer_scale is None and branch.dtype == residual.dtype:
         return True
     return (

@@ -596,7 +596,7 @@ def test_norms_that_are_recognised():
         own.RmsNormInTwoMethods: ("rms", "weight", None, "eps"),
     }
     for cls, norm in expected.items():
-        assert norm_of_class(cls) == norm
+        assert norm_of_class(cls)[:4] == norm
 
 
 class OtherPower(own.RmsNormOfLlama):

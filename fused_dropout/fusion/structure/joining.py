@@ -8,8 +8,14 @@ import ast
 import collections
 
 from fused_dropout.fusion.activations import is_pure_function
+from fused_dropout.fusion.structure import roles
 from fused_dropout.fusion.structure.roles import first_parameter, path_of
 
+#: Statements after which code goes on although an exception was raised.
+TRY = (ast.Try, *([ast.TryStar] if hasattr(ast, "TryStar") else []))
+
+_JUMPS = (ast.Break, ast.Continue)
+_PURE = (roles.LINEAR, roles.NORM, roles.ACTIVATION, roles.RELU, roles.DROP, roles.DROP_PATH)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
@@ -24,19 +30,20 @@ class Code:
     Attributes:
         self_name: the name of the first parameter.
         roles: see ``roles.py``.
-        global_values: the globals of the method.
+        global_values: the globals of the method, a function.
         methods: the names of the rewritten methods of the class.
         local: the names of parameters and variables.
         loop_variables: the names that ``for`` statements assign.
         mentions: {name of a variable: how often it is in the code}.
     """
 
-    def __init__(self, tree, roles, global_values, methods):
-        self.self_name, self.roles = first_parameter(tree), roles
-        self.global_values, self.methods = global_values, methods
+    def __init__(self, tree, roles_of_paths, function, methods):
+        self.self_name, self.roles = first_parameter(tree), roles_of_paths
+        self.global_values, self.methods = function.__globals__, methods
         nodes = list(ast.walk(tree))
         stored = {one.id for one in nodes if _is_name(one, ast.Store)}
-        self.local = stored | {one.arg for one in nodes if isinstance(one, ast.arg)}
+        code = function.__code__
+        self.local = stored.union(code.co_varnames, code.co_cellvars, code.co_freevars)
         self.mentions = collections.Counter(x.id for x in nodes if isinstance(x, ast.Name))
         self.loop_variables = {
             name.id
@@ -63,29 +70,37 @@ class Code:
             return vars(owner).get(node.attr) if isinstance(owner, type(ast)) else None
         return None
 
+    def is_fixed(self, node):
+        """Whether an expression names an object that is the same whatever runs before."""
+        is_known = self.role(node) is not None or self.value(node) is not None
+        return is_known or isinstance(node, (ast.Name, ast.Constant))
+
     def is_pure(self, node):
-        """Whether an expression can be evaluated earlier or later without a difference."""
+        """Whether an expression changes nothing, and gives the same as long as nothing changes."""
         match node:
-            case ast.Name() | ast.Constant():
-                return True
             case ast.Attribute():
-                if self.role(node) is not None or self.value(node) is not None:
-                    return True
                 is_self = isinstance(node.value, ast.Name) and node.value.id == self.self_name
-                return not is_self and self.is_pure(node.value)
+                return self.is_fixed(node) or (not is_self and self.is_pure(node.value))
             case ast.BinOp(left, _, right):
                 return self.is_pure(left) and self.is_pure(right)
             case ast.UnaryOp(_, operand):
                 return self.is_pure(operand)
             case ast.Call(func, [x], []):
-                return is_pure_function(self.value(func)) and self.is_pure(x)
-        return False
+                is_pure = self.role(func) in _PURE or is_pure_function(self.value(func))
+                return is_pure and self.is_pure(x)
+        return self.is_fixed(node)
 
-    def comes_first(self, target, node):
-        """Whether all of an expression that is evaluated before a part of it is pure.
+    def comes_first(self, target, node, moved):
+        """Whether nothing is evaluated before a part of an expression that ``moved`` may change.
 
-        False also if the part is evaluated only under a condition, or several times.
+        ``moved`` is the expression that will be evaluated in the place of the part. False also if
+        the part is evaluated only under a condition, or several times.
         """
+        return self._comes_first(
+            target, node, self.is_pure if self.is_pure(moved) else self.is_fixed
+        )
+
+    def _comes_first(self, target, node, may_precede):
         if node is target:
             return True
         if isinstance(node, (ast.Name, ast.Constant)):
@@ -111,8 +126,8 @@ class Code:
                 return False
         for part in parts:
             if any(one is target for one in ast.walk(part)):
-                return self.comes_first(target, part)
-            if not self.is_pure(part):
+                return self._comes_first(target, part, may_precede)
+            if not may_precede(part):
                 return False
         return False
 
@@ -165,7 +180,7 @@ class _Joining:
             statement = _simplified(statement)
             if isinstance(statement, (ast.If, ast.With)):
                 self._nested(statement, following)
-            elif isinstance(statement, (ast.For, ast.While, ast.Try)):
+            elif isinstance(statement, (ast.For, ast.While)):
                 self._nested(statement, None)
             while done and (joined := self._joined(done[-1], statement, rest, after)) is not None:
                 statement = joined
@@ -189,7 +204,7 @@ class _Joining:
         if len(uses) != 1 or not isinstance(uses[0].ctx, ast.Load):
             return None
         (use,) = uses
-        if not self.code.comes_first(use, second.value):
+        if not self.code.comes_first(use, second.value, first.value):
             return None
         if not self._is_dead(name, second, rest, after):
             return None
@@ -201,7 +216,7 @@ class _Joining:
         if isinstance(statement, ast.Return) or _always_stores(statement, name):
             return True
         for one in rest:
-            if _uses(one, name):
+            if _uses(one, name) or any(isinstance(x, _JUMPS) for x in ast.walk(one)):
                 return False
             if isinstance(one, ast.Return) or _always_stores(one, name):
                 return True

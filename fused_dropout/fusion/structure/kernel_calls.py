@@ -9,7 +9,7 @@ from fused_dropout.fusion.fused_calls import (
     halves_glu_drop,
     linear_act_drop,
     linear_drop,
-    linear_output,
+    linear_output_of_last_dim,
     two_linears_glu_drop,
 )
 
@@ -23,6 +23,6 @@ __all__ = [
     "linear_act_drop",
     "linear_branch",
     "linear_drop",
-    "linear_output",
+    "linear_output_of_last_dim",
     "two_linears_glu_drop",
 ]

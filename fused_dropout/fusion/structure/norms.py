@@ -9,13 +9,14 @@ import ast
 import inspect
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from fused_dropout.fusion.fused_calls import NormParameters
 from fused_dropout.fusion.structure.source import tree_of
 from fused_dropout.fusion.syntax import torch_names
 
-_CASTS = ("to", "float", "type_as", "type")
+_CASTS = ("to", "float", "type_as")
 
 
 class Norm(NamedTuple):
@@ -25,12 +26,16 @@ class Norm(NamedTuple):
         kind: "layer" or "rms".
         weight, bias: names of attributes; ``bias`` is None for "rms".
         eps: the name of an attribute, or a number.
+        widens: whether 16-bit input may give a float32 result.
+        methods: ``(name, method)`` of the methods that compute it, beside ``forward``.
     """
 
     kind: str
     weight: str
     bias: str | None
     eps: object
+    widens: bool = False
+    methods: tuple = ()
 
     def parameters(self, module):
         """The :class:`~.fused_calls.NormParameters` of a module; None if it has others."""
@@ -41,6 +46,11 @@ class Norm(NamedTuple):
             return None
         if bias is not None and not isinstance(bias, nn.Parameter):
             return None
+        if self.widens and weight.dtype not in (torch.float32, torch.float64):
+            return None
+        for name, method in self.methods:
+            if name in vars(module) or getattr(type(module), name) is not method:
+                return None
         return NormParameters(weight, bias, eps, tuple(weight.shape), weight.dtype)
 
 
@@ -48,12 +58,24 @@ class _Unknown(Exception):
     pass
 
 
+class _Notes(NamedTuple):
+    """What was seen: the kinds of casts, "wide" and "back", and {name: method}."""
+
+    casts: set
+    methods: dict
+
+
 def norm_of_class(cls):
     """The :class:`Norm` that instances of a class compute; None if they compute something else."""
+    notes = _Notes(set(), {})
     try:
-        return _norm(_result_of(cls, cls.forward, [("x",)]))
+        found = _norm(_result_of(cls, cls.forward, [("x",)], notes))
     except _Unknown:
         return None
+    if found is None or cls.__call__ is not nn.Module.__call__:
+        return None
+    widens = "wide" in notes.casts and "back" not in notes.casts
+    return found._replace(widens=widens, methods=tuple(notes.methods.items()))
 
 
 def _norm(symbol):
@@ -79,7 +101,7 @@ def _norm(symbol):
     return Norm("rms", weights[0], None, eps) if kind in ("attribute", "number") else None
 
 
-def _result_of(cls, function, arguments, depth=0):
+def _result_of(cls, function, arguments, notes, depth=0):
     """The symbol that a method returns."""
     if not inspect.isfunction(function) or hasattr(function, "__wrapped__") or depth > 3:
         raise _Unknown
@@ -89,7 +111,9 @@ def _result_of(cls, function, arguments, depth=0):
     self_name, *names = (one.arg for one in tree.args.posonlyargs + tree.args.args)
     if len(names) != len(arguments) or tree.args.kwonlyargs:
         raise _Unknown
-    symbols = _Symbols(cls, self_name, dict(zip(names, arguments, strict=True)), function, depth)
+    symbols = _Symbols(
+        cls, self_name, dict(zip(names, arguments, strict=True)), function, notes, depth
+    )
     for statement in tree.body:
         if isinstance(statement, ast.Return) and statement.value is not None:
             return symbols.of(statement.value)
@@ -103,8 +127,9 @@ def _result_of(cls, function, arguments, depth=0):
 
 
 class _Symbols:
-    def __init__(self, cls, self_name, values, function, depth):
+    def __init__(self, cls, self_name, values, function, notes, depth):
         self.cls, self.self_name, self.values, self.depth = cls, self_name, values, depth
+        self.notes = notes
         self.names = torch_names(function)
 
     def of(self, node):
@@ -150,13 +175,24 @@ class _Symbols:
             arguments = [self.of(one) for one in node.args]
             if keywords:
                 raise _Unknown
-            return _result_of(self.cls, method, arguments, self.depth + 1)
+            self.notes.methods[function.attr] = method
+            return _result_of(self.cls, method, arguments, self.notes, self.depth + 1)
         full = self._full_name(function.value)
         if full is not None:
             return self._torch(f"{full}.{function.attr}", node.args, keywords)
         if function.attr in _CASTS:
+            self.notes.casts.add(self._kind_of_cast(node))
             return self.of(function.value)
         return self._torch(f"torch.{function.attr}", [function.value, *node.args], keywords)
+
+    def _kind_of_cast(self, node):
+        """ "wide" for a cast to float32, "back" for a cast to the dtype of another tensor."""
+        texts = [ast.unparse(one) for one in (*node.args, *(one.value for one in node.keywords))]
+        if (node.func.attr == "float" and not texts) or texts == ["torch.float32"]:
+            return "wide"
+        if len(texts) == 1 and not texts[0].startswith("torch."):
+            return "back"
+        raise _Unknown
 
     def _full_name(self, node):
         """The full name of a module of torch; None for other expressions."""

@@ -50,7 +50,8 @@ class RewrittenModule(FusedMixin):
     @staticmethod
     def reason_not_fusable(module):
         for path, names, not_fusable in module.checks:
-            reason = not_fusable(path, _child(module, names))
+            child = _child(module, names)
+            reason = f"{path} is gone" if child is None else not_fusable(path, child)
             if reason is not None:
                 return reason
         return None
@@ -61,7 +62,9 @@ class RewrittenModule(FusedMixin):
         )
 
     def in_training(self):
-        return self.training or any(_child(self, names).training for _, names, _ in self.checks)
+        return self.training or any(
+            getattr(_child(self, names), "training", False) for _, names, _ in self.checks
+        )
 
     def fused_forward(self, *args, **kwargs):
         return self.unfused_forward(*args, **kwargs)
@@ -75,13 +78,13 @@ def _checks(found, variant):
             tuple(path.split(".")),
             drop_path_not_fusable if roles[path] == DROP_PATH else dropout_not_fusable,
         )
-        for path in found.drops
+        for path in found.bypassed
     )
 
 
 def _child(module, names):
     for name in names:
-        module = getattr(module, name)
+        module = getattr(module, name, None)
     return module
 
 

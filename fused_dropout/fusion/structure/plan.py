@@ -28,6 +28,7 @@ class Plan(NamedTuple):
             that these call.
         rewrites: the methods of the original class in the place of which they run.
         drops: the paths of the dropout layers that run in kernels with what is beside them.
+        bypassed: these, and those that the caller of ``open_forward`` applies.
         lines: the lines of such calls of ``F.dropout``.
         texts: what runs in kernels, for the report.
         children: {path: role} of the linear layers, activations and norms in these.
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     methods: dict
     rewrites: tuple
     drops: tuple
+    bypassed: tuple
     lines: frozenset
     texts: tuple
     children: dict
@@ -51,31 +53,39 @@ def can_be_rewritten(cls):
     return "forward" in _trees(cls)
 
 
-def variant_of(module):
-    """What a plan for a module depends on beside its class; None if nothing can be rewritten."""
-    roles = roles_of(module, _paths(class_of(module)), opens)
+def variant_of(module, parents=()):
+    """What a plan for a module depends on beside its class; None if nothing can be rewritten.
+
+    ``parents`` are modules whose variants are being found, for modules that refer to each other.
+    """
+    inside = functools.partial(opens, parents=(*parents, module))
+    roles = roles_of(module, _paths(class_of(module)), inside)
     return tuple(sorted(roles.items())) if roles else None
 
 
-def plan_of(module):
+def plan_of(module, parents=()):
     """The :class:`Plan` for a module; None if nothing can be rewritten."""
-    variant = variant_of(module)
+    variant = variant_of(module, parents)
     return None if variant is None else plan(class_of(module), variant)
 
 
-def opens(module):
+def opens(module, parents=()):
     """Whether the fused class of a module has ``open_forward``, see ``branches.py``."""
+    if any(module is one for one in parents):
+        return False
     if isinstance(module, nn.Sequential):
         return ends_with_dropout(module)
     if isinstance(module, FusedMixin):
         return hasattr(module, "open_forward")
-    found = plan_of(module)
+    found = plan_of(module, parents)
     return found is not None and "open_forward" in found.methods
 
 
 @functools.cache
 def _trees(cls):
-    """``{name: syntax tree}`` of ``forward`` and the methods that it names, if they can be read.
+    """``{name: (method, syntax tree)}`` of ``forward`` and the methods that it names.
+
+    Those that cannot be read are left out.
 
     A method comes after those that it names, so ``forward`` is the last.
     """
@@ -94,7 +104,7 @@ def _trees(cls):
         for path in sorted(paths_in(tree)):
             if path not in seen:
                 add(path)
-        found[name] = tree
+        found[name] = method, tree
 
     add("forward")
     return found
@@ -104,38 +114,48 @@ def _trees(cls):
 def _paths(cls):
     """The paths of the attributes that these methods mention; none if ``forward`` is not there."""
     trees = _trees(cls)
-    return frozenset().union(*map(paths_in, trees.values())) if "forward" in trees else frozenset()
+    return (
+        frozenset().union(*(paths_in(tree) for _, tree in trees.values()))
+        if "forward" in trees
+        else frozenset()
+    )
 
 
 @functools.cache
 def plan(cls, variant):
     """The :class:`Plan` for modules of a class; ``variant``: see :func:`variant_of`."""
     roles, methods, rewrites = dict(variant), {}, []
-    drops, lines, texts, children = {}, {}, {}, {}
-    for name, tree in _trees(cls).items():
+    drops, bypassed, lines, texts, children = {}, {}, {}, {}, {}
+    for name, (original, tree) in _trees(cls).items():
+        if inspect.getattr_static(cls, name, None) is not original:  # it was replaced
+            return None
         tree = copy.deepcopy(tree)
-        original = getattr(cls, name)
-        code = Code(tree, roles, inspect.unwrap(original).__globals__, methods)
+        code = Code(tree, roles, inspect.unwrap(original), methods)
         join_statements(tree, code)
-        opened, rewriter = copy.deepcopy(tree), Rewriter(code)
+        opened, opener, rewriter = copy.deepcopy(tree), Rewriter(code), Rewriter(code)
         tree.body = rewriter.block(tree.body)
         new = {}
         if rewriter.has_changed:
             new["fused_forward" if name == "forward" else REWRITTEN + name] = tree
-        if _open(opened, Rewriter(code)):
+        # A decorator, or `__call__`, expects the result of the original method.
+        is_plain = not hasattr(original, "__wrapped__") and cls.__call__ is nn.Module.__call__
+        if is_plain and _open(opened, opener):
             new["open_forward" if name == "forward" else OPENED + name] = opened
         for new_name, new_tree in new.items():
             methods[new_name] = redirected(method_from(new_tree, original, {CALLS: kernel_calls}))
         if new:
             rewrites.append(name)
+            texts |= rewriter.texts
             drops |= rewriter.drops
             lines |= rewriter.lines
-            texts |= rewriter.texts
             children |= rewriter.children
+            bypassed |= rewriter.drops | (opener.drops if opened in new.values() else {})
     if methods.keys().isdisjoint(("fused_forward", "open_forward")):
         return None
     texts = tuple(texts) or ("end of a branch",)
-    return Plan(methods, tuple(rewrites), tuple(drops), frozenset(lines), texts, children)
+    return Plan(
+        methods, tuple(rewrites), tuple(drops), tuple(bypassed), frozenset(lines), texts, children
+    )
 
 
 def _open(tree, rewriter):

@@ -7,7 +7,7 @@ import ast
 from typing import NamedTuple
 
 from fused_dropout.fusion.structure import roles
-from fused_dropout.fusion.structure.joining import assigned_name, replaced
+from fused_dropout.fusion.structure.joining import TRY, assigned_name, replaced
 from fused_dropout.fusion.structure.shapes import ACTIVATIONS, Shapes, argument
 
 #: The name of ``kernel_calls.py`` in new code.
@@ -17,7 +17,8 @@ CALLS = "_fused_dropout_calls"
 #: at their end.
 REWRITTEN, OPENED = "_fused_dropout_run_", "_fused_dropout_open_"
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+# Their code is not rewritten: definitions, and statements that go on after an exception.
+_LEFT = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, *TRY)
 _TOLD = (roles.LINEAR, roles.MODULE, roles.NORM, *ACTIVATIONS)
 
 
@@ -67,10 +68,12 @@ class Rewriter:
         return [self.statement(one) for one in result]
 
     def statement(self, statement):
+        if isinstance(statement, _LEFT):
+            return statement
         for field, value in ast.iter_fields(statement):
             if isinstance(value, ast.expr) and field not in ("target", "targets"):
                 setattr(statement, field, self.expression(value))
-            elif field in ("body", "orelse") and not isinstance(statement, _DEFINITIONS):
+            elif field in ("body", "orelse"):
                 setattr(statement, field, self.block(value))
         return statement
 
@@ -116,9 +119,11 @@ class Rewriter:
             return None
         linear, inner = self.shapes.call(x)
         if linear is not None:
+            self._use(drop)
             return self._call("linear_branch", linear, drop, self.expression(inner))
         if self.shapes.activation(x)[0] is not None:
             return None
+        self._use(drop)
         return ast.Tuple([self.expression(x), ast.Constant(None), drop], ast.Load())
 
     def _child_branch(self, node):
@@ -174,14 +179,15 @@ class Rewriter:
         """
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
             return None
+        # A variable is the same object after the branch was computed; other residuals may not be.
         sides = (node.right, node.left), (node.left, node.right)
         for branch, residual in sides:
-            if self.shapes.is_plain(residual):
+            if self.shapes.is_variable(residual):
                 found = self._branch(branch)
                 if found is not None:
                     return found, residual
         for branch, residual in sides if weak else ():
-            if self.shapes.is_plain(residual):
+            if self.shapes.is_variable(residual):
                 return self._as_it_is(branch), residual
         return None
 
@@ -196,7 +202,11 @@ class Rewriter:
 
     def _sum(self, node):
         """r + D(...), or r plus a child that ends with dropout."""
-        return self._add("add", self._split_sum(node), node)
+        is_left = isinstance(node, ast.BinOp) and not self.shapes.is_variable(node.left)
+        parts = self._split_sum(node)
+        if parts is not None and is_left:
+            parts[0].keywords.append(ast.keyword("branch_first", ast.Constant(True)))
+        return self._add("add", parts, node)
 
     def _add(self, function, parts, like, norm=None):
         if parts is None:
@@ -239,12 +249,14 @@ class Rewriter:
             act, inner = self.shapes.activation(gated)
             gate, x = (None, None) if act is None else self.shapes.call(inner)
             value, value_x = self.shapes.call(other)
-            if gate is None or value is None or not self.shapes.is_plain(x):
+            if gate is None or value is None or not self.shapes.is_variable(x):
                 continue
             if ast.dump(x) == ast.dump(value_x):
                 self._use(drop)
                 self._tell("gate", "dropout")
-                return self._call("two_linears_glu_drop", gate, value, act, drop, x, like=node)
+                gate_first = ast.Constant(gated is product.left)
+                arguments = gate, value, act, drop, x, gate_first
+                return self._call("two_linears_glu_drop", *arguments, like=node)
         return None
 
     def _linear_activation(self, node):
@@ -273,13 +285,13 @@ class Rewriter:
         for node in ast.walk(later.value) if later.value is not None else ():
             drop, product = self.shapes.dropout(node)
             act, gated = self._gate_of(product, {first, second})
-            if act is None or not self.code.comes_first(node, later.value):
+            if act is None or not self.code.comes_first(node, later.value, x):
                 continue
             linear, linear_x = self.shapes.call(x, (roles.LINEAR,))
             if linear is None:
                 parts = [self.expression(x), ast.Constant(None)]
             else:
-                output = self._call("linear_output", linear, self.expression(linear_x))
+                output = self._call("linear_output_of_last_dim", linear, self.expression(linear_x))
                 parts = [ast.Starred(output, ast.Load())]
             self._use(drop)
             self._tell(*(["bias"] if linear is not None else []), "gate", "dropout")
@@ -338,7 +350,7 @@ class Rewriter:
                 x is not None
                 and self.code.role(one.func) == roles.NORM
                 and _is_name_in(x, names)
-                and self.code.comes_first(one, node)
+                and self.code.comes_first(one, node, one)
             ):
                 return one
         return None

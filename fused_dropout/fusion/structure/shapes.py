@@ -107,10 +107,7 @@ class Shapes:
         is_linear = self.call(node, (roles.LINEAR,))[0] is not None
         return is_linear or self.activation(node)[0] is not None
 
-    def is_plain(self, node):
-        """Whether an expression is a variable or a sum of variables."""
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self.is_plain(node.left) and self.is_plain(node.right)
+    def is_variable(self, node):
         return isinstance(node, ast.Name) and node.id in self.code.local
 
     def is_relu(self, act):

@@ -34,7 +34,7 @@ def tree_of(method):
     ast.increment_lineno(tree, code.co_firstlineno - 1)
     tree.decorator_list = []
     nodes = list(ast.walk(tree))
-    if any(isinstance(node, (ast.Global, ast.Nonlocal)) for node in nodes):
+    if any(isinstance(node, (ast.Global, ast.Nonlocal, ast.NamedExpr)) for node in nodes):
         return None
     if any(isinstance(node, ast.Name) and node.id in _REFUSED for node in nodes):
         return None

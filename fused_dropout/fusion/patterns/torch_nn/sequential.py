@@ -81,7 +81,8 @@ class FusedSequential(FusedMixin):
 
 def ends_with_dropout(module):
     """Whether a module is an ``nn.Sequential`` that ends with a linear layer and dropout."""
-    if (unfused_class(type(module)) or type(module)).forward is not nn.Sequential.forward:
+    cls = unfused_class(type(module)) or type(module)
+    if cls.forward is not nn.Sequential.forward or cls.__call__ is not nn.Module.__call__:
         return False
     linear, drop = (None, None, *module._modules.values())[-2:]
     return (
