@@ -258,6 +258,14 @@ def test_dropout_children_in_training_alone():
 # Code that must not be joined, or not be rewritten at all.
 
 
+def doubled(function):
+    @functools.wraps(function)
+    def call(self, *args, **kwargs):
+        return 2 * function(self, *args, **kwargs)
+
+    return call
+
+
 class ReadTwice(own.AttributeMlp):
     def forward(self, x):
         h = self.fc1(x)
@@ -336,6 +344,141 @@ class OtherHalves(own.GatedByHalves):
         a, b = self.Wi(y).chunk(2, dim=-1)
         y = self.drop(self.act(a) * a)
         return self.Wo(y), b
+
+
+class GateOfAnotherSize(own.AttributeMlp):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = nn.Linear(16, 1), nn.Linear(16, 24)
+
+    def forward(self, x):
+        return self.fc2(self.drop1(torch.sigmoid(self.gate(x)) * self.up(x)))
+
+
+class ConvolutionInHalves(own.AttributeMlp):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(5, 6, 1)
+
+    def forward(self, x):
+        a, b = self.conv(x).chunk(2, dim=-1)
+        return self.drop1(F.gelu(a) * b)
+
+
+class BreakInALoop(own.AttributeMlp):
+    def forward(self, x):
+        h = x
+        for i in range(3):
+            h = self.fc1(x)
+            x = self.fc2(self.drop1(F.gelu(h)))
+            if i == 1:
+                break
+            h = x
+        return x, h
+
+
+class Finally(own.AttributeMlp):
+    def forward(self, x):
+        try:
+            h = self.fc1(x)
+            return self.fc2(self.drop1(F.gelu(h)))
+        finally:
+            self.last = h.detach()
+
+
+class InplaceBefore(own.AttributeMlp):
+    """``x`` is changed before the other side of the sum is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = x * 1
+        h = self.relu(x)
+        h = self.fc(h)
+        return 0.5 * x + self.drop1(h)
+
+
+class InplaceInABranch(InplaceBefore):
+    def body(self, x):
+        return self.drop1(self.fc(self.relu(x)))
+
+    def forward(self, x):
+        x, s = x * 1, x * 2
+        return x + s + self.body(x)
+
+
+class Walrus(own.AttributeMlp):
+    def forward(self, x):
+        h = self.fc2(a := self.fc1(x))
+        return 2 * a.sum() + self.drop2(h)
+
+
+class Shadowed(own.AttributeMlp):
+    """A local name that is a function of torch elsewhere."""
+
+    def forward(self, x):
+        silu = doubled_value
+        return self.fc2(self.drop1(silu(self.fc1(x))))
+
+
+class OwnDropoutInside(own.AttributeMlp):
+    def forward(self, x):
+        from tests.fusion.test_fusion_structure import doubled_value as dropout
+
+        return self.fc2(self.drop1(dropout(F.relu(self.fc1(x)))))
+
+
+def doubled_value(x):
+    return 2 * x
+
+
+class HookOnLastDropout(own.AttributeMlp):
+    """A dropout layer that only ``open_forward`` bypasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
+        self.drop2.register_forward_hook(triple)
+
+    def _sa(self, x):
+        x = self.fc(x).clone()
+        return self.drop2(x)
+
+    def forward(self, x):
+        return self.norm(x + self._sa(x))
+
+
+def triple(module, inputs, output):
+    return 3 * output
+
+
+class DecoratedMethod(own.AttributeMlp):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+
+    @doubled
+    def body(self, x):
+        return self.drop1(self.fc(x))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class WithCall(own.GptMlp):
+    def __call__(self, x):
+        return 3 * super().__call__(x)
+
+
+class CallsIt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = WithCall()
+
+    def forward(self, x):
+        return x + self.mlp(x)
 
 
 class OrderMatters(own.AttributeMlp):
@@ -432,18 +575,23 @@ class TransposedBranch(own.AttributeMlp):
         return y.view(-1), z.view(-1)
 
 
+class TransposedResidual(own.AttributeMlp):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+        self.norm = nn.LayerNorm(5)
+
+    def forward(self, x):
+        t = x.mT
+        t = t + self.drop1(self.fc(t))
+        n = self.norm(t)
+        return t.mT.view(3, 80), n.view(-1)
+
+
 class BroadcastResidual(own.AttributeMlp):
     def forward(self, x):
         r = x[:1]
         return r + self.drop2(self.fc2(F.relu(self.fc1(x))))
-
-
-def doubled(function):
-    @functools.wraps(function)
-    def call(self, *args, **kwargs):
-        return 2 * function(self, *args, **kwargs)
-
-    return call
 
 
 class Decorated(own.AttributeMlp):
@@ -478,6 +626,18 @@ OTHERS = [
     Captured,
     Deleted,
     UnderACondition,
+    GateOfAnotherSize,
+    ConvolutionInHalves,
+    BreakInALoop,
+    Finally,
+    InplaceBefore,
+    InplaceInABranch,
+    Walrus,
+    Shadowed,
+    OwnDropoutInside,
+    HookOnLastDropout,
+    DecoratedMethod,
+    CallsIt,
     HalvesReadLater,
     OtherHalves,
     OrderMatters,
@@ -506,6 +666,68 @@ def test_layouts():
     assert_parity(
         TransposedBranch(), call, fused_classes=["TransposedBranch"], in_memory_order=True
     )
+
+
+def test_layout_of_a_residual_that_is_not_contiguous():
+    fused = fused_copy(TransposedResidual())
+    fused(X)
+    for one in fused.modules():
+        if isinstance(one, nn.Dropout):
+            one.p = 0.0
+    for output, expected in zip(fused(X), fused.eval()(X), strict=True):
+        torch.testing.assert_close(output, expected)
+
+
+def test_code_that_was_replaced_is_not_rewritten(monkeypatch):
+    fd.fuse(own.GptMlp())
+    monkeypatch.setattr(own.GptMlp, "forward", lambda self, x: x + 1)
+    model = own.GptMlp()
+    model.c_fc = nn.Sequential(nn.Linear(16, 24))
+    fd.fuse(model)
+    assert torch.equal(model(X), X + 1)
+
+
+def test_a_method_of_a_norm_that_is_replaced(monkeypatch):
+    model = fused_copy(own.LlamaLayer(norm=own.RmsNormInTwoMethods))
+    set_p(model, 0.0)
+    monkeypatch.setattr(own.RmsNormInTwoMethods, "_norm", lambda self, x: 0 * x)
+    expected = copy.deepcopy(model).eval()(X)
+    torch.testing.assert_close(model(X), expected)
+
+
+def test_modules_that_refer_to_each_other():
+    class Child(own.GptMlp):
+        def forward(self, x):
+            self.parent.count += 1
+            return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.child, self.count = Child(), 0
+            self.child.__dict__["parent"] = self
+
+        def forward(self, x):
+            return x + self.child(x)
+
+    model = Parent()
+    assert {site.module.rpartition(".")[2] for site in fd.fuse(model).fused} > {"Parent", "Child"}
+    model(X)
+    assert model.count == 1
+
+
+def test_dropout_that_is_removed_after_fuse():
+    class Optional(own.AttributeMlp):
+        def forward(self, x):
+            x = F.gelu(self.fc1(x))
+            if self.drop1 is not None:
+                x = self.drop1(self.fc2(x))
+            return x
+
+    model = fused_copy(Optional())
+    model.drop1 = None
+    for one in (model, copy.copy(model).eval()):
+        assert torch.equal(one(X), F.gelu(one.fc1(X)))
 
 
 def test_unreadable_code_is_left():
@@ -675,6 +897,25 @@ class Power(own.RmsNormOfLlama):
 class Functional(own.RmsNormOfLlama):
     def forward(self, x):
         return F.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+class NotCastBack(own.RmsNormOfLlama):
+    def forward(self, x):
+        x = x.float()
+        return self.weight.float() * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
+def test_a_norm_that_returns_float32():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.drop = NotCastBack(), nn.Dropout(0.1)
+
+        def forward(self, x):
+            return self.norm(x + self.drop(x))
+
+    model = Layer().bfloat16()
+    assert fused_copy(model)(X.bfloat16()).dtype == model(X.bfloat16()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("cls", [SquareRoot, Power, Functional])
