@@ -317,11 +317,15 @@ def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_pat
 
 
 def _laid_out_as(residual, result):
-    """A result, contiguous if the residual is: the kernels keep the layout of the branch.
+    """A result with the layout of the residual: the kernels keep that of the branch.
 
     In torch the first operand of a sum decides, and code that follows may call ``view``.
     """
-    return result.contiguous() if residual.is_contiguous() else result
+    if residual.is_contiguous():
+        return result.contiguous()
+    if residual.stride() == result.stride():
+        return result
+    return torch.empty_like(residual, dtype=result.dtype).copy_(result)
 
 
 def _drop_options(branch, drop, drop_path):
@@ -362,8 +366,6 @@ def _kernel_can_add(branch, residual, layer_scale=None):
         return False  # a number
     if branch.shape != residual.shape:
         return False
-    if not residual.is_contiguous() and residual.stride() != branch.stride():
-        return False  # in torch the residual decides about the layout
     if layer_scale is None and branch.dtype == residual.dtype:
         return True
     return (
