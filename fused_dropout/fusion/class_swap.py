@@ -214,6 +214,11 @@ def unfused_class(cls):
     return _ORIGINS[cls][1] if cls in _ORIGINS else None
 
 
+def class_of(module):
+    """The class of a module before it was fused."""
+    return unfused_class(type(module)) or type(module)
+
+
 def mixin_of(cls):
     """The mixin of a fused class; None if a user wrote the class, or if it is not fused."""
     return _ORIGINS[cls][0] if cls in _ORIGINS else None

@@ -78,11 +78,6 @@ FINGERPRINTS = {}
 _KNOWN = collections.defaultdict(set)  # {library: the fingerprints of all its patterns}
 
 
-def has_fingerprint_pattern(cls):
-    """Whether a pattern replaces exactly the ``forward`` of a class."""
-    return fingerprint_of(cls.forward) in _KNOWN[top_level_package(cls.__module__)]
-
-
 def add_fingerprint_pattern(library, mixin, fingerprints, names, description):
     """Adds a pattern for the classes of a library whose ``forward`` has a known fingerprint.
 

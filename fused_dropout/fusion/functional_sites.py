@@ -4,7 +4,7 @@ It is used where no other pattern fuses the module. Nothing is fused with its ne
 go to this package's functions, which store no mask.
 """
 
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, class_of
 from fused_dropout.fusion.redirected_classes import has_redirected_methods
 from fused_dropout.fusion.registry import FUNCTIONAL, add_pattern
 from fused_dropout.fusion.sites import calls_of
@@ -22,7 +22,7 @@ class RedirectedModule(FusedMixin):
 
 
 def _describe(module):
-    cls = unfused_class(type(module)) or type(module)
+    cls = class_of(module)
     functions = dict.fromkeys(function for function, _, _ in calls_of(cls))
     return f"{', '.join(functions)} without a stored mask"
 

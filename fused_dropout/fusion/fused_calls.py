@@ -381,21 +381,26 @@ def _sum_dtype(branch, residual, layer_scale):
 
 def norm_not_fusable(name, norm):
     """The reason why a norm has to be called apart from the sum before it; None if it has not."""
+    return _norm_parameters(name, norm)[1]
+
+
+def _norm_parameters(name, norm):
+    """``(NormParameters, None)``, or ``(None, reason)``: see :func:`norm_not_fusable`."""
     reason = child_not_fusable(name, norm, tuple(_NORMS))
     if reason is not None:
-        return reason
+        return None, reason
     parameters = _NORMS[type(norm)][1](norm)
     if parameters is None:
-        return f"{name} has options without a kernel"
+        return None, f"{name} has options without a kernel"
     dims = len(parameters.normalized_shape)
-    return f"{name} normalises {dims} dimensions, but expected 1" if dims != 1 else None
+    if dims != 1:
+        return None, f"{name} normalises {dims} dimensions, but expected 1"
+    return parameters, None
 
 
 def _norm_kernel(norm, x):
     """``(kind, NormParameters)`` for a norm of x; None if it has to be called."""
-    if norm_not_fusable("", norm) is not None:
+    parameters, _ = _norm_parameters("", norm)
+    if parameters is None or parameters.normalized_shape[0] != x.shape[-1]:
         return None
-    kind, parameters_of = _NORMS[type(norm)]
-    parameters = parameters_of(norm)
-    fits = parameters.normalized_shape[0] == x.shape[-1] and parameters.dtype in (None, x.dtype)
-    return (kind, parameters) if fits else None
+    return (_NORMS[type(norm)][0], parameters) if parameters.dtype in (None, x.dtype) else None

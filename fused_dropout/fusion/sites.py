@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, class_of, unfused_class
 from fused_dropout.fusion.redirect import dropout_calls, functions_of
 from fused_dropout.fusion.redirected_classes import has_redirected_methods, is_own_class
 from fused_dropout.modules._stochastic import is_dropout, never_drops
@@ -107,7 +107,7 @@ def calls_of(cls):
 
 def _children_only_read(module):
     """The dropout layers among the children that the code of a module never calls."""
-    cls = unfused_class(type(module)) or type(module)
+    cls = class_of(module)
     return [
         child
         for name, child in module._modules.items()

@@ -1,22 +1,18 @@
 """The pattern for code of any origin."""
 
 from fused_dropout.fusion.activations import activation_not_fusable
-from fused_dropout.fusion.class_swap import FusedMixin, fused_class, is_fused, mixin_of
-from fused_dropout.fusion.drop_path import drop_path_not_fusable
-from fused_dropout.fusion.dropout_layers import dropout_not_fusable
+from fused_dropout.fusion.class_swap import FusedMixin, class_of, fused_class, is_fused, mixin_of
 from fused_dropout.fusion.eligibility import is_unusual
 from fused_dropout.fusion.fused_calls import linear_called, norm_not_fusable
 from fused_dropout.fusion.registry import STRUCTURE, Pattern, add_pattern_of_modules
 from fused_dropout.fusion.structure.plan import (
     can_be_rewritten,
-    class_of,
     plan,
     plan_of,
     variant_of,
 )
 from fused_dropout.fusion.structure.roles import (
     ACTIVATION,
-    DROP_PATH,
     INPLACE_ACTIVATION,
     LINEAR,
     MODULE,
@@ -28,9 +24,8 @@ from fused_dropout.fusion.structure.roles import (
 class RewrittenModule(FusedMixin):
     """The module runs its own ``forward``, in which some expressions are calls of kernels."""
 
+    #: The :class:`~.plan.Plan`, and its checks, which every call runs.
     plan = None
-
-    #: ``(path, names in the path, function that checks the child)`` of dropout layers
     checks = ()
 
     @classmethod
@@ -44,17 +39,12 @@ class RewrittenModule(FusedMixin):
             "plan": found,
             "fused_dropouts": found.drops,
             "fuses_calls": found.lines,
-            "checks": _checks(found, variant),
+            "checks": found.checks,
         }
 
     @staticmethod
     def reason_not_fusable(module):
-        for path, names, not_fusable in module.checks:
-            child = _child(module, names)
-            reason = f"{path} is gone" if child is None else not_fusable(path, child)
-            if reason is not None:
-                return reason
-        return None
+        return _dropout_not_fusable(module, module.checks)
 
     def runs_fused(self, args, kwargs):
         return super().runs_fused(args, kwargs) and not any(
@@ -70,16 +60,14 @@ class RewrittenModule(FusedMixin):
         return self.unfused_forward(*args, **kwargs)
 
 
-def _checks(found, variant):
-    roles = dict(variant)
-    return tuple(
-        (
-            path,
-            tuple(path.split(".")),
-            drop_path_not_fusable if roles[path] == DROP_PATH else dropout_not_fusable,
-        )
-        for path in found.bypassed
-    )
+def _dropout_not_fusable(module, checks):
+    """The reason why one of the dropout layers cannot be bypassed; None if all can."""
+    for path, names, not_fusable in checks:
+        child = _child(module, names)
+        reason = f"{path} is gone" if child is None else not_fusable(path, child)
+        if reason is not None:
+            return reason
+    return None
 
 
 def _child(module, names):
@@ -90,15 +78,8 @@ def _child(module, names):
 
 def reason_not_rewritable(module):
     """The reason why the code of a module is not rewritten; "" if there is nothing to fuse."""
-    variant = variant_of(module)
-    found = None if variant is None else plan(class_of(module), variant)
-    if found is None:
-        return ""
-    reasons = (
-        not_fusable(path, _child(module, names))
-        for path, names, not_fusable in _checks(found, variant)
-    )
-    return next(filter(None, reasons), None)
+    found = plan_of(module)
+    return "" if found is None else _dropout_not_fusable(module, found.checks)
 
 
 def _adapter_called(name, child):
@@ -122,8 +103,11 @@ def rewritten_class(mixin, module):
 
 def describe_rewriting(module):
     """What is fused by rewriting the code of a module, for the report."""
-    found = module.plan if isinstance(module, RewrittenModule) else plan_of(module)
-    if found is None or (is_fused(module) and not isinstance(module, RewrittenModule)):
+    if is_fused(module):
+        found = module.plan if isinstance(module, RewrittenModule) else None
+    else:
+        found = plan_of(module)
+    if found is None:
         return ""
     notes = (
         _NOT_FUSABLE[role](path, _child(module, path.split(".")))

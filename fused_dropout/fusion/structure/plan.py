@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, class_of
+from fused_dropout.fusion.drop_path import drop_path_not_fusable
+from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.eligibility import top_level_package
 from fused_dropout.fusion.patterns.torch_nn.sequential import ends_with_dropout
 from fused_dropout.fusion.redirect import is_searched, redirected
 from fused_dropout.fusion.structure import kernel_calls
 from fused_dropout.fusion.structure.joining import Code, join_statements
 from fused_dropout.fusion.structure.rewriting import CALLS, OPENED, REWRITTEN, Rewriter
-from fused_dropout.fusion.structure.roles import paths_in, roles_of
+from fused_dropout.fusion.structure.roles import DROP_PATH, paths_in, roles_of
 from fused_dropout.fusion.structure.source import method_from, tree_of
 
 
@@ -28,7 +30,8 @@ class Plan(NamedTuple):
             that these call.
         rewrites: the methods of the original class in the place of which they run.
         drops: the paths of the dropout layers that run in kernels with what is beside them.
-        bypassed: these, and those that the caller of ``open_forward`` applies.
+        checks: ``(path, names in the path, function that checks the child)`` of these, and of those
+            that the caller of ``open_forward`` applies.
         lines: the lines of such calls of ``F.dropout``.
         texts: what runs in kernels, for the report.
         children: {path: role} of the linear layers, activations and norms in these.
@@ -37,15 +40,10 @@ class Plan(NamedTuple):
     methods: dict
     rewrites: tuple
     drops: tuple
-    bypassed: tuple
+    checks: tuple
     lines: frozenset
     texts: tuple
     children: dict
-
-
-def class_of(module):
-    """The class of a module before it was fused."""
-    return unfused_class(type(module)) or type(module)
 
 
 def can_be_rewritten(cls):
@@ -153,9 +151,15 @@ def plan(cls, variant):
     if methods.keys().isdisjoint(("fused_forward", "open_forward")):
         return None
     texts = tuple(texts) or ("end of a branch",)
-    return Plan(
-        methods, tuple(rewrites), tuple(drops), tuple(bypassed), frozenset(lines), texts, children
+    checks = tuple(
+        (
+            path,
+            tuple(path.split(".")),
+            drop_path_not_fusable if roles[path] == DROP_PATH else dropout_not_fusable,
+        )
+        for path in bypassed
     )
+    return Plan(methods, tuple(rewrites), tuple(drops), checks, frozenset(lines), texts, children)
 
 
 def _open(tree, rewriter):

@@ -1,6 +1,5 @@
-"""Patterns for Hugging Face transformers: a file for each kind of block.
+"""Patterns and layers of Hugging Face transformers.
 
-Its models contain copies of the same blocks under many class names. A block is recognised by the
-source code of its ``forward`` (see ``fingerprint.py``), so one pattern serves all model families
-that have the same code.
+Attention and stochastic depth have patterns. Its blocks need none: ``structure/`` rewrites their
+code. These files tell it which layers compute an activation or a linear layer.
 """

@@ -4,7 +4,7 @@ import inspect
 import re
 
 from fused_dropout import functional as FF
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, class_of
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
 
 
@@ -24,7 +24,7 @@ class FusedDropPathByFunction(FusedDropPath):
 
     @staticmethod
     def reason_not_fusable(module):
-        cls = unfused_class(type(module)) or type(module)
+        cls = class_of(module)
         function = inspect.unwrap(cls.forward).__globals__.get("drop_path")
         known = function is not None and fingerprint_of(function) in _FUNCTIONS
         return None if known else "drop_path is an unknown function"

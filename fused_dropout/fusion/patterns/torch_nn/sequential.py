@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fused_dropout import modules as M
 from fused_dropout.fusion.activations import activation_not_fusable, activation_of, is_activation
 from fused_dropout.fusion.branches import linear_branch
-from fused_dropout.fusion.class_swap import FusedMixin, unfused_class
+from fused_dropout.fusion.class_swap import FusedMixin, class_of
 from fused_dropout.fusion.dropout_layers import dropout_arguments, dropout_not_fusable
 from fused_dropout.fusion.eligibility import (
     child_not_fusable,
@@ -81,7 +81,7 @@ class FusedSequential(FusedMixin):
 
 def ends_with_dropout(module):
     """Whether a module is an ``nn.Sequential`` that ends with a linear layer and dropout."""
-    cls = unfused_class(type(module)) or type(module)
+    cls = class_of(module)
     if cls.forward is not nn.Sequential.forward or cls.__call__ is not nn.Module.__call__:
         return False
     linear, drop = (None, None, *module._modules.values())[-2:]
@@ -120,7 +120,7 @@ def _compute(run, x):
 
 def _run_dropout_arguments(drop, x):
     """The arguments of the dropout call; None if the layer itself has to be called for x."""
-    cls = _class_of(drop)
+    cls = class_of(drop)
     if cls in _CHANNELS:
         if x.dim() != _CHANNELS[cls]:
             return None
@@ -147,14 +147,9 @@ def _run_at(layers, start):
     return run if len(run.layers) > 1 else None
 
 
-def _class_of(layer):
-    """The class of a layer before it was fused."""
-    return unfused_class(type(layer)) or type(layer)
-
-
 def _can_end_run(layer):
     """Whether a layer is a dropout layer that a run can end with. nn.Identity is not."""
-    cls = _class_of(layer)
+    cls = class_of(layer)
     supported = cls in _CHANNELS or cls in (nn.Dropout, M.Dropout, nn.AlphaDropout)
     return supported and child_not_fusable("", layer, (type(layer),)) is None
 
@@ -174,7 +169,7 @@ def _survey(module):
     names, layers = list(module._modules), list(module._modules.values())
     runs = []
     for start, run in _runs(layers):
-        classes = ", ".join(_class_of(one).__name__ for one in run.layers)
+        classes = ", ".join(class_of(one).__name__ for one in run.layers)
         runs.append(f"{classes} ({names[start]} to {names[start + len(run.layers) - 1]})")
     kinds = [None, *map(_kind, layers), None]
     notes = [
