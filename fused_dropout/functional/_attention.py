@@ -25,7 +25,7 @@ _TYPES = (torch.Tensor, torch.nn.Parameter)
 # buffers need more calls.
 _BUFFER = 2 * 2**20
 
-# Bytes of the scores up to which the calls of `attend` cost more than the memory that it saves.
+# Bytes of the scores up to which the calls for groups cost more than the memory that they save.
 _SMALL = 2**18
 
 
@@ -56,29 +56,34 @@ def calls_torch(query, p, generator=None, rng_state=None):
 
 
 def can_attend(query, key, value, mask, p):
-    """Whether `attend` can run, and is worth it: a plain eager call, not traced or transformed."""
+    """Whether `attend` can run: a plain eager call, not traced or transformed."""
+    if torch.compiler.is_compiling():
+        return False
     tensors = (query, key, value) if mask is None else (query, key, value, mask)
+    for x in tensors:
+        if type(x) not in _TYPES or not x.is_cpu:
+            return False
+    *batch, length, width = query.shape
+    *batch_of_key, keys, width_of_key = key.shape
+    *batch_of_value, values, width_of_value = value.shape
     return (
-        query.numel() // (query.shape[-1] or 1) * key.shape[-2] * query.element_size() > _SMALL
-        and not torch.compiler.is_compiling()
-        and all(type(x) in _TYPES and x.device.type == "cpu" for x in tensors)
-        and not torch._C._are_functorch_transforms_active()
+        not torch._C._are_functorch_transforms_active()
         and not is_in_torch_dispatch_mode()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
-        and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-        and query.shape[-1] == key.shape[-1]
-        and key.shape[-2] == value.shape[-2]
+        and batch == batch_of_key == batch_of_value
+        and width == width_of_key
+        and keys == values
         and query.dtype == key.dtype == value.dtype
         and query.dtype.is_floating_point
-        and 0 not in query.shape + key.shape + value.shape
+        and 0 not in (*batch, length, width, keys, width_of_value)
         and 0 < p < 1
-        and (mask is None or _is_small(mask, query, key))
+        and (mask is None or _can_be_added(mask, query, key))
     )
 
 
-def _is_small(mask, query, key):
+def _can_be_added(mask, query, key):
     """Whether the mask has the dtype of the scores and can be added to them in place."""
     shape = query.shape[:-1] + key.shape[-2:-1]
     return (
@@ -91,12 +96,30 @@ def _is_small(mask, query, key):
 
 def attend(query, key, value, mask, p, scale, generator=None, rng_state=None):
     """The same as `unfused_attention`; only if `can_attend`."""
+    shape = query.shape[:-1] + key.shape[-2:-1]
+    size = query.shape[:-1] + value.shape[-1:]
+    if math.prod(shape) * query.element_size() <= _SMALL:
+        flat = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+        return _attend_small(*flat, mask, p, scale, shape, generator, rng_state).view(size)
     function = "scaled_dot_product_attention"
     *_, draws = probability_arguments(p, True)
     state = state_for(function, query, draws, None, generator, rng_state)
-    flat = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
-    result = _Attention.apply(*flat, mask, state, p, scale, query.shape[:-1] + key.shape[-2:-1])
-    return result.view(query.shape[:-1] + value.shape[-1:])
+    # Matrices with gaps would be copied by each product, some of them twice.
+    flat = (x.contiguous().view(-1, *x.shape[-2:]) for x in (query, key, value))
+    return _Attention.apply(*flat, mask, state, p, scale, shape).view(size)
+
+
+def _attend_small(query, key, value, mask, p, scale, shape, generator, rng_state):
+    """By differentiable operators, as few as possible. ``shape``: as in `_Attention`."""
+    keys = key.transpose(1, 2)
+    if mask is None:
+        scores = torch.bmm(query * scale, keys)
+    else:
+        if mask.dim() > 2:
+            mask = mask.expand(shape).reshape(-1, *shape[-2:])
+        scores = torch.baddbmm(mask, query, keys, alpha=scale)
+    kept = dropout(scores.softmax(-1), p, generator=generator, rng_state=rng_state)
+    return torch.bmm(kept, value)
 
 
 class _Attention(torch.autograd.Function):

@@ -40,8 +40,8 @@ def scaled_dot_product_attention(
 
     - CPU: scores and probabilities are computed for a few heads at a time. They are never in memory
       for all heads, and are not saved for backward; torch's function stores both, and a mask.
-      Scores of up to 256 KiB, compiled code, autocast and ``torch.func`` run the unfused operators
-      above instead, without a stored mask.
+      For scores of up to 256 KiB, compiled code, autocast and ``torch.func`` it stores scores and
+      probabilities, and no mask.
     - Other devices: it calls torch's function, whose CUDA kernels do not store them either. The
       masks are then torch's, drawn from the device's generator, and torch's limits hold, for
       example for higher derivatives. With ``rng_state``, ``generator``, or in compiled code a
@@ -104,8 +104,7 @@ def scaled_dot_product_attention(
     if not can_attend(query, key, value, attn_mask, p):
         result = unfused_attention(query, key, value, *options)
         return result if empty is None else result.masked_fill(empty, 0)
-    # Otherwise the matrix products would copy them, some of them twice.
-    result = attend(query.contiguous(), key.contiguous(), value.contiguous(), *options)
+    result = attend(query, key, value, *options)
     return result.masked_fill(empty, 0) if empty is not None and empty.any() else result
 
 
@@ -165,7 +164,7 @@ def _check(query, key, value, attn_mask, is_causal, enable_gqa):
 def _causal(query, key):
     """What is added to the scores so that queries do not attend to later keys."""
     shape = query.shape[-2], key.shape[-2]
-    return torch.full(shape, float("-inf"), dtype=query.dtype, device=query.device).triu(1)
+    return torch.full(shape, float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
 
 
 def _additive(mask, dtype, may_be_empty):

@@ -1,4 +1,4 @@
-"""Eager attention on the CPU, for a group of matrices at a time: its results and its memory."""
+"""Eager attention on the CPU, in groups of matrices or without: its results and its memory."""
 
 import pytest
 import torch
@@ -12,11 +12,17 @@ from fused_dropout.functional._attention import attend, can_attend, unfused_atte
 P, SCALE = 0.3, 0.4
 
 
-@pytest.fixture(params=["all at once", "four and two", "one by one"], autouse=True)
-def buffer(request, monkeypatch):
-    """Six matrices of 5 by 7 fp64 numbers, in groups."""
-    matrices = {"all at once": 6, "four and two": 4, "one by one": 0}[request.param]
-    monkeypatch.setattr(_attention, "_BUFFER", matrices * 5 * 7 * 8)
+BYTES = 5 * 7 * 8  # of the scores of one head
+GROUPS = {"all at once": 6, "four and two": 4, "one by one": 0}
+
+
+@pytest.fixture(params=[*GROUPS, "without groups"], autouse=True)
+def groups(request, monkeypatch):
+    """Six matrices, in groups."""
+    if request.param in GROUPS:
+        monkeypatch.setattr(_attention, "_BUFFER", GROUPS[request.param] * BYTES)
+    else:
+        monkeypatch.setattr(_attention, "_SMALL", 6 * BYTES)
 
 
 def inputs(layout):
@@ -73,6 +79,7 @@ def test_derivatives(mask):
     assert gradgradcheck(function, inputs("heads inside"), fast_mode=True)
 
 
+@pytest.mark.parametrize("groups", GROUPS, indirect=True)
 def test_two_buffers_and_the_inputs():
     """Neither scores nor probabilities are kept for backward."""
     kept = {}
