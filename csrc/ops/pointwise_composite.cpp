@@ -45,26 +45,6 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& input,
   return {dx, dbias};
 }
 
-Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& input,
-                               const OptionalTensor& bias, const OptionalTensor& rng_state,
-                               const Options& options, const Gradient& gradient,
-                               std::array<bool, 2> output_mask) {
-  const CallParams call = check_backward(dy, input, bias, rng_state, options, gradient);
-  const DropConstants constants = call.constants();
-  const at::ScalarType arithmetic = arithmetic_of(gradient.dtype);
-  Tensor upstream = g.to(arithmetic) * dy.to(arithmetic) * constants.scale;
-  Tensor z = add_bias(input.to(arithmetic), bias, call.bias_dim);
-  if (constants.keep_count < 65536) {
-    const Tensor kept = mask_for(call, constants, rng_state, dy, gradient.strides);
-    upstream = at::where(kept, upstream, 0.);
-    z = at::where(kept, z, 0.);
-  }
-  Tensor dz = activation_second_order(call, upstream, z);
-  if (!dz.defined()) dz = at::zeros_like(z);
-  return {output_mask[0] ? dz.to(input.scalar_type()) : Tensor(),
-          output_mask[1] ? sum_along(dz, call.bias_dim).to(bias->scalar_type()) : Tensor()};
-}
-
 namespace {
 
 void compose_inplace(Tensor x, const OptionalTensor& rng_state, const Options& options) {
