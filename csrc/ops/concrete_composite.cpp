@@ -39,15 +39,9 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const Tensor& logi
   return {dx, dlogit};
 }
 
-namespace {
-
-void implement(torch::Library& m) {
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("concrete_dropout", forward_entry<compose_forward>);
   m.impl("concrete_dropout_backward", backward_entry<compose_backward>);
 }
-
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::concrete

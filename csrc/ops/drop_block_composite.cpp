@@ -77,15 +77,9 @@ Tensor compose_apply(const Tensor& x, const OptionalTensor& rng_state, const Opt
   return at::where(mask, value, 0.).to(x.scalar_type());
 }
 
-namespace {
-
-void implement(torch::Library& m) {
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("drop_block_kept", kept_entry<compose_kept>);
   m.impl("drop_block", apply_entry<compose_apply>);
 }
-
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::drop_block

@@ -66,15 +66,9 @@ Gradients compose_backward(const Tensor& dy, const Tensor& x, const OptionalTens
   return {dx, dbias};
 }
 
-namespace {
-
-void implement(torch::Library& m) {
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("bias_glu_dropout", forward_entry<compose_forward>);
   m.impl("bias_glu_dropout_backward", backward_entry<compose_backward>);
 }
-
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::gated

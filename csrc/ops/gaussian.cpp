@@ -64,8 +64,6 @@ Tensor meta(const Tensor& x, const Tensor& rng_state, const Options& options,
                  : at::empty_like(x);
 }
 
-void implement(torch::Library& m) { m.impl("gaussian_dropout", entry<compose>); }
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
@@ -75,7 +73,9 @@ TORCH_LIBRARY_FRAGMENT(fused_dropout, m) {
         {at::Tag::pt2_compliant_tag});
 }
 
-FD_REGISTER_COMPOSITE(implement)
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
+  m.impl("gaussian_dropout", entry<compose>);
+}
 
 TORCH_LIBRARY_IMPL(fused_dropout, Meta, m) { m.impl("gaussian_dropout", entry<meta>); }
 

@@ -110,15 +110,9 @@ Gradients compose_backward(const Tensor& dy_any, const OptionalTensor& dh, const
           columns(kDnormBias, dy)};
 }
 
-namespace {
-
-void implement(torch::Library& m) {
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("dropout_add_norm", forward_entry<compose_forward>);
   m.impl("dropout_add_norm_backward", backward_entry<compose_backward>);
 }
-
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::norm

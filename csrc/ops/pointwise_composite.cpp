@@ -73,7 +73,7 @@ TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("dropout_", inplace_entry<compose_inplace>);
 }
 
-// The other implementations for vmap are in fused_dropout/_vmap.py.
+// The implementations of the other operators for vmap are in fused_dropout/_vmap.py.
 TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) {
   m.impl("dropout_", inplace_entry<inplace_functional>);
 }

@@ -54,15 +54,9 @@ Gradients compose_backward(const Tensor& dy, const OptionalTensor& x, const Tens
   return {dx, dz};
 }
 
-namespace {
-
-void implement(torch::Library& m) {
+TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) {
   m.impl("standout", forward_entry<compose_forward>);
   m.impl("standout_backward", backward_entry<compose_backward>);
 }
-
-}  // namespace
-
-FD_REGISTER_COMPOSITE(implement)
 
 }  // namespace fused_dropout::standout

@@ -11,6 +11,7 @@ from fused_dropout.functional._arguments import check_generator, check_tensor, s
 from fused_dropout.functional._devices import has_kernels, warn_without_kernels
 from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._shard_layout import shard_layout
+from fused_dropout.functional._transforms import is_inside_gradient
 
 
 class Operator:
@@ -21,6 +22,7 @@ class Operator:
             module.
         unfused: the same by torch's functions, see `_unfused`.
         traced: called with ``x``, the other tensors, a state and options; the operator if None.
+        in_gradient: the same, inside the gradients of ``torch.func``, see `_transforms`.
         same: tensors of the shape of ``x``, as a dict from the argument's name to its position.
         rows: tensors of that shape without the last dimension, in the same way.
         last: how many of the last dimensions have to be regular.
@@ -36,6 +38,7 @@ class Operator:
         unfused,
         traced=None,
         *,
+        in_gradient=None,
         same=None,
         rows=None,
         last=0,
@@ -47,6 +50,7 @@ class Operator:
         self.eager = getattr(_C, name)
         self.unfused = unfused
         self.traced = traced or getattr(torch.ops.fused_dropout, name)
+        self.in_gradient = in_gradient
         self.same = same or {}
         self.rows = rows or {}
         self.last = last
@@ -109,7 +113,11 @@ def call(
         )
         draws = draws and 0 not in shard.shape
     mask = (shared_dims, mask_strides, mask_offset) if operator.has_mask else ()
-    if is_plain(tensors):
+    plain = is_plain(tensors)
+    traced = operator.traced
+    if plain and operator.in_gradient is not None and is_inside_gradient(tensors[0]):
+        plain, traced = False, operator.in_gradient
+    if plain:
         found = operator.eager(
             function, generator, draws, False, *tensors, rng_state, *options, *mask
         )
@@ -119,7 +127,7 @@ def call(
     if operator.has_mask:
         mask = (list(shared_dims), mask_strides, mask_offset)
     state = state_for(function, tensors[0], draws, p_tensor, generator, rng_state)
-    found = operator.traced(*tensors, state, *options, *mask)
+    found = traced(*tensors, state, *options, *mask)
     return found if results is None else found[results]
 
 

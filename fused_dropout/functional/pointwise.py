@@ -16,6 +16,7 @@ from fused_dropout.functional._arguments import (
 from fused_dropout.functional._call import Operator, call
 from fused_dropout.functional._nested import on_values
 from fused_dropout.functional._shard_layout import is_empty, shard_layout
+from fused_dropout.functional._transforms import bias_act_dropout as bias_act_dropout_in_gradient
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,7 +28,11 @@ __all__ = [
 ]
 
 BIAS_ACT_DROPOUT = Operator(
-    "bias_act_dropout", _unfused.bias_act_dropout, same={"residual": 2}, bias_dim=5
+    "bias_act_dropout",
+    _unfused.bias_act_dropout,
+    in_gradient=bias_act_dropout_in_gradient,
+    same={"residual": 2},
+    bias_dim=5,
 )
 DROPOUT_ = Operator("dropout_", _unfused.dropout_)
 

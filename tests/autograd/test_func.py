@@ -1,5 +1,7 @@
 """The transforms of torch.func."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +9,19 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 
 import fused_dropout as fd
 import fused_dropout.functional as FF
-from fused_dropout import reference
+from fused_dropout import _vmap, reference
+from fused_dropout.functional import _transforms
 from tests.autograd.derivatives import STATE, assert_all_close, call_of, every_activation, operands
 from tests.module_helpers import drawing_nothing, fixed_state, kept, outcome, seed_and_state
+
+
+@pytest.fixture(params=["kernels", "compositions"], autouse=True)
+def way(request, monkeypatch):
+    """Which of the two serves a call depends on sizes, but the results do not."""
+    kernels = request.param == "kernels"
+    monkeypatch.setattr(_transforms, "_SMALL", 0 if kernels else math.inf)
+    monkeypatch.setattr(_vmap, "_FEW", 32 if kernels else 0)
+    monkeypatch.setattr(_vmap, "_LARGE", math.inf)
 
 
 @every_activation
@@ -29,6 +41,34 @@ def test_func_grad_and_vjp(activation):
         for call in (ours, theirs)
     ]
     torch.testing.assert_close(*second)
+
+
+@every_activation
+@pytest.mark.parametrize("transform", ["jacrev", "hessian", "jvp", "vmap", "twice"])
+def test_transforms_of_func_grad(activation, transform):
+    """Of the gradients of ours, and of the composition that torch differentiates."""
+    inputs = tuple(one.detach() for one in operands())
+
+    def gradients(call):
+        return grad(lambda *inputs: call(*inputs).pow(2).sum(), (0, 1, 2))
+
+    results = []
+    for call in call_of(activation):
+        of = gradients(call)
+        if transform == "jvp":
+            found = jvp(of, inputs, inputs)[1]
+        elif transform == "vmap":
+            x, bias, residual = inputs
+            several = torch.stack([x, 2 * x], -1), torch.stack([bias, -bias], -1), residual
+            found = vmap(of, (-1, -1, None), randomness="same")(*several)
+        elif transform == "twice":
+            found = grad(lambda *inputs, of=of: sum(one.sum() for one in of(*inputs)))(*inputs)
+            found = (found,)
+        else:
+            derivative = getattr(torch.func, transform)
+            found = (derivative(lambda x, call=call: call(x, *inputs[1:]).sum(-1))(inputs[0]),)
+        results.append(found)
+    assert_all_close(*results)
 
 
 def test_func_grad_draws_as_eager_does():
@@ -218,7 +258,8 @@ def test_nested_vmap_with_states(options, dims):
 
     each_state = vmap(lambda state: vmap(lambda x: call(x, state), dims[0])(x))(states)
     each_example = vmap(lambda x: vmap(lambda state: call(x, state))(states), dims[0], 1)(x)
-    assert torch.equal(each_state, each_example)
+    assert torch.equal(each_state == 0, each_example == 0)
+    torch.testing.assert_close(each_state, each_example)
     for i, state in enumerate(states):
         for j in range(4):
             one = x.select(dims[0], j)

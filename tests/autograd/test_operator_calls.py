@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import jvp, vmap
+from torch.func import grad, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_dropout.functional as FF
+from fused_dropout import _vmap
 from tests.autograd.derivatives import STATE
 from tests.module_helpers import fixed_state
 
@@ -146,6 +147,37 @@ def test_vmap_over_states_computes_all_masks_at_once():
         lambda: vmap(lambda x: FF.bias_act_dropout(x, None, 0.4), randomness="different")(x)
     )
     assert different.ours == {"dropout_mask": 1}
+
+
+def each_by_itself(x, bias):
+    return vmap(lambda x, bias: FF.bias_act_dropout(x, bias, 0.4, "gelu"), randomness="different")(
+        x, bias
+    )
+
+
+def test_vmap_over_states_is_a_kernel_for_each_of_few_or_large_examples(monkeypatch):
+    """Modes, such as the one that counts calls here, take the composition, which can be traced."""
+    monkeypatch.setattr(_vmap, "is_in_torch_dispatch_mode", lambda: False)
+    for size, shape in ((32, (2, 8)), (33, (512, 8))):
+        tensors = torch.randn(size, *shape), torch.randn(size, shape[-1])
+        assert calls_of(lambda: each_by_itself(*tensors)).ours == {"bias_act_dropout": size}  # noqa: B023
+    many = calls_of(lambda: each_by_itself(torch.randn(33, 2, 8), torch.randn(33, 8)))
+    assert many.ours == {"dropout_mask": 1}
+
+
+def test_functional_gradients_of_large_calls_are_kernels(monkeypatch):
+    monkeypatch.setattr(_vmap, "is_in_torch_dispatch_mode", lambda: False)
+
+    def loss(x, bias):
+        return FF.bias_act_dropout(x, bias, 0.4, "gelu").sum()
+
+    x, bias = torch.randn(2, 512, 128), torch.randn(2, 128)
+    alone = calls_of(lambda: grad(loss, (0, 1))(x[0], bias[0]))
+    kernels = {"bias_act_dropout": 1, "bias_act_dropout_backward": 1}
+    assert alone.ours == {"draw_rng_state": 1, **kernels}
+    mapped = calls_of(lambda: vmap(grad(loss, (0, 1)), randomness="different")(x, bias))
+    del mapped.names["draw_rng_state"]
+    assert mapped.ours == {name: 2 for name in kernels}
 
 
 def test_vmap_over_gradients_is_one_kernel():

@@ -1,8 +1,11 @@
 """Many gradients or many states at once: torch.autograd's batched gradients, and vmap."""
 
+import math
+
 import pytest
 import torch
 
+from fused_dropout import _vmap
 from tests.every_function import (
     STATE,
     assert_close,
@@ -16,6 +19,13 @@ from tests.module_helpers import fixed_state
 
 STATES = torch.stack([fixed_state(seed) for seed in (1, 2, 3)])
 quiet = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+@pytest.fixture(params=["kernels", "compositions"], autouse=True)
+def way(request, monkeypatch):
+    """Whether examples with their own states are calls of kernels depends on sizes alone."""
+    monkeypatch.setattr(_vmap, "_FEW", 32 if request.param == "kernels" else 0)
+    monkeypatch.setattr(_vmap, "_LARGE", math.inf)
 
 
 @quiet

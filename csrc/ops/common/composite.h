@@ -9,12 +9,6 @@
 
 namespace fused_dropout {
 
-// Registers the implementations of `implement(torch::Library&)` for devices without kernels and for
-// vmap.
-#define FD_REGISTER_COMPOSITE(implement)                                            \
-  TORCH_LIBRARY_IMPL(fused_dropout, CompositeExplicitAutograd, m) { implement(m); } \
-  TORCH_LIBRARY_IMPL(fused_dropout, FuncTorchBatched, m) { implement(m); }
-
 // dropout_mask as a composition, for devices without kernels.
 Tensor compose_dropout_mask(const Tensor& rng_state, at::SymIntArrayRef size,
                             at::SymIntArrayRef strides, double p, FD_MASK_PARAMETERS);
