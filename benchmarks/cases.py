@@ -242,6 +242,12 @@ def _each_by_itself(call, x):
     return torch.func.vmap(call, randomness="different")(x)
 
 
+def _gradients_of_each(call, x, bias):
+    """As an ensemble of masks takes them; forward alone, as they are the results."""
+    gradients = torch.func.grad(lambda x, bias: call(x, bias).sum(), (0, 1))
+    return torch.func.vmap(gradients, (0, None), randomness="different")(x, bias)
+
+
 def _gelu_dropout(p, x, bias):
     return F.dropout(F.gelu(x + bias), p)
 
@@ -314,6 +320,18 @@ CASES = {
         eager=lambda p, x, bias: _each_by_itself(lambda x: _gelu_dropout(p, x, bias), x),
         grads=("x", "bias"),
         moved={"fwd": 2, "bwd": 3},
+        small=True,
+    ),
+    "bias_gelu_dropout_vmap_grad": Case(
+        inputs=_examples,
+        fused=lambda FF, p, x, bias: _gradients_of_each(
+            lambda x, bias: FF.bias_act_dropout(x, bias, p, "gelu"), x, bias
+        ),
+        eager=lambda p, x, bias: _gradients_of_each(
+            lambda x, bias: _gelu_dropout(p, x, bias), x, bias
+        ),
+        grads=(),
+        moved={"fwd": 5},  # x → y; dy, x → dx
         small=True,
     ),
     "bias_dropout_add": Case(

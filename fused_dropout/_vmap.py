@@ -104,7 +104,7 @@ def _calls_each(size, behind):
         return False
     one, dim = behind[0]
     elements = one.numel() if dim is None else one.numel() // size
-    return 0 < size and (size <= _FEW or elements >= _LARGE)
+    return size > 0 and (size <= _FEW or elements >= _LARGE)
 
 
 def _with_examples(options):

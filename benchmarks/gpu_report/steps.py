@@ -20,6 +20,7 @@ KINDS = (
     *("embedding_dropout", "weight_dropout", "drop_block", "gaussian_dropout"),
     *("concrete_dropout", "standout", "mc_dropout", "dropout_composition"),
     *("bias_gelu_dropout_gradient", "bias_gelu_dropout_jvp", "bias_gelu_dropout_vmap"),
+    "bias_gelu_dropout_vmap_grad",
 )
 COMPILED = (
     *("dropout", "bias_gelu_dropout", "dropout_add_layer_norm_prenorm", "bias_swiglu_dropout"),

@@ -78,9 +78,10 @@ Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& 
       call.mask_strides ? *call.mask_strides
                         : mask_strides_of(input.sym_sizes(), gradient.strides, call.shared_dims);
   const Tensor dx = needs_dx ? at::empty_like(input) : Tensor();
-  const Tensor sums = needs_dbias ? at::empty({pieces, bias->numel()},
-                                              input.options().dtype(arithmetic_of(input.scalar_type())))
-                                  : Tensor();
+  const Tensor sums = needs_dbias
+                          ? at::empty({pieces, bias->numel()},
+                                      input.options().dtype(arithmetic_of(input.scalar_type())))
+                          : Tensor();
   const at::ThreadLocalState state;
   at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
     const at::ThreadLocalStateGuard guard(state);
@@ -90,7 +91,8 @@ Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& 
       const int64_t start = i * rows, length = std::min(rows, size - start);
       const auto cut = [&](const Tensor& tensor) { return tensor.narrow(dim, start, length); };
       part.mask_offset = call.mask_offset + mask_strides[dim] * start;
-      const Tensor dz = second_order(part, gradient.strides, rng_state, cut(g), cut(dy), cut(input), bias);
+      const Tensor dz =
+          second_order(part, gradient.strides, rng_state, cut(g), cut(dy), cut(input), bias);
       if (needs_dx) cut(dx).copy_(dz);
       if (needs_dbias) sums[i].copy_(sum_along(dz, call.bias_dim));
     }

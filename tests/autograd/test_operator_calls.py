@@ -177,7 +177,7 @@ def test_functional_gradients_of_large_calls_are_kernels(monkeypatch):
     assert alone.ours == {"draw_rng_state": 1, **kernels}
     mapped = calls_of(lambda: vmap(grad(loss, (0, 1)), randomness="different")(x, bias))
     del mapped.names["draw_rng_state"]
-    assert mapped.ours == {name: 2 for name in kernels}
+    assert mapped.ours == dict.fromkeys(kernels, 2)
 
 
 def test_vmap_over_gradients_is_one_kernel():
