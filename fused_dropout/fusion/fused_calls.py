@@ -6,7 +6,6 @@ the tensor that is added to it.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,11 @@ from fused_dropout.fusion.drop_path import OFF, drop_path_arguments, row_factors
 from fused_dropout.fusion.dropout_layers import dropout_arguments
 from fused_dropout.fusion.eligibility import (
     LINEAR,
-    child_not_fusable,
     linear_not_fusable,
     record_forwards,
     to_autocast_float32,
 )
+from fused_dropout.fusion.norms import norm_kernel
 
 # The dimension of the bias, counted from the end: unbatched input has one dimension less.
 BIAS_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
@@ -40,53 +39,7 @@ _WITHOUT_BIAS = {
 
 _IDENTITY = Activation("identity")
 
-
-class NormParameters(NamedTuple):
-    """What a norm kernel needs to know of a norm.
-
-    Attributes:
-        weight, bias: tensors or None.
-        eps: a number, or None for that of the dtype.
-        normalized_shape: the sizes of the dimensions that it normalises.
-        dtype: of the input for which the result of a kernel has the dtype that the norm returns;
-            None for the norms of torch, for all.
-    """
-
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
-    eps: float | None
-    normalized_shape: tuple
-    dtype: torch.dtype | None = None
-
-
-def parameters_of_torch_norm(norm):
-    """The :class:`NormParameters` of a norm with the attributes of those of torch."""
-    bias = getattr(norm, "bias", None)
-    return NormParameters(norm.weight, bias, norm.eps, norm.normalized_shape)
-
-
-# {class: (which kernel normalises, function of a module that returns its NormParameters, or None if
-# it has options without a kernel)}
-_NORMS = {
-    nn.LayerNorm: ("layer", parameters_of_torch_norm),
-    nn.RMSNorm: ("rms", parameters_of_torch_norm),
-}
-record_forwards((*LINEAR_AND_CONV, *_NORMS))
-
-
-def add_norm_class(cls, kind, parameters=parameters_of_torch_norm):
-    """Adds a class that normalises as ``nn.LayerNorm`` ("layer") or ``nn.RMSNorm`` ("rms") does.
-
-    ``parameters`` is a function of a module: its :class:`NormParameters`, or None if it computes
-    something else.
-    """
-    _NORMS[cls] = (kind, parameters)
-    record_forwards((cls,))
-
-
-def is_norm(module):
-    """Whether the class of a module is a norm that has a kernel."""
-    return type(module) in _NORMS
+record_forwards(LINEAR_AND_CONV)
 
 
 def add_linear_class(cls, without_bias):
@@ -297,7 +250,7 @@ def run_residual_branches(x, stages, norm_first):
 
 def _add_norm(branch, bias, drop, residual, norm, prenorm, layer_scale, drop_path):
     can_add = _kernel_can_add(branch, residual, layer_scale)
-    kernel = _norm_kernel(norm, residual) if can_add else None
+    kernel = norm_kernel(norm, residual) if can_add else None
     if kernel is None:
         h = add(branch, bias, drop, residual, layer_scale, drop_path)
         return (norm(h), h) if prenorm else norm(h)
@@ -377,30 +330,3 @@ def _kernel_can_add(branch, residual, layer_scale=None):
 def _sum_dtype(branch, residual, layer_scale):
     dtype = torch.promote_types(branch.dtype, residual.dtype)
     return dtype if layer_scale is None else torch.promote_types(dtype, layer_scale.dtype)
-
-
-def norm_not_fusable(name, norm):
-    """The reason why a norm has to be called apart from the sum before it; None if it has not."""
-    return _norm_parameters(name, norm)[1]
-
-
-def _norm_parameters(name, norm):
-    """``(NormParameters, None)``, or ``(None, reason)``: see :func:`norm_not_fusable`."""
-    reason = child_not_fusable(name, norm, tuple(_NORMS))
-    if reason is not None:
-        return None, reason
-    parameters = _NORMS[type(norm)][1](norm)
-    if parameters is None:
-        return None, f"{name} has options without a kernel"
-    dims = len(parameters.normalized_shape)
-    if dims != 1:
-        return None, f"{name} normalises {dims} dimensions, but expected 1"
-    return parameters, None
-
-
-def _norm_kernel(norm, x):
-    """``(kind, NormParameters)`` for a norm of x; None if it has to be called."""
-    parameters, _ = _norm_parameters("", norm)
-    if parameters is None or parameters.normalized_shape[0] != x.shape[-1]:
-        return None
-    return (_NORMS[type(norm)][0], parameters) if parameters.dtype in (None, x.dtype) else None

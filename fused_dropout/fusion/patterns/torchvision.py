@@ -18,7 +18,8 @@ from fused_dropout.fusion.drop_path import (
 )
 from fused_dropout.fusion.dropout_layers import dropout_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.fused_calls import add, add_then_norm
+from fused_dropout.fusion.norms import norm_not_fusable
 from fused_dropout.fusion.patterns.torch_nn.attention import (
     attend,
     attention_called,

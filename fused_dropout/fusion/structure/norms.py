@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fused_dropout.fusion.fused_calls import NormParameters
+from fused_dropout.fusion.norms import NormParameters
 from fused_dropout.fusion.structure.source import tree_of
 from fused_dropout.fusion.syntax import torch_names
 
@@ -38,7 +38,7 @@ class Norm(NamedTuple):
     methods: tuple = ()
 
     def parameters(self, module):
-        """The :class:`~.fused_calls.NormParameters` of a module; None if it has others."""
+        """The parameters of a module for the kernel; None if it has others."""
         weight = getattr(module, self.weight)
         bias = None if self.bias is None else getattr(module, self.bias)
         eps = getattr(module, self.eps) if isinstance(self.eps, str) else self.eps

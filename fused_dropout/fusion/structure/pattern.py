@@ -3,7 +3,8 @@
 from fused_dropout.fusion.activations import activation_not_fusable
 from fused_dropout.fusion.class_swap import FusedMixin, class_of, fused_class, is_fused, mixin_of
 from fused_dropout.fusion.eligibility import is_unusual
-from fused_dropout.fusion.fused_calls import linear_called, norm_not_fusable
+from fused_dropout.fusion.fused_calls import linear_called
+from fused_dropout.fusion.norms import norm_not_fusable
 from fused_dropout.fusion.registry import STRUCTURE, Pattern, add_pattern_of_modules
 from fused_dropout.fusion.structure.plan import (
     can_be_rewritten,

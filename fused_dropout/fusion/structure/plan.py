@@ -15,7 +15,8 @@ from fused_dropout.fusion.eligibility import top_level_package
 from fused_dropout.fusion.patterns.torch_nn.sequential import ends_with_dropout
 from fused_dropout.fusion.redirect import is_searched, redirected
 from fused_dropout.fusion.structure import kernel_calls
-from fused_dropout.fusion.structure.joining import Code, join_statements
+from fused_dropout.fusion.structure.code import Code
+from fused_dropout.fusion.structure.joining import join_statements
 from fused_dropout.fusion.structure.rewriting import CALLS, OPENED, REWRITTEN, Rewriter
 from fused_dropout.fusion.structure.roles import DROP_PATH, paths_in, roles_of
 from fused_dropout.fusion.structure.source import method_from, tree_of

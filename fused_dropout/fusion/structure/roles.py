@@ -8,7 +8,8 @@ from torch import nn
 from fused_dropout.fusion.activations import activation_of, is_activation
 from fused_dropout.fusion.drop_path import is_drop_path
 from fused_dropout.fusion.dropout_layers import DROPOUT
-from fused_dropout.fusion.fused_calls import BIAS_DIMS, add_norm_class, is_norm
+from fused_dropout.fusion.fused_calls import BIAS_DIMS
+from fused_dropout.fusion.norms import add_norm_class, is_norm
 from fused_dropout.fusion.structure.norms import norm_of_class
 
 #: The roles. Other modules are "module"; what is not a module and not an activation has none.

@@ -20,7 +20,7 @@ class Shapes:
     """The shapes of expressions in one function. The parts of another shape are None.
 
     Args:
-        code: a :class:`~.joining.Code`.
+        code: a :class:`~.code.Code`.
     """
 
     def __init__(self, code):

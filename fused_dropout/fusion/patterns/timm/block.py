@@ -8,7 +8,8 @@ from fused_dropout.fusion.branches import branch_of
 from fused_dropout.fusion.class_swap import FusedMixin
 from fused_dropout.fusion.drop_path import drop_path_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern
-from fused_dropout.fusion.fused_calls import add, add_then_norm, norm_not_fusable
+from fused_dropout.fusion.fused_calls import add, add_then_norm
+from fused_dropout.fusion.norms import norm_not_fusable
 from fused_dropout.fusion.patterns.timm.layers import end_of_branch, layer_scale_not_fusable
 
 

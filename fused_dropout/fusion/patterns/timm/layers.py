@@ -17,11 +17,8 @@ from fused_dropout.fusion.drop_path import (
 )
 from fused_dropout.fusion.eligibility import child_not_fusable
 from fused_dropout.fusion.fingerprint import add_fingerprint_pattern, fingerprint_of
-from fused_dropout.fusion.fused_calls import (
-    add_norm_class,
-    bias_act_drop,
-    parameters_of_torch_norm,
-)
+from fused_dropout.fusion.fused_calls import bias_act_drop
+from fused_dropout.fusion.norms import add_norm_class, parameters_of_torch_norm
 
 _DROP_PATH = ("185bf503d00b2b28",)
 _LAYER_SCALE = "dade0b2179abf1fa"
