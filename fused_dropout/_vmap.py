@@ -21,14 +21,6 @@ _FEW = 32
 _LARGE = 4096
 
 
-def _unwrapped(tensor, level):
-    """The tensor behind one that is batched by the current vmap, and its batch dimension.
-
-    The dimension is None for a tensor that is not batched.
-    """
-    return _functorch._unwrap_batched(tensor, level)
-
-
 def _register(operator, rule=None, examples=(), shared=()):
     """Registers how vmap maps an operator.
 
@@ -47,7 +39,9 @@ def _register(operator, rule=None, examples=(), shared=()):
     def call(*args):
         level = _functorch.maybe_current_level()
         behind = {
-            i: _unwrapped(one, level) for i, one in enumerate(args) if isinstance(one, torch.Tensor)
+            i: _functorch._unwrap_batched(one, level)
+            for i, one in enumerate(args)
+            if isinstance(one, torch.Tensor)
         }
         batched = {i: (one, dim) for i, (one, dim) in behind.items() if dim is not None}
         if not batched:  # the tensors are batched by another vmap, around this one

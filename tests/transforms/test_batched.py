@@ -81,3 +81,13 @@ def test_gradients_mapped_over_states_alone(name):
     for i, state in enumerate(STATES):
         alone = torch.func.grad(loss)(tensors, state)
         assert_close([mapped[key][i] for key in tensors], alone.values())
+
+
+def test_every_operator_has_its_way_through_vmap():
+    names = {
+        schema.name
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("fused_dropout::")
+    }
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert names and all(has_kernel(name, "FuncTorchBatched") for name in names)
