@@ -84,10 +84,9 @@ def test_gradients_mapped_over_states_alone(name):
 
 
 def test_every_operator_has_its_way_through_vmap():
-    names = {
-        schema.name
-        for schema in torch._C._jit_get_all_schemas()
-        if schema.name.startswith("fused_dropout::")
-    }
+    names = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    ours = {name for name in names if name.startswith("fused_dropout::")}
+    # It decides by the randomness of vmap, and not by batched tensors.
+    ours.remove("fused_dropout::draw_rng_state")
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    assert names and all(has_kernel(name, "FuncTorchBatched") for name in names)
+    assert ours and all(has_kernel(name, "FuncTorchBatched") for name in ours)
