@@ -70,7 +70,7 @@ Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& 
             needs_dbias ? sum_along(dz, call.bias_dim).to(bias->scalar_type()) : Tensor()};
   }
 
-  // Nothing is recorded: the operators compute a piece after the other.
+  // Nothing is recorded, so the call can be cut into pieces, whose temporaries stay in the caches.
   const int64_t size = input.size(dim);
   const int64_t rows = std::max<int64_t>(1, kPieceElements / (input.numel() / size));
   const int64_t pieces = (size + rows - 1) / rows;
