@@ -9,11 +9,11 @@ from torch._C import _functorch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import fused_dropout._extension  # noqa: F401  (registers the operators)
+from fused_dropout.functional._arguments import PLAIN_TENSORS
 
 _OPERATORS = torch.ops.fused_dropout
 _COMPOSITE = torch._C.DispatchKey.CompositeExplicitAutograd
 _THIS_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 # Calls for each example take less time than the composition for up to so many examples, and for any
 # number of examples with so many elements.
@@ -92,7 +92,7 @@ def _calls_each(size, behind):
     if is_in_torch_dispatch_mode() or torch.compiler.is_compiling():
         return False
     if not all(
-        type(one) in _PLAIN and not _functorch.is_functorch_wrapped_tensor(one)
+        type(one) in PLAIN_TENSORS and not _functorch.is_functorch_wrapped_tensor(one)
         for one, _ in behind.values()
     ):
         return False

@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/ThreadLocalState.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
 
@@ -46,10 +45,11 @@ int64_t dim_of_pieces(const Tensor& input, const OptionalTensor& bias, int64_t b
   return longest;
 }
 
+// Whether nothing records the operators of a call on the CPU.
 template <class... Tensors>
-bool is_plain(const Tensors&... tensors) {
-  return ((tensors.is_cpu() && has_no_wrapper(tensors)) && ...) && !needs_graph(tensors...) &&
-         !has_tangents(tensors...) && !c10::impl::TorchDispatchModeTLS::any_modes_set();
+bool is_unrecorded(const Tensors&... tensors) {
+  return ((tensors.is_cpu() && is_plain_call(tensors)) && ...) && !needs_graph(tensors...) &&
+         !has_tangents(tensors...);
 }
 
 }  // namespace
@@ -61,7 +61,7 @@ Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& 
   const CallParams call = check_backward(dy, input, bias, rng_state, options, gradient);
   const auto [needs_dx, needs_dbias] = output_mask;
   int64_t dim = -1;
-  if (is_plain(g, dy, input, bias.value_or(input)) && input.numel() >= 2 * kPieceElements) {
+  if (is_unrecorded(g, dy, input, bias.value_or(input)) && input.numel() >= 2 * kPieceElements) {
     dim = dim_of_pieces(input, bias, call.bias_dim);
   }
   if (dim < 0) {
@@ -70,7 +70,7 @@ Gradients compose_second_order(const Tensor& g, const Tensor& dy, const Tensor& 
             needs_dbias ? sum_along(dz, call.bias_dim).to(bias->scalar_type()) : Tensor()};
   }
 
-  // Nothing is recorded, so the call can be cut into pieces, whose temporaries stay in the caches.
+  // The temporaries of a piece stay in the caches.
   const int64_t size = input.size(dim);
   const int64_t rows = std::max<int64_t>(1, kPieceElements / (input.numel() / size));
   const int64_t pieces = (size + rows - 1) / rows;

@@ -2,8 +2,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include "ops/common/operator_handle.h"
 
@@ -11,12 +9,6 @@ namespace fused_dropout {
 namespace {
 
 constexpr auto kMask = "dropout_mask";
-
-// False if the call is traced or transformed: its state has to be on the device of x then.
-bool is_plain_call(const Tensor& x) {
-  return !c10::impl::TorchDispatchModeTLS::any_modes_set() && has_no_wrapper(x) &&
-         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
 
 // Traced calls have their states on the device: only plain calls ask for one on the host.
 Tensor draw_meta(const Tensor& token, const OptionalTensor&, const OptionalGenerator&, bool) {

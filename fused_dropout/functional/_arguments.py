@@ -9,6 +9,8 @@ from fused_dropout._shard import Shard
 
 ACTIVATIONS = tuple(_C.ACTIVATIONS)
 MODES = ("inverted", "classic", "alpha")
+# Classes whose values are their own. Other subclasses of Tensor say what operators do with them.
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

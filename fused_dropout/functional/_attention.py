@@ -15,11 +15,9 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from fused_dropout._shard import Shard
-from fused_dropout.functional._arguments import is_zero, probability_arguments
+from fused_dropout.functional._arguments import PLAIN_TENSORS, is_zero, probability_arguments
 from fused_dropout.functional._call import state_for
 from fused_dropout.functional.pointwise import dropout
-
-_TYPES = (torch.Tensor, torch.nn.Parameter)
 
 # Bytes of a buffer. Two of them, and the third that backward needs, fit into the cache; smaller
 # buffers need more calls.
@@ -61,7 +59,7 @@ def can_attend(query, key, value, mask, p):
         return False
     tensors = (query, key, value) if mask is None else (query, key, value, mask)
     for x in tensors:
-        if type(x) not in _TYPES or not x.is_cpu:
+        if type(x) not in PLAIN_TENSORS or not x.is_cpu:
             return False
     *batch, length, width = query.shape
     *batch_of_key, keys, width_of_key = key.shape

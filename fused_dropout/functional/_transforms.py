@@ -7,7 +7,7 @@ record the composition of the operators.
 from dataclasses import dataclass
 
 import torch
-from torch._C import _functorch
+from torch._C import _are_functorch_transforms_active, _functorch
 
 _OPERATORS = torch.ops.fused_dropout
 _FORWARD = _OPERATORS.bias_act_dropout.default
@@ -26,7 +26,7 @@ def is_inside_gradient(x):
     The call is inside ``torch.func.grad`` or its kin, and inside vmap at most besides: forward mode
     needs the composition.
     """
-    if not torch._C._are_functorch_transforms_active() or x.numel() < _SMALL:
+    if not _are_functorch_transforms_active() or x.numel() < _SMALL:
         return False
     keys = {one.key() for one in _functorch.get_interpreter_stack()}
     return _GRAD in keys and keys <= {_GRAD, _VMAP}

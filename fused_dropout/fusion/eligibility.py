@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
+from fused_dropout.functional._arguments import PLAIN_TENSORS
 from fused_dropout.functional._devices import has_kernels, warn_without_kernels
 
 LINEAR = (nn.Linear,)
-_PLAIN_TENSORS = (nn.Parameter, torch.Tensor)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FORWARDS = {}  # class: its original forward; None if it was already replaced
 
@@ -129,7 +129,7 @@ def linear_not_fusable(name, child, types=LINEAR):
     if reason is not None:
         return reason
     weight = child._parameters.get("weight")  # several times as fast as child.weight
-    if type(child.weight if weight is None else weight) not in _PLAIN_TENSORS:
+    if type(child.weight if weight is None else weight) not in PLAIN_TENSORS:
         reason = f"{name}.weight is a tensor subclass: {type(child.weight).__name__}"
     return reason
 

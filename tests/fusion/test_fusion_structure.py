@@ -11,6 +11,7 @@ from torch import nn
 import fused_dropout as fd
 from tests.fusion import own_models as own
 from tests.fusion.fusing import classes, fused_copy, seeded, uses_kernels
+from tests.fusion.own_models import X
 from tests.fusion.parity import (
     ExplicitMasks,
     assert_equal_runs,
@@ -19,9 +20,6 @@ from tests.fusion.parity import (
     set_p,
     with_inputs,
 )
-
-X = torch.randn(3, 5, own.WIDTH, generator=torch.Generator().manual_seed(1))
-
 
 # {name: (model, calls in a kernel with neighbours, calls alone)}
 MODELS = {

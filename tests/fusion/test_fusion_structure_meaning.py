@@ -10,12 +10,8 @@ from torch import nn
 import fused_dropout as fd
 from tests.fusion import own_models as own
 from tests.fusion.fusing import fused_copy
-from tests.fusion.parity import (
-    assert_parity,
-    with_inputs,
-)
-
-X = torch.randn(3, 5, own.WIDTH, generator=torch.Generator().manual_seed(1))
+from tests.fusion.own_models import X
+from tests.fusion.parity import assert_parity, with_inputs
 
 
 def doubled(function):

@@ -10,13 +10,8 @@ from torch import nn
 from fused_dropout.fusion.structure.norms import norm_of_class
 from tests.fusion import own_models as own
 from tests.fusion.fusing import called, fused_copy
-from tests.fusion.parity import (
-    assert_parity,
-    set_p,
-    with_inputs,
-)
-
-X = torch.randn(3, 5, own.WIDTH, generator=torch.Generator().manual_seed(1))
+from tests.fusion.own_models import X
+from tests.fusion.parity import assert_parity, set_p, with_inputs
 
 
 def test_a_method_of_a_norm_that_is_replaced(monkeypatch):

@@ -3,20 +3,13 @@
 import functools
 import linecache
 
-import torch
 from torch import nn
 
 import fused_dropout as fd
 from tests.fusion import own_models as own
 from tests.fusion.fusing import called, fused_copy
-from tests.fusion.parity import (
-    ExplicitMasks,
-    assert_equal_runs,
-    run,
-    with_inputs,
-)
-
-X = torch.randn(3, 5, own.WIDTH, generator=torch.Generator().manual_seed(1))
+from tests.fusion.own_models import X
+from tests.fusion.parity import ExplicitMasks, assert_equal_runs, run, with_inputs
 
 
 def test_closures_and_line_numbers():

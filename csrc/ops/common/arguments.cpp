@@ -1,6 +1,8 @@
 #include "ops/common/arguments.h"
 
 #include <ATen/ops/empty_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
 #include <limits>
@@ -134,6 +136,11 @@ bool has_no_wrapper(const Tensor& tensor) {
                                           DispatchKey::FuncTorchGradWrapper,
                                           DispatchKey::Functionalize, DispatchKey::Batched};
   return !tensor.key_set().has_any(kWrappers);
+}
+
+bool is_plain_call(const Tensor& x) {
+  return !c10::impl::TorchDispatchModeTLS::any_modes_set() && has_no_wrapper(x) &&
+         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
 double check_probability(const char* function, double p) {

@@ -102,6 +102,8 @@ std::vector<c10::SymInt> strides_like(const Tensor& x);
 
 // True for a plain tensor, false for one that is traced or transformed.
 bool has_no_wrapper(const Tensor& tensor);
+// The same for a call with the tensor: false also if the call is traced or transformed without it.
+bool is_plain_call(const Tensor& x);
 
 // The gradients of x and of one other argument; without elements if they are not asked for.
 using Gradients = std::tuple<Tensor, Tensor>;
